@@ -1,0 +1,1 @@
+"""Sessions, scheduling, paged KV cache and the executor of one accelerator."""

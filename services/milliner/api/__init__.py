@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP application of the device and its page."""

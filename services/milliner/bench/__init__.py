@@ -1,0 +1,1 @@
+"""Side-by-side measurements of the strategies, the engine and the drafters."""

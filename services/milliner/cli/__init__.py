@@ -1,0 +1,1 @@
+"""The command line: wiring only; commands import what they run when they run it."""

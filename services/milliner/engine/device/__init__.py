@@ -1,0 +1,1 @@
+"""The device's side of the compute: slices, drafters and KV caches behind one executor."""

@@ -1,0 +1,1 @@
+"""Running a topology without Kubernetes, as processes of one machine."""

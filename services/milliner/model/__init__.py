@@ -1,0 +1,1 @@
+"""Slices of checkpoints, ragged attention, adapters and their training."""

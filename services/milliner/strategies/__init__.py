@@ -1,0 +1,1 @@
+"""One package per serving strategy; they do not import one another."""

@@ -1,0 +1,1 @@
+"""Hat: drafts on the device, verification through the cloud, prompt in chunks."""

@@ -1,0 +1,1 @@
+"""Phase names, request records, tracing and metrics."""

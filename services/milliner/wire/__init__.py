@@ -1,0 +1,1 @@
+"""Codecs, stream client and server, and the emulated link."""
