@@ -1,0 +1,171 @@
+"""The one report that every bench writes: flat rows and a summary, as JSON and as a table.
+
+The JSON is ``{"schema": 1, "command", "commit", "hardware", "rows", "summary"}``. Rows are flat (name → text, number,
+truth or null); a summary value may be one such mapping deep. Numbers are finite: a missing figure is null, never NaN.
+Imports neither torch nor any bench; every bench of `milliner bench` hands its rows to `Report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import rich.console
+import rich.markup
+import rich.table
+
+from milliner.bench import provenance
+from milliner.core import errors
+
+SCHEMA = 1
+
+Scalar = str | int | float | bool | None
+Row = Mapping[str, Scalar]
+Summary = Mapping[str, "Scalar | Mapping[str, Scalar]"]
+
+
+class ReportError(errors.ConfigError):
+    """A report that cannot be written or read; the field names the row's field or the file."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """How a field of the rows is shown: its heading, and its value times `scale` with `digits` decimals."""
+
+    field: str
+    heading: str
+    scale: float = 1.0
+    digits: int = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one bench measured. `columns` empty: the table shows every field of the rows.
+
+    A row whose field `invalid_because` is neither missing nor empty is shown dimmed with that reason.
+    Raises `ReportError` for a row that is not flat or holds a number that is not finite.
+    """
+
+    command: str
+    rows: Sequence[Row]
+    summary: Summary
+    title: str = ""
+    columns: Sequence[Column] = ()
+    commit: str = dataclasses.field(default_factory=provenance.commit)
+    hardware: Row = dataclasses.field(default_factory=provenance.hardware)
+
+    def __post_init__(self) -> None:
+        for index, row in enumerate(self.rows):
+            for name, value in row.items():
+                _check_scalar(value, where=f"rows[{index}].{name}")
+        for name, value in self.summary.items():
+            if isinstance(value, Mapping):
+                for key, inner in value.items():
+                    _check_scalar(inner, where=f"summary.{name}.{key}")
+            else:
+                _check_scalar(value, where=f"summary.{name}")
+
+    def to_json(self) -> str:
+        """The report as JSON text, indented, ending in a newline."""
+        document = {
+            "schema": SCHEMA,
+            "command": self.command,
+            "commit": self.commit,
+            "hardware": dict(self.hardware),
+            "rows": [dict(row) for row in self.rows],
+            "summary": {k: dict(v) if isinstance(v, Mapping) else v for k, v in self.summary.items()},
+        }
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+    def write_json(self, path: Path) -> None:
+        """Writes the JSON whole or not at all (a file beside it, then a rename). Raises `ReportError`."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_text(self.to_json(), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise ReportError(f"cannot be written: {error.strerror}", field=str(path)) from error
+
+    def print(self, console: rich.console.Console | None = None) -> None:
+        """The table of rows, then the summary, on `console` (default: standard output)."""
+        console = console or rich.console.Console()
+        if self.rows:
+            console.print(_rows_table(self))
+        if self.summary:
+            console.print(_summary_table(self.summary))
+        console.print(
+            f"[dim]{rich.markup.escape(self.command)} · commit {self.commit} · {_hardware_line(self.hardware)}"
+        )
+
+
+def read_json(path: Path) -> Report:
+    """A report that `write_json` wrote. Raises `ReportError` naming the file and what is wrong with it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ReportError(f"cannot be read: {error.strerror}", field=str(path)) from error
+    except ValueError as error:
+        raise ReportError(f"is not JSON: {error}", field=str(path)) from error
+    names = ("schema", "command", "commit", "hardware", "rows", "summary")
+    if not isinstance(document, dict) or set(document) != set(names):
+        raise ReportError(f"is not a bench report: it needs exactly the fields {', '.join(names)}", field=str(path))
+    if document.pop("schema") != SCHEMA:
+        raise ReportError(f"is of another schema: this version reads schema {SCHEMA}", field=str(path))
+    return Report(**document)
+
+
+def _check_scalar(value: object, *, where: str) -> None:
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise ReportError(f"is a {type(value).__name__}: text, a number, true, false or null is needed", field=where)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ReportError(f"is {value}: a figure that does not exist is null", field=where)
+
+
+def _rows_table(report: Report) -> rich.table.Table:
+    names = list(dict.fromkeys(name for row in report.rows for name in row))
+    columns = report.columns or [Column(name, name.replace("_", " ")) for name in names if name != "invalid_because"]
+    table = rich.table.Table(title=report.title or None, header_style="bold")
+    for column in columns:
+        numeric = all(isinstance(row.get(column.field), (int, float, type(None))) for row in report.rows)
+        table.add_column(column.heading, justify="right" if numeric else "left")
+    for row in report.rows:
+        invalid = row.get("invalid_because")
+        table.add_row(*(_cell(row.get(c.field), c) for c in columns), style="dim" if invalid else None)
+        if invalid:
+            table.add_row(f"[red]invalid: {rich.markup.escape(str(invalid))}", *[""] * (len(columns) - 1))
+    return table
+
+
+def _summary_table(summary: Summary) -> rich.table.Table:
+    table = rich.table.Table(title="Summary", show_header=False)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    plain = Column("", "", digits=3)
+    for name, value in summary.items():
+        entries = (
+            {f"{name} · {key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {name: value}
+        )
+        for key, inner in entries.items():
+            table.add_row(rich.markup.escape(key), _cell(inner, plain))
+    return table
+
+
+def _cell(value: Scalar, column: Column) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and column.scale == 1.0:
+        return str(value)
+    if isinstance(value, (int, float)):
+        return f"{value * column.scale:.{column.digits}f}"
+    return rich.markup.escape(value)
+
+
+def _hardware_line(hardware: Row) -> str:
+    return " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in hardware.items() if value is not None)
