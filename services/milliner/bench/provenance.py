@@ -46,7 +46,7 @@ def hardware() -> dict[str, str | int | float | bool | None]:
 def _git(folder: Path, *arguments: str) -> str:
     """The output of git, empty where git, the repository or the answer is missing."""
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):

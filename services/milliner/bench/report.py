@@ -62,12 +62,12 @@ class Report:
         for index, row in enumerate(self.rows):
             for name, value in row.items():
                 _check_scalar(value, where=f"rows[{index}].{name}")
-        for name, value in self.summary.items():
-            if isinstance(value, Mapping):
-                for key, inner in value.items():
+        for name, entry in self.summary.items():
+            if isinstance(entry, Mapping):
+                for key, inner in entry.items():
                     _check_scalar(inner, where=f"summary.{name}.{key}")
             else:
-                _check_scalar(value, where=f"summary.{name}")
+                _check_scalar(entry, where=f"summary.{name}")
 
     def to_json(self) -> str:
         """The report as JSON text, indented, ending in a newline."""
@@ -147,11 +147,11 @@ def _summary_table(summary: Summary) -> rich.table.Table:
     table.add_column("value", justify="right")
     plain = Column("", "", digits=3)
     for name, value in summary.items():
-        entries = (
-            {f"{name} · {key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {name: value}
-        )
-        for key, inner in entries.items():
-            table.add_row(rich.markup.escape(key), _cell(inner, plain))
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                table.add_row(rich.markup.escape(f"{name} · {key}"), _cell(inner, plain))
+        else:
+            table.add_row(rich.markup.escape(name), _cell(value, plain))
     return table
 
 
