@@ -1,0 +1,123 @@
+"""Files that say which topologies run on this machine, so that `milliner generate` finds them.
+
+One JSON file per topology, `NAME.json`, written when it becomes ready and removed when it ends; a file whose runner is
+gone (killed) is dropped by whoever reads it next. Only this module knows where they lie.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import psutil
+import pydantic
+
+from milliner.core import errors
+
+
+class Endpoint(pydantic.BaseModel):
+    """A device of a running topology, as clients reach it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    url: str
+    pid: int
+
+
+class RunningTopology(pydantic.BaseModel):
+    """One running topology. `runner_started_s` tells the runner from a later process with the same pid."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    strategy: str
+    model: str
+    runner_pid: int
+    runner_started_s: float
+    devices: tuple[Endpoint, ...]
+    clouds: tuple[Endpoint, ...]
+    logs: str = ""
+
+
+def directory(environ: Mapping[str, str]) -> pathlib.Path:
+    """`$XDG_RUNTIME_DIR/milliner`, or `~/.cache/milliner/run` where that is not set."""
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return pathlib.Path(runtime) / "milliner"
+    cache = environ.get("XDG_CACHE_HOME") or str(pathlib.Path(environ.get("HOME", "~")).expanduser() / ".cache")
+    return pathlib.Path(cache) / "milliner" / "run"
+
+
+def process_started_s(pid: int) -> float | None:
+    """When the process `pid` started (seconds since the epoch), or None when there is none."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+class StateFiles:
+    """The folder of state files."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+
+    def write(self, running: RunningTopology) -> pathlib.Path:
+        """Writes the file of one topology, whole or not at all; readable by its owner alone."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(running.name)
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(running.model_dump_json(indent=2) + "\n")
+        draft.chmod(0o600)
+        draft.replace(path)
+        return path
+
+    def remove(self, name: str) -> None:
+        """Removes the file of one topology, if it is there."""
+        self._path(name).unlink(missing_ok=True)
+
+    def running(self) -> list[RunningTopology]:
+        """All topologies whose runner lives, newest first; files of dead runners are removed."""
+        found = []
+        for path in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []:
+            try:
+                running = RunningTopology.model_validate_json(path.read_text())
+            except (pydantic.ValidationError, OSError):
+                path.unlink(missing_ok=True)  # of another version, or half removed: nothing can be done with it
+                continue
+            if _lives(running):
+                found.append(running)
+            else:
+                path.unlink(missing_ok=True)
+        return sorted(found, key=lambda running: running.runner_started_s, reverse=True)
+
+    def find(self, name: str | None) -> RunningTopology | None:
+        """The running topology called `name`; with None the only one, or None if none runs.
+
+        Raises `ConfigError` when several run and `name` is None, or when `name` does not run.
+        """
+        running = self.running()
+        if name is None:
+            if len(running) > 1:
+                names = ", ".join(sorted(one.name for one in running))
+                raise errors.ConfigError(f"several topologies run here ({names}): name one", field="--name")
+            return running[0] if running else None
+        for one in running:
+            if one.name == name:
+                return one
+        names = ", ".join(sorted(one.name for one in running)) or "none"
+        raise errors.ConfigError(
+            f"{name} does not run here (running: {names}): start it with milliner up", field="--name"
+        )
+
+    def _path(self, name: str) -> pathlib.Path:
+        return self._folder / f"{name}.json"
+
+
+def _lives(running: RunningTopology) -> bool:
+    started_s = process_started_s(running.runner_pid)
+    # 1 s: the kernel's tick and psutil's boot time make create_time wobble by some hundredths
+    return started_s is not None and abs(started_s - running.runner_started_s) < 1.0
