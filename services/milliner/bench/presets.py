@@ -1,0 +1,148 @@
+"""Constants of the bench presets: a 7B model split between an Orin-class device, Wi-Fi and an A6000-class cloud.
+
+Source of every figure of `PAPER_WIFI`: issue 4, item 10 (sizes of a model with d = 4096 and 32 layers, two of them on
+the device). Bandwidths are scaled by the width of the model that really runs, so that a position takes as long on the
+link as at d = 4096; `time_scale` multiplies every duration of link and compute alike, so that ratios hold on machines
+too slow for the real ones. Pure values; `bench.paper_wifi` turns them into an emulated link and role configurations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from milliner.core import errors, types
+
+
+class PresetError(errors.ConfigError):
+    """A preset or a scale that does not exist; the field is the command line's option."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """Modelled duration of one call on x tokens: `fixed_s + per_token_s · x`."""
+
+    fixed_s: float
+    per_token_s: float = 0.0
+
+    def of(self, num_tokens: float) -> float:
+        return self.fixed_s + self.per_token_s * num_tokens
+
+    def scaled(self, factor: float) -> Cost:
+        return Cost(fixed_s=self.fixed_s * factor, per_token_s=self.per_token_s * factor)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Link:
+    """The link of one device. Bandwidths in bytes per second at the preset's own width."""
+
+    uplink_bytes_per_s: float
+    downlink_bytes_per_s: float
+    round_trip_s: float
+    jitter_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeviceCosts:
+    """Modelled durations of the device's calls. `adapter_*` is the adapter with lm_head, without the shallow layers."""
+
+    shallow: Cost
+    head: Cost
+    adapter_attention: Cost
+    adapter_layer: Cost
+    medusa: Cost
+    per_branch_s: float  # of a batched draft step, for each branch beyond the first
+
+    def scaled(self, factor: float) -> DeviceCosts:
+        return DeviceCosts(
+            shallow=self.shallow.scaled(factor),
+            head=self.head.scaled(factor),
+            adapter_attention=self.adapter_attention.scaled(factor),
+            adapter_layer=self.adapter_layer.scaled(factor),
+            medusa=self.medusa.scaled(factor),
+            per_branch_s=self.per_branch_s * factor,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preset:
+    """One emulated world: a model's width, a link, a device and a cloud."""
+
+    name: str
+    hidden_size: int
+    link: Link
+    device: DeviceCosts
+    cloud: Cost
+
+    def for_model(self, *, hidden_size: int, time_scale: float = 1.0) -> Preset:
+        """The same world for a model of another width, slowed by `time_scale`. Raises `PresetError`."""
+        if not time_scale > 0:
+            raise PresetError(f"is {time_scale:g}: a factor above 0 is needed", field="--time-scale")
+        byte_rate = hidden_size / self.hidden_size / time_scale
+        return dataclasses.replace(
+            self,
+            hidden_size=hidden_size,
+            link=Link(
+                uplink_bytes_per_s=self.link.uplink_bytes_per_s * byte_rate,
+                downlink_bytes_per_s=self.link.downlink_bytes_per_s * byte_rate,
+                round_trip_s=self.link.round_trip_s * time_scale,
+                jitter_s=self.link.jitter_s * time_scale,
+            ),
+            device=self.device.scaled(time_scale),
+            cloud=self.cloud.scaled(time_scale),
+        )
+
+
+_SHALLOW = Cost(fixed_s=6e-3, per_token_s=65e-6)
+_DRAFT_STEP_ATTENTION_S = 9.5e-3  # shallow layers, attention-only adapter and head of one token
+_DRAFT_STEP_LAYER_S = 10.9e-3  # the same with a whole layer as the adapter
+
+PAPER_WIFI = Preset(
+    name="paper-wifi",
+    hidden_size=4096,
+    link=Link(uplink_bytes_per_s=10e6, downlink_bytes_per_s=20e6, round_trip_s=20e-3, jitter_s=2e-3),
+    device=DeviceCosts(
+        shallow=_SHALLOW,
+        head=Cost(fixed_s=2e-3, per_token_s=30e-6),
+        adapter_attention=Cost(fixed_s=_DRAFT_STEP_ATTENTION_S - _SHALLOW.of(1)),
+        adapter_layer=Cost(fixed_s=_DRAFT_STEP_LAYER_S - _SHALLOW.of(1)),
+        medusa=Cost(fixed_s=3e-3),
+        per_branch_s=0.1e-3,
+    ),
+    cloud=Cost(fixed_s=24e-3, per_token_s=210e-6),
+)
+
+PRESETS = {PAPER_WIFI.name: PAPER_WIFI}
+
+CODEC_NAMES = {
+    "float32": types.Codec.FLOAT32,
+    "bfloat16": types.Codec.BFLOAT16,
+    "float16": types.Codec.FLOAT16,
+    "int8": types.Codec.INT8,
+    "int4": types.Codec.INT4,
+}
+"""Codec names of the command line and of the reports' rows (issue 4, item 10)."""
+
+EXACT_TAIL_TOKENS = 64  # the last prompt positions go as float16 (PAPERS A.7; issue 4, item 10)
+
+_CODEC_BYTES_PER_VALUE = {
+    types.Codec.FLOAT32: 4.0,
+    types.Codec.BFLOAT16: 2.0,
+    types.Codec.FLOAT16: 2.0,
+    types.Codec.INT8: 1.0,
+    types.Codec.INT4: 0.5,
+}
+_INT4_GROUP = 64  # values that share one float16 scale (PAPERS A.7: 0.266 of float16's bytes)
+_SCALE_BYTES = 2
+
+
+def bytes_per_position(codec: types.Codec, hidden_size: int) -> float:
+    """Bytes of one position of `hidden_size` values on the wire, scales included (PAPERS A.7)."""
+    scales = {types.Codec.INT8: 1.0, types.Codec.INT4: hidden_size / _INT4_GROUP}.get(codec, 0.0)
+    return _CODEC_BYTES_PER_VALUE[codec] * hidden_size + scales * _SCALE_BYTES
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises `PresetError` with the names there are."""
+    if name not in PRESETS:
+        raise PresetError(f"there is no preset {name!r}: use {', '.join(sorted(PRESETS))}", field="--preset")
+    return PRESETS[name]
