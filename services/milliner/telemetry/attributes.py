@@ -33,5 +33,6 @@ PHASE_HIDDEN: Final = "milliner.phase.hidden"  # true: ran while another phase w
 PHASE_REPORTED_S: Final = "milliner.phase.reported_s"  # what the other tier reported, where less was waited for
 PHASES_S_PREFIX: Final = "milliner.phases_s."  # + phase: total seconds on the critical path
 COUNTER_PREFIX: Final = "milliner.count."  # + counter of RequestRecord.count
-SESSION_ID: Final = "milliner.session.id"
+FRAME_START_POS: Final = "milliner.frame.start_pos"
+FRAME_TOKENS: Final = "milliner.frame.tokens"
 BATCHED_TOKENS: Final = "milliner.batched_tokens"

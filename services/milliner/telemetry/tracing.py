@@ -1,0 +1,85 @@
+"""Sets up OpenTelemetry's SDK for one process: a provider with a tier's resource, a sampler and exporters.
+
+Roles call this once; everything else takes a `Tracer` or nothing. Spans stay in memory (the most recent ones) and go
+to whatever exporters the caller passes besides. The global provider is left alone, so several tiers can live in one
+process.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Sequence
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk import resources
+from opentelemetry.sdk import trace as sdk_trace
+from opentelemetry.sdk.trace import export, sampling
+from opentelemetry.trace.propagation import tracecontext
+
+# Arbitrary: about a thousand requests of ten rounds; a span takes some 2 KB.
+RECENT_SPANS = 20_000
+
+_PROPAGATOR = tracecontext.TraceContextTextMapPropagator()
+
+
+class RecentSpans(export.SpanExporter):
+    """Keeps the last `capacity` finished spans; thread-safe, never grows beyond."""
+
+    def __init__(self, *, capacity: int = RECENT_SPANS) -> None:
+        self._spans: collections.deque[sdk_trace.ReadableSpan] = collections.deque(maxlen=capacity)
+        self._lock = threading.Lock()
+
+    def export(self, spans: Sequence[sdk_trace.ReadableSpan]) -> export.SpanExportResult:
+        with self._lock:
+            self._spans.extend(spans)
+        return export.SpanExportResult.SUCCESS
+
+    def spans(self, *, trace_id: str | None = None) -> tuple[sdk_trace.ReadableSpan, ...]:
+        """Finished spans, oldest first; only those of one trace (32 hexadecimal digits) where given."""
+        with self._lock:
+            spans = tuple(self._spans)
+        if trace_id is None:
+            return spans
+        return tuple(span for span in spans if f"{span.context.trace_id:032x}" == trace_id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tracing:
+    """A process's tracing; `shutdown` flushes exporters."""
+
+    provider: sdk_trace.TracerProvider
+    tracer: trace.Tracer
+    recent: RecentSpans
+
+    def shutdown(self) -> None:
+        self.provider.shutdown()
+
+
+def set_up(
+    *,
+    tier: str,
+    topology: str = "",
+    instance: str = "",
+    sampling_percent: float = 100.0,
+    exporters: Sequence[export.SpanExporter] = (),
+) -> Tracing:
+    """A provider for one tier (`cloud` or `device`). A caller's sampling decision wins over `sampling_percent`."""
+    attributes = {"service.name": f"milliner-{tier}", "service.namespace": topology, "service.instance.id": instance}
+    provider = sdk_trace.TracerProvider(
+        resource=resources.Resource({name: value for name, value in attributes.items() if value}),
+        sampler=sampling.ParentBased(sampling.TraceIdRatioBased(sampling_percent / 100.0)),
+        shutdown_on_exit=False,
+    )
+    recent = RecentSpans()
+    provider.add_span_processor(export.SimpleSpanProcessor(recent))
+    for exporter in exporters:
+        provider.add_span_processor(export.BatchSpanProcessor(exporter))
+    return Tracing(provider=provider, tracer=provider.get_tracer("milliner"), recent=recent)
+
+
+def parent_from(traceparent: str) -> otel_context.Context:
+    """The context of a W3C `traceparent`; an empty context (a new trace) where it is empty or malformed."""
+    return _PROPAGATOR.extract({"traceparent": traceparent}, context=otel_context.Context())
