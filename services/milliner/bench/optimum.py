@@ -50,13 +50,13 @@ def ttft_s(
     width = preset.hidden_size
     bytes_each = mean_bytes_per_position(codec, width, prompt_tokens, exact_tail_tokens=exact_tail_tokens)
     stages = (
-        preset.device.shallow.of(chunk_tokens),
+        preset.device.shallow.duration_s(chunk_tokens),
         bytes_each * chunk_tokens / preset.link.uplink_bytes_per_s,
-        preset.cloud.of(chunk_tokens),
+        preset.cloud.duration_s(chunk_tokens),
     )
     num_chunks = -(-prompt_tokens // chunk_tokens)
     reply_s = presets.bytes_per_position(_REPLY_CODEC, width) / preset.link.downlink_bytes_per_s
-    after_s = preset.link.round_trip_s + reply_s + preset.device.head.of(1)
+    after_s = preset.link.round_trip_s + reply_s + preset.device.head.duration_s(1)
     return sum(stages) + (num_chunks - 1) * max(stages) + after_s
 
 
@@ -91,4 +91,10 @@ def plain_step_s(preset: presets.Preset) -> float:
     position_bytes = presets.bytes_per_position(_REPLY_CODEC, preset.hidden_size)
     link = preset.link
     wire_s = position_bytes / link.uplink_bytes_per_s + position_bytes / link.downlink_bytes_per_s
-    return preset.device.shallow.of(1) + wire_s + link.round_trip_s + preset.cloud.of(1) + preset.device.head.of(1)
+    return (
+        preset.device.shallow.duration_s(1)
+        + wire_s
+        + link.round_trip_s
+        + preset.cloud.duration_s(1)
+        + preset.device.head.duration_s(1)
+    )

@@ -10,25 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from milliner.core import errors, types
+from milliner.core import compute, errors, types
 
 
 class PresetError(errors.ConfigError):
     """A preset or a scale that does not exist; the field is the command line's option."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cost:
-    """Modelled duration of one call on x tokens: `fixed_s + per_token_s · x`."""
-
-    fixed_s: float
-    per_token_s: float = 0.0
-
-    def of(self, num_tokens: float) -> float:
-        return self.fixed_s + self.per_token_s * num_tokens
-
-    def scaled(self, factor: float) -> Cost:
-        return Cost(fixed_s=self.fixed_s * factor, per_token_s=self.per_token_s * factor)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,20 +31,20 @@ class Link:
 class DeviceCosts:
     """Modelled durations of the device's calls. `adapter_*` is the adapter with lm_head, without the shallow layers."""
 
-    shallow: Cost
-    head: Cost
-    adapter_attention: Cost
-    adapter_layer: Cost
-    medusa: Cost
+    shallow: compute.ComputeCost
+    head: compute.ComputeCost
+    adapter_attention: compute.ComputeCost
+    adapter_layer: compute.ComputeCost
+    medusa: compute.ComputeCost
     per_branch_s: float  # of a batched draft step, for each branch beyond the first
 
     def scaled(self, factor: float) -> DeviceCosts:
         return DeviceCosts(
-            shallow=self.shallow.scaled(factor),
-            head=self.head.scaled(factor),
-            adapter_attention=self.adapter_attention.scaled(factor),
-            adapter_layer=self.adapter_layer.scaled(factor),
-            medusa=self.medusa.scaled(factor),
+            shallow=_scaled(self.shallow, factor),
+            head=_scaled(self.head, factor),
+            adapter_attention=_scaled(self.adapter_attention, factor),
+            adapter_layer=_scaled(self.adapter_layer, factor),
+            medusa=_scaled(self.medusa, factor),
             per_branch_s=self.per_branch_s * factor,
         )
 
@@ -71,7 +57,7 @@ class Preset:
     hidden_size: int
     link: Link
     device: DeviceCosts
-    cloud: Cost
+    cloud: compute.ComputeCost
 
     def for_model(self, *, hidden_size: int, time_scale: float = 1.0) -> Preset:
         """The same world for a model of another width, slowed by `time_scale`. Raises `PresetError`."""
@@ -88,11 +74,15 @@ class Preset:
                 jitter_s=self.link.jitter_s * time_scale,
             ),
             device=self.device.scaled(time_scale),
-            cloud=self.cloud.scaled(time_scale),
+            cloud=_scaled(self.cloud, time_scale),
         )
 
 
-_SHALLOW = Cost(fixed_s=6e-3, per_token_s=65e-6)
+def _scaled(cost: compute.ComputeCost, factor: float) -> compute.ComputeCost:
+    return compute.ComputeCost(fixed_s=cost.fixed_s * factor, per_token_s=cost.per_token_s * factor)
+
+
+_SHALLOW = compute.ComputeCost(fixed_s=6e-3, per_token_s=65e-6)
 _DRAFT_STEP_ATTENTION_S = 9.5e-3  # shallow layers, attention-only adapter and head of one token
 _DRAFT_STEP_LAYER_S = 10.9e-3  # the same with a whole layer as the adapter
 
@@ -102,13 +92,13 @@ PAPER_WIFI = Preset(
     link=Link(uplink_bytes_per_s=10e6, downlink_bytes_per_s=20e6, round_trip_s=20e-3, jitter_s=2e-3),
     device=DeviceCosts(
         shallow=_SHALLOW,
-        head=Cost(fixed_s=2e-3, per_token_s=30e-6),
-        adapter_attention=Cost(fixed_s=_DRAFT_STEP_ATTENTION_S - _SHALLOW.of(1)),
-        adapter_layer=Cost(fixed_s=_DRAFT_STEP_LAYER_S - _SHALLOW.of(1)),
-        medusa=Cost(fixed_s=3e-3),
+        head=compute.ComputeCost(fixed_s=2e-3, per_token_s=30e-6),
+        adapter_attention=compute.ComputeCost(fixed_s=_DRAFT_STEP_ATTENTION_S - _SHALLOW.duration_s(1)),
+        adapter_layer=compute.ComputeCost(fixed_s=_DRAFT_STEP_LAYER_S - _SHALLOW.duration_s(1)),
+        medusa=compute.ComputeCost(fixed_s=3e-3),
         per_branch_s=0.1e-3,
     ),
-    cloud=Cost(fixed_s=24e-3, per_token_s=210e-6),
+    cloud=compute.ComputeCost(fixed_s=24e-3, per_token_s=210e-6),
 )
 
 PRESETS = {PAPER_WIFI.name: PAPER_WIFI}
