@@ -1,0 +1,59 @@
+"""`spec.devicePools`: groups of devices that behave alike."""
+
+from __future__ import annotations
+
+import pydantic
+
+from milliner.contract import base, fields, kinds
+from milliner.contract.emulation import DeviceEmulation
+from milliner.contract.model import ModelSpec
+from milliner.contract.pod import PodOptions
+
+
+class ClusterSecretRef(base.Model):
+    """A Secret that holds the kubeconfig of another cluster."""
+
+    name: str = pydantic.Field(min_length=1, max_length=253, description="Name of the Secret.")
+    key: str = pydantic.Field(default="kubeconfig", min_length=1, max_length=253, description="Key inside the Secret.")
+
+
+class DeviceApi(base.Model):
+    """The OpenAI-compatible HTTP API of each device."""
+
+    port: fields.Port = pydantic.Field(default=8080, description="TCP port of the API.")
+    exposure: kinds.ApiExposure = pydantic.Field(
+        default=kinds.ApiExposure.HOST_PORT,
+        description="HostPort: on the node's address. Service: behind a Service. None: inside the pod only.",
+    )
+    max_concurrent_requests: int = pydantic.Field(
+        default=8, ge=1, le=1024, description="Requests that one device serves at once; more are refused with 429."
+    )
+    keys_secret_ref: fields.SecretKeyRef | None = pydantic.Field(
+        default=None, description="Secret with the API keys that clients must send. Default: no key asked for."
+    )
+
+
+class DevicePool(base.Model):
+    """One pool: with `replicas` a Deployment, without one pod on each matching node."""
+
+    name: fields.PoolName = pydantic.Field(description="Name of the pool, unique in the topology.")
+    replicas: fields.Replicas | None = pydantic.Field(
+        default=None, description="Number of devices. Default: one on each node that matches; 1 without Kubernetes."
+    )
+    node_selector: dict[str, str] = pydantic.Field(default={}, description="Labels of the nodes that are devices.")
+    cluster_secret_ref: ClusterSecretRef | None = pydantic.Field(
+        default=None, description="The cluster that the pool lives in. Default: this cluster."
+    )
+    model: ModelSpec | None = pydantic.Field(
+        default=None, description="A model of the pool's own, with PDDevice and DeviceOnly. Default: spec.model."
+    )
+    api: DeviceApi = pydantic.Field(default=DeviceApi(), description="The HTTP API of each device.")
+    pod: PodOptions = pydantic.Field(default=PodOptions(), description="Scheduling and runtime of the pods.")
+    emulation: DeviceEmulation | None = pydantic.Field(
+        default=None, description="Makes ordinary nodes behave like devices. Default: none."
+    )
+
+    @property
+    def local_replicas(self) -> int:
+        """Devices to start where there are no nodes to match: `replicas`, or 1."""
+        return 1 if self.replicas is None else self.replicas
