@@ -1,0 +1,202 @@
+"""One session's stream on the cloud's side: Open, then frames in, replies out in the same order, errors in their place.
+
+Frames are handed to the service as they arrive, up to `max_frames_in_flight` at once: the engine batches them and
+keeps a session's frames in order, because each `forward` call is entered in the order of arrival. A frame refused for
+a recoverable reason (`status.RECOVERABLE`) leaves the stream alive; every other error is the stream's last message
+and becomes its gRPC status. However the stream ends, the session is closed. Runs on the server's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import MutableSet
+
+import grpc
+
+from milliner.core import errors, ports, types
+from milliner.wire import layout, messages, status
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What one stream may take; all arbitrary, generous beside what strategies use."""
+
+    open_timeout_s: float = 10.0  # from the stream's start to its Open message
+    max_frames_in_flight: int = 64  # beyond it the stream is not read: back-pressure
+
+
+DEFAULT_LIMITS = StreamLimits()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answered:
+    """A frame's place in the order of replies; the task never raises but when cancelled."""
+
+    frame: types.HiddenFrame
+    task: asyncio.Task[types.HiddenReply | errors.MillinerError]
+
+
+class _StreamEnded(Exception):
+    """Ends the stream's task group after its last message was written; never leaves this module."""
+
+
+class ServerStream:
+    """One stream; `run` returns when it is over."""
+
+    def __init__(
+        self,
+        service: ports.CloudService,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        *,
+        limits: StreamLimits,
+        sessions: MutableSet[str],
+        draining: bool,
+    ) -> None:
+        self._service = service
+        self._context = context
+        self._limits = limits
+        self._sessions = sessions
+        self._draining = draining
+        self._order: asyncio.Queue[_Answered | errors.MillinerError | None] = asyncio.Queue(limits.max_frames_in_flight)
+
+    async def run(self) -> None:
+        """Serves the stream until either side ends it, then closes its session."""
+        try:
+            request = await self._read_open()
+            if request.session_id in self._sessions:
+                raise errors.ForeignSession(
+                    "this session is open on another stream: open one with a new id", field="session_id"
+                )
+            self._sessions.add(request.session_id)
+        except errors.MillinerError as error:
+            await self._end(error)
+            return
+        try:
+            await self._run_session(request)
+        finally:
+            self._sessions.discard(request.session_id)
+            await self._service.close(request.session_id)
+
+    async def _run_session(self, request: types.SessionOpen) -> None:
+        try:
+            opened = await self._service.open(request)
+        except errors.MillinerError as error:
+            await self._end(error)
+            return
+        except Exception:
+            _LOGGER.exception("opening a session failed")
+            await self._end(status.internal_error())
+            return
+        await self._context.write(messages.write_opened(opened))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write_answers())
+                await self._read_frames(group, request, opened)
+        except* _StreamEnded:
+            pass  # the last message and the status are written
+
+    async def _read_open(self) -> types.SessionOpen:
+        try:
+            async with asyncio.timeout(self._limits.open_timeout_s):
+                data = await self._context.read()
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                f"no Open message within {self._limits.open_timeout_s} s", field="open"
+            ) from None
+        if not isinstance(data, bytes):
+            raise errors.ProtocolError("the stream ended before its Open message", field="open")
+        message = messages.parse_device_message(data)
+        if not isinstance(message, types.SessionOpen):
+            raise errors.ProtocolError("found a frame where the Open message belongs", field="open")
+        if message.protocol_version != types.PROTOCOL_VERSION:
+            raise errors.VersionMismatch(
+                f"the device speaks version {message.protocol_version}, the cloud {types.PROTOCOL_VERSION}: "
+                "run the same release on both tiers",
+                field="protocol_version",
+            )
+        if self._draining:
+            raise errors.UnavailableError("this replica is shutting down: open the session on another", field="cloud")
+        return message
+
+    async def _read_frames(
+        self, group: asyncio.TaskGroup, request: types.SessionOpen, opened: types.SessionOpened
+    ) -> None:
+        while isinstance(data := await self._context.read(), bytes):
+            try:
+                frame = messages.parse_device_message(data)
+                if not isinstance(frame, types.HiddenFrame):
+                    raise errors.ProtocolError("this stream's session is open already", field="open")
+                _check_frame(frame, request, opened)
+            except errors.MillinerError as error:
+                await self._order.put(error)
+                return
+            await self._order.put(_Answered(frame, group.create_task(self._answer(frame))))
+        await self._order.put(None)
+
+    async def _answer(self, frame: types.HiddenFrame) -> types.HiddenReply | errors.MillinerError:
+        try:
+            return await self._service.forward(frame)
+        except errors.MillinerError as error:
+            return error
+        except Exception:
+            _LOGGER.exception("a frame failed (round %d, start_pos %d)", frame.round, frame.start_pos)
+            return status.internal_error()
+
+    async def _write_answers(self) -> None:
+        while (item := await self._order.get()) is not None:
+            if isinstance(item, errors.MillinerError):
+                await self._end(item)
+                raise _StreamEnded
+            answer = await item.task
+            if isinstance(answer, types.HiddenReply):
+                await self._context.write(messages.write_reply(answer))
+            elif status.ends_stream(answer):
+                await self._end(answer, frame=item.frame)
+                raise _StreamEnded
+            else:
+                await self._context.write(
+                    status.write_error(
+                        answer, final=False, round_index=item.frame.round, start_pos=item.frame.start_pos
+                    )
+                )
+
+    async def _end(self, error: errors.MillinerError, *, frame: types.HiddenFrame | None = None) -> None:
+        """Writes the stream's last message and sets its status."""
+        _LOGGER.info("stream ended: %s: %s", type(error).__name__, error)
+        await self._context.write(
+            status.write_error(
+                error,
+                final=True,
+                round_index=frame.round if frame else 0,
+                start_pos=frame.start_pos if frame else 0,
+            )
+        )
+        self._context.set_code(status.code_of(error))
+        self._context.set_details(str(error))
+
+
+def _check_frame(frame: types.HiddenFrame, request: types.SessionOpen, opened: types.SessionOpened) -> None:
+    """What a frame must keep to on this stream, before the service sees it."""
+    if frame.session_id != request.session_id:
+        raise errors.ForeignSession("this stream belongs to another session", field="session_id")
+    if frame.num_tokens > opened.max_frame_tokens:
+        raise errors.FrameTooLarge(
+            f"{frame.num_tokens} positions in one frame, at most {opened.max_frame_tokens}: send smaller chunks",
+            field="payloads",
+        )
+    for index, payload in enumerate(frame.payloads):
+        layout.check_payload(payload, request.hidden_size, field=f"payloads[{index}]")
+    if frame.commit_pos > frame.start_pos:
+        raise errors.PositionMismatch(
+            f"commit_pos {frame.commit_pos} lies beyond start_pos {frame.start_pos}", field="commit_pos"
+        )
+    if frame.start_pos + frame.num_tokens > request.max_positions:
+        raise errors.PositionMismatch(
+            f"positions up to {frame.start_pos + frame.num_tokens} in a session opened for {request.max_positions}: "
+            "open it with a larger max_positions",
+            field="start_pos",
+        )
