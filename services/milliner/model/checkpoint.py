@@ -1,0 +1,208 @@
+"""A Hugging Face checkpoint folder: its configuration, and any of its tensors without reading the others.
+
+Takes `config.json` and `model.safetensors`, or `model.safetensors.index.json` with its shards; also folders that
+`slice_writer` wrote, which hold only part of a model. Tensors are memory-mapped. Every defect of the folder raises
+`CheckpointError` with the file or tensor as its field, and what to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+
+from milliner.core import errors
+from milliner.model import families
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SLICE_KEY = "milliner_slice"  # in config.json of a folder that holds a slice
+
+# Where text models keep their decoder, from plain to multi-modal checkpoints (Gemma 3 in old and new spelling).
+DECODER_PREFIXES = ("model.", "language_model.model.", "model.language_model.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeldSlice:
+    """The part of a model that a slice folder holds, and the digest of the whole."""
+
+    start: int
+    end: int
+    embedding: bool
+    lm_head: bool
+    parent_digest: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened folder. `config` is the text part's configuration; `files` maps each tensor to its file.
+
+    `held` is None for a whole model. `prefix` is what the decoder's tensor names begin with (`model.`).
+    """
+
+    path: Path
+    config: transformers.PretrainedConfig
+    files: Mapping[str, Path]
+    prefix: str
+    held: HeldSlice | None
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Reads the configuration and the list of tensors.
+
+        Raises `CheckpointError` for unreadable folders, `UnsupportedModel` for families that cannot be sliced.
+        """
+        if not path.is_dir():
+            raise errors.CheckpointError("no such folder: give the folder that holds config.json", field=str(path))
+        raw = read_json(path / CONFIG_FILE, remedy="a checkpoint folder needs it; download the model again")
+        config = _text_config(path, raw)
+        families.check(config)
+        files = tensor_files(path)
+        prefix = next((p for p in DECODER_PREFIXES if any(name.startswith(p) for name in files)), DECODER_PREFIXES[0])
+        return cls(path=path, config=config, files=files, prefix=prefix, held=held_slice(raw))
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def max_positions(self) -> int:
+        """The context that is computed exactly, in positions."""
+        return families.max_positions(self.config)
+
+    @property
+    def tensor_names(self) -> frozenset[str]:
+        return frozenset(self.files)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors, on the CPU, memory-mapped: pages are read when they are touched."""
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            if name not in self.files:
+                raise errors.CheckpointError(
+                    f"the tensor is in no file of {self.path}: the checkpoint is incomplete, download it again",
+                    field=name,
+                )
+            by_file.setdefault(self.files[name], []).append(name)
+        tensors: dict[str, torch.Tensor] = {}
+        for file, wanted in by_file.items():
+            with _opened(file) as content:
+                present = set(content.keys())
+                for name in wanted:
+                    if name not in present:
+                        raise errors.CheckpointError(
+                            f"{INDEX_FILE} places it in {file.name}, which does not have it: download both again",
+                            field=name,
+                        )
+                    tensors[name] = content.get_tensor(name)
+        return tensors
+
+    def check_holds(self, *, start: int, end: int, embedding: bool, lm_head: bool) -> None:
+        """Raises `SplitOutsideModel` unless the folder has layers [start, end) and the ends that are asked for."""
+        if not 0 <= start <= end <= self.num_layers:
+            raise errors.SplitOutsideModel(
+                f"layers [{start}, {end}) are not in the model, which has {self.num_layers}: "
+                f"use 0 <= start <= end <= {self.num_layers}",
+                field="layers",
+            )
+        held = self.held
+        if held is None:
+            return
+        if start < end and not (held.start <= start and end <= held.end):
+            raise errors.SplitOutsideModel(
+                f"{self.path} holds layers [{held.start}, {held.end}) and [{start}, {end}) is asked for: "
+                "write a slice with these bounds from the whole model",
+                field="layers",
+            )
+        for name, wanted, has in (("embedding", embedding, held.embedding), ("lm_head", lm_head, held.lm_head)):
+            if wanted and not has:
+                raise errors.SplitOutsideModel(
+                    f"{self.path} was written without the {name}: write the slice again with it", field=name
+                )
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file; raises `CheckpointError` with the file's name."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise errors.CheckpointError(f"no such file in {path.parent}: {remedy}", field=path.name) from None
+    except (OSError, ValueError) as error:
+        raise errors.CheckpointError(f"{path} cannot be read ({error}): {remedy}", field=path.name) from error
+    if not isinstance(content, dict):
+        raise errors.CheckpointError(f"{path} holds no JSON object: {remedy}", field=path.name)
+    return content
+
+
+def _text_config(path: Path, raw: dict[str, Any]) -> transformers.PretrainedConfig:
+    model_type = raw.get("model_type")
+    if model_type is None:
+        raise errors.CheckpointError("has no field model_type: not a model's configuration", field=CONFIG_FILE)
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise errors.UnsupportedModel(
+            f"transformers {transformers.__version__} does not know model_type {model_type!r}", field=CONFIG_FILE
+        )
+    try:
+        config: transformers.PretrainedConfig = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # validation errors of many types, all of them caused by the file
+        raise errors.CheckpointError(f"is not a valid configuration: {error}", field=CONFIG_FILE) from error
+    return config.get_text_config(decoder=True)
+
+
+def tensor_files(path: Path) -> dict[str, Path]:
+    """Each tensor of a folder with its file."""
+    if (path / INDEX_FILE).exists():
+        weight_map = read_json(path / INDEX_FILE, remedy="download the checkpoint again").get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise errors.CheckpointError("has no weight_map: download the checkpoint again", field=INDEX_FILE)
+        missing = sorted({name for name in weight_map.values() if not (path / str(name)).is_file()})
+        if missing:
+            raise errors.CheckpointError(
+                f"the index names this shard, which {path} does not have: download it", field=missing[0]
+            )
+        return {str(tensor): path / str(file) for tensor, file in weight_map.items()}
+    file = path / WEIGHTS_FILE
+    if not file.is_file():
+        raise errors.CheckpointError(
+            f"neither {WEIGHTS_FILE} nor {INDEX_FILE} is in {path}: only safetensors checkpoints can be sliced",
+            field=WEIGHTS_FILE,
+        )
+    with _opened(file) as content:
+        return dict.fromkeys(content.keys(), file)
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safetensors.safe_open(file, framework="pt")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise errors.CheckpointError(
+            f"{file} is not a readable safetensors file ({error}): it is damaged or cut short, download it again",
+            field=file.name,
+        ) from error
+
+
+def held_slice(raw: dict[str, Any]) -> HeldSlice | None:
+    """The slice that a raw config.json announces; None: a whole model."""
+    if SLICE_KEY not in raw:
+        return None
+    try:
+        return HeldSlice(**raw[SLICE_KEY])
+    except TypeError as error:
+        raise errors.CheckpointError(
+            f"{SLICE_KEY} is malformed ({error}): write the slice again", field=CONFIG_FILE
+        ) from error
