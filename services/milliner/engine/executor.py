@@ -44,7 +44,7 @@ class ComputeExecutor:
         return await asyncio.wrap_future(self._pool.submit(job.run))
 
     def close(self) -> None:
-        """Refuses new calls and cancels waiting ones; returns at once, a running call finishes by itself. Idempotent."""
+        """Refuses new calls and cancels waiting ones; returns at once. A running call ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self) -> None:

@@ -1,0 +1,59 @@
+"""Which sessions are let in: a limit on their number and a promise of KV pages to each. Pure arithmetic, torch-free.
+
+A session names the positions that it may come to need and the pages for them are promised when it opens. Promises never
+exceed the cache, so an admitted session cannot run out of memory in the middle of an answer. The price is room that
+short answers leave unused; what is saved is preemption and recomputing.
+"""
+
+from __future__ import annotations
+
+from milliner.core import errors
+
+
+class Admission:
+    """The account of promised pages; called by the engine on the event loop."""
+
+    def __init__(self, *, num_pages: int, page_tokens: int, max_sessions: int) -> None:
+        self.num_pages = num_pages
+        self.page_tokens = page_tokens
+        self.max_sessions = max_sessions
+        self.num_sessions = 0
+        self.promised_pages = 0
+
+    @property
+    def promised_share(self) -> float:
+        """The share of the cache that is promised, 0 … 1."""
+        return self.promised_pages / self.num_pages
+
+    def admit(self, max_positions: int) -> int:
+        """Promises the pages for `max_positions` and returns how many.
+
+        Raises `TooManySessions` and `KVCacheFull`, which may pass, and `PositionMismatch` for what never fits.
+        """
+        if max_positions < 1:
+            raise errors.PositionMismatch(f"found {max_positions}, expected at least 1", field="max_positions")
+        pages = -(-max_positions // self.page_tokens)
+        if pages > self.num_pages:
+            raise errors.PositionMismatch(
+                f"{max_positions} positions were asked for, the whole KV cache holds "
+                f"{self.num_pages * self.page_tokens}: ask for fewer or enlarge cloud.engine.kvCacheMebibytes",
+                field="max_positions",
+            )
+        if self.num_sessions >= self.max_sessions:
+            raise errors.TooManySessions(
+                f"{self.num_sessions} of {self.max_sessions} sessions are open: try again later", field="session_id"
+            )
+        if pages > self.num_pages - self.promised_pages:
+            raise errors.KVCacheFull(
+                f"{max_positions} positions need {pages} pages of {self.page_tokens} tokens, "
+                f"{self.num_pages - self.promised_pages} of {self.num_pages} are free: try again later",
+                field="max_positions",
+            )
+        self.num_sessions += 1
+        self.promised_pages += pages
+        return pages
+
+    def release(self, pages: int) -> None:
+        """Takes the promise to one session back."""
+        self.num_sessions -= 1
+        self.promised_pages -= pages

@@ -1,0 +1,266 @@
+"""The cloud engine: sessions, continuous batching and load, over a backend that computes. Tensors in, tensors out.
+
+One step is: schedule, run, postprocess, collect. All bookkeeping is on the event loop; the backend runs on the
+executor's thread, one batch at a time, and gets freed KV caches with the next batch, so page tables have one owner.
+A frame's life: `forward` checks it against its session (`session`), the policy picks it (`scheduler`), the backend
+computes it in one or more pieces (`slice_backend`), and the waiting `forward` returns.
+
+Called by the cloud role, which has checked that a peer means this model and slice. Torch-free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+from milliner.core import compute, errors, ports, types
+from milliner.engine import admission, delay_model, limits, scheduler, session, work
+from milliner.engine import executor as executor_module
+
+# Batch sizes computed before the first frame, so that the first prompt finds warm kernels and a delay model. Arbitrary.
+WARM_UP_TOKENS = (1, 64, 256, 1)
+# Idle sessions are looked for this many times per idle limit: an expired one lives at most a quarter longer.
+EXPIRY_CHECKS = 4
+
+BatchEntry = tuple[session.Session, session.Pending, work.Piece]
+
+
+class Engine:
+    """Opens, computes and closes sessions as `core.ports.CloudService` does, on tensors instead of bytes.
+
+    `run` serves until `stop`; `cost` makes the accelerator an emulated one.
+    """
+
+    def __init__(
+        self,
+        backend: work.Backend,
+        *,
+        config: limits.EngineConfig,
+        executor: executor_module.ComputeExecutor,
+        clock: ports.Clock,
+        cost: compute.ComputeCost | None = None,
+        policy: scheduler.SchedulingPolicy | None = None,
+    ) -> None:
+        self._backend = backend
+        self._config = config
+        self._executor = executor
+        self._clock = clock
+        self._cost = cost
+        self._policy = policy or scheduler.VerifyFirst()
+        self._admission = admission.Admission(
+            num_pages=backend.num_pages, page_tokens=backend.page_tokens, max_sessions=config.max_sessions
+        )
+        self._sessions: dict[str, session.Session] = {}
+        self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
+        self._tickets = itertools.count()
+        self._delay = delay_model.DelayModel()
+        self._wake = asyncio.Event()
+        self._running = False
+        self._stopping = False
+        self._stopped = asyncio.Event()
+
+    async def open(self, request: types.SessionOpen) -> types.SessionOpened:
+        """Admits a session.
+
+        Raises `UnknownSession` (empty id), `ForeignSession` (the id is taken), `PositionMismatch` (more positions than
+        the whole cache holds), `TooManySessions`, `KVCacheFull`, and `UnavailableError` when the engine stops.
+        """
+        if self._stopping:
+            raise errors.UnavailableError("the cloud engine is stopping")
+        if not request.session_id:
+            raise errors.UnknownSession("the id is empty", field="session_id")
+        if request.session_id in self._sessions:
+            raise errors.ForeignSession("a session of this id is open: choose an unguessable one", field="session_id")
+        self._collect()
+        pages = self._admission.admit(request.max_positions)
+        self._sessions[request.session_id] = session.Session(
+            session_id=request.session_id,
+            max_positions=request.max_positions,
+            pages=pages,
+            order=next(self._tickets),
+            now_s=self._clock.now(),
+        )
+        return types.SessionOpened(
+            session_id=request.session_id, max_frame_tokens=self._config.max_frame_tokens, load=self.load()
+        )
+
+    async def forward(self, frame: work.Work) -> work.Done:
+        """Computes a frame and returns when it is done; frames of one session may be given without waiting.
+
+        Raises `UnknownSession`, `PositionMismatch`, `FrameTooLarge`, `ShapeMismatch`, what `decode` and `encode` raise,
+        and `UnavailableError` when the engine stops. Cancelling the last wait for a frame takes it out of the engine.
+        """
+        owner = self._sessions.get(frame.session_id)
+        if owner is None:
+            raise errors.UnknownSession(
+                "there is no such session: it was never opened, was closed, or expired; open one and replay",
+                field="session_id",
+            )
+        pending = owner.repeated(frame) or self._take_in(owner, frame)
+        pending.waiters += 1
+        pending.abandoned = False
+        try:
+            return await asyncio.shield(pending.future)
+        except asyncio.CancelledError:
+            pending.waiters -= 1
+            if pending.waiters == 0 and not pending.future.done():
+                self._abandon(owner, pending)
+            raise
+
+    async def close(self, session_id: str) -> None:
+        """Ends a session and frees everything of it; unknown ids are ignored, so that closing twice is safe."""
+        owner = self._sessions.get(session_id)
+        if owner is not None:
+            self._end(owner, errors.UnknownSession("the session was closed", field="session_id"))
+
+    def load(self) -> types.LoadReport:
+        """What every reply carries (PAPERS A.6)."""
+        return types.LoadReport(
+            delay_fixed_s=self._delay.fixed_s,
+            delay_per_token_s=self._delay.per_token_s,
+            other_tokens=self._delay.other_tokens,
+            running_sessions=len(self._sessions),
+            waiting_frames=sum(len(owner.queue) for owner in self._sessions.values()),
+            kv_used_share=self._admission.promised_share,
+            max_chunk_tokens=min(self._config.max_frame_tokens, self._config.max_batch_tokens),
+        )
+
+    async def warm_up(self) -> None:
+        """Computes a few batches of zeros: call it before the first session, from whoever reports readiness."""
+        capacity_tokens = self._backend.num_pages * self._backend.page_tokens
+        for wanted_tokens in WARM_UP_TOKENS:
+            num_tokens = min(wanted_tokens, capacity_tokens, self._config.max_batch_tokens)
+            duration_s = await self._measure(num_tokens)
+            self._delay.observe_batch(num_tokens, duration_s)
+
+    async def run(self) -> None:
+        """Serves until `stop` or until cancelled; then everything queued fails with `UnavailableError`."""
+        self._running = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                expiry = tasks.create_task(self._expire_for_ever())
+                while not self._stopping:
+                    if not await self.step():
+                        await self._wake.wait()
+                        self._wake.clear()
+                expiry.cancel()
+        finally:
+            self._stopping = True
+            for owner in list(self._sessions.values()):
+                self._end(owner, errors.UnavailableError("the cloud engine stopped"))
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        """Ends `run` after the batch that is running now, and waits for that."""
+        self._stopping = True
+        self._wake.set()
+        if self._running:
+            await self._stopped.wait()
+
+    async def step(self) -> bool:
+        """One batch; False if nothing waits."""
+        batch = self._schedule()
+        if not batch:
+            return False
+        outcome, duration_s = await self._run(batch)
+        self._postprocess(batch, outcome, duration_s)
+        self._collect()
+        return True
+
+    def _schedule(self) -> list[BatchEntry]:
+        """Asks the policy for the next batch; pieces of a session lie side by side, in their order."""
+        waiting = {frame.ticket: (owner, frame) for owner in self._sessions.values() for frame in owner.queue}
+        if not waiting:
+            return []
+        views = [owner.view(frame) for owner, frame in waiting.values()]
+        shares = self._policy.plan(views, budget_tokens=self._config.max_batch_tokens)
+        assert shares, "a policy takes at least one of what waits"
+        for _, frame in waiting.values():
+            frame.skipped_batches += 1
+        batch = []
+        for share in shares:
+            owner, frame = waiting[share.ticket]
+            frame.skipped_batches = 0
+            frame.in_batch = True
+            owner.served_tokens += share.num_tokens
+            batch.append((owner, frame, work.Piece(frame.job, frame.computed_tokens, share.num_tokens)))
+        return sorted(batch, key=lambda entry: (entry[0].order, entry[1].ticket))
+
+    async def _run(self, batch: Sequence[BatchEntry]) -> tuple[work.BatchOutcome, float]:
+        """Computes the batch on the executor, which frees ended sessions' caches first."""
+        released, self._released = self._released, []
+        pieces = [piece for _, _, piece in batch]
+        cost = self._cost
+        return await self._executor.run(
+            lambda: self._backend.run(pieces, release=released),
+            modelled_s=None if cost is None else lambda outcome: cost.duration_s(outcome.num_tokens) if outcome.num_tokens else 0.0,
+        )
+
+    def _postprocess(self, batch: Sequence[BatchEntry], outcome: work.BatchOutcome, duration_s: float) -> None:
+        """Books durations, answers frames that are done and fails those that failed."""
+        if outcome.num_tokens:
+            self._delay.observe_batch(outcome.num_tokens, duration_s)
+        now_s = self._clock.now()
+        own_tokens: dict[int, int] = {}
+        for owner, _, piece in batch:
+            own_tokens[owner.order] = own_tokens.get(owner.order, 0) + piece.num_tokens
+        for (owner, frame, piece), result in zip(batch, outcome.pieces, strict=True):
+            frame.book(piece, result, duration_s=duration_s, batched_tokens=outcome.num_tokens)
+            if frame.future.done():
+                continue  # the session ended meanwhile, or an earlier frame of it failed just now
+            if result.error is not None:
+                owner.fail_from(frame, result.error, now_s=now_s)
+                continue
+            self._delay.observe_frame(max(0, outcome.num_tokens - own_tokens[owner.order]))
+            if frame.left_tokens == 0:
+                owner.finish(frame, result.payload, now_s=now_s)
+            elif frame.abandoned:
+                owner.fail_from(frame, _abandoned(), now_s=now_s)
+
+    def _collect(self) -> None:
+        """Ends sessions that nobody used for longer than the idle limit."""
+        limit_s = self._clock.now() - self._config.session_idle_s
+        for owner in [owner for owner in self._sessions.values() if not owner.queue and owner.last_used_s < limit_s]:
+            self._end(owner, errors.UnknownSession("the session expired", field="session_id"))
+
+    async def _measure(self, num_tokens: int) -> float:
+        modelled_s = self._cost.duration_s(num_tokens) if self._cost else None
+        _, duration_s = await self._executor.run(lambda: self._backend.measure(num_tokens), modelled_s=modelled_s)
+        return duration_s
+
+    async def _expire_for_ever(self) -> None:
+        while True:
+            await self._clock.sleep(self._config.session_idle_s / EXPIRY_CHECKS)
+            self._collect()
+
+    def _take_in(self, owner: session.Session, frame: work.Work) -> session.Pending:
+        if frame.num_tokens < 1:
+            raise errors.ShapeMismatch("a frame needs at least one position", field="payloads")
+        if frame.num_tokens > self._config.max_frame_tokens:
+            raise errors.FrameTooLarge(
+                f"found {frame.num_tokens} positions, at most {self._config.max_frame_tokens} fit: send smaller chunks",
+                field="payloads",
+            )
+        owner.check(frame)
+        if not owner.queue:
+            busy = (other.served_tokens for other in self._sessions.values() if other.queue)
+            owner.served_tokens = scheduler.lifted_counter(owner.served_tokens, busy)
+        self._wake.set()
+        return owner.take_in(frame, ticket=next(self._tickets), now_s=self._clock.now())
+
+    def _abandon(self, owner: session.Session, frame: session.Pending) -> None:
+        """Nobody waits for the frame: out of the queue at once, or after the batch that computes a piece of it."""
+        frame.abandoned = True
+        if not frame.in_batch:
+            owner.fail_from(frame, _abandoned(), now_s=self._clock.now())
+
+    def _end(self, owner: session.Session, error: Exception) -> None:
+        del self._sessions[owner.id]
+        self._admission.release(owner.pages)
+        self._released.append(owner.kv)
+        owner.fail_all(error)
+
+
+def _abandoned() -> errors.MillinerError:
+    return errors.UnavailableError("the frame was cancelled by its sender")
