@@ -114,7 +114,7 @@ def _check_kind(document: Any, node: yaml.Node, *, origin: str) -> None:
     line = node.start_mark.line + 1
     if not isinstance(document, dict):
         raise errors.DocumentError(
-            f"{origin}: line {line}: a {type(document).__name__} is no object: start with apiVersion: {names.API_VERSION}"
+            f"{origin}: line {line}: found a {type(document).__name__}: start with apiVersion: {names.API_VERSION}"
         )
     kind, api_version = document.get("kind"), document.get("apiVersion")
     if kind != names.KIND:

@@ -1,4 +1,4 @@
-"""Emulation: a link and submodels that take as long as the hardware that is not there. Pure numbers; nothing sleeps here.
+"""Emulation: a link and submodels that take as long as hardware that is not there. Pure numbers; nothing sleeps.
 
 `scaled` slows link and compute alike, so that ratios hold on a machine too slow for the modelled durations.
 """

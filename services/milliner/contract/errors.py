@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong: the field's path (`spec.strategy.hat.splitLayer`) and what is wrong and what to write instead."""
+    """One thing wrong: the field's path (`spec.strategy.hat.splitLayer`), what is wrong and what to write instead."""
 
     path: str
     message: str

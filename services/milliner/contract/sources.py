@@ -1,4 +1,4 @@
-"""Where model and adapter files come from: parsing of `source` fields; no file or network is touched except by `local_folder`.
+"""Where model and adapter files come from: parsing of `source` fields; only `local_folder` looks at files.
 
 Forms: `hf://org/name@revision`, `pvc://claim/path`, `https://host/path`, `builtin://demo`, `file:///folder`, and a
 plain path, absolute or relative, where no cluster is.
@@ -83,7 +83,8 @@ def local_folder(
         return builtin[source.location]
     if source.scheme is not Scheme.FILE:
         raise ValueError(
-            f"{source.scheme.value}://{source.location} needs a cluster: here use builtin://demo, file:///folder or a folder's path"
+            f"{source.scheme.value}://{source.location} needs a cluster: "
+            "here use builtin://demo, file:///folder or a folder's path"
         )
     path = pathlib.Path(source.location).expanduser()
     candidates = [path] if path.is_absolute() else [base / path for base in relative_to]

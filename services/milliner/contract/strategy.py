@@ -35,7 +35,7 @@ class Drafting(base.Model):
         default=4,
         ge=0,
         le=64,
-        description="Guesses of the verification's outcome on which the next draft starts while it is outstanding; "
+        description="Other tokens per acceptance point that are drafted ahead while a verification is outstanding; "
         "0: no parallel drafting.",
     )
 
@@ -49,7 +49,7 @@ class Chunking(base.Model):
         "from measured bandwidth and cloud load.",
     )
     tokens: int = pydantic.Field(
-        default=256, ge=1, le=65_536, description="Size of a chunk with mode Fixed, in tokens."
+        default=512, ge=1, le=65_536, description="Size of a chunk with mode Fixed, in tokens."
     )
     min_tokens: int = pydantic.Field(
         default=16, ge=1, le=65_536, description="Smallest chunk with mode Dynamic, in tokens."
@@ -81,7 +81,8 @@ class HatOptions(base.Model):
 
     split_layer: SplitLayer | None = pydantic.Field(
         default=None,
-        description="Layers [0, splitLayer) run on the device. Default: the adapter's; without one 2, from 40 layers on 3.",
+        description="Layers [0, splitLayer) run on the device. Default: the adapter's; without one 2, from 40 layers "
+        "on 3.",
     )
     tail_layers: TailLayers = pydantic.Field(
         default=0, description="The model's last layers that run on the device too, beside final norm and lm_head."
@@ -105,11 +106,12 @@ class UShapeChunking(Chunking):
 
 
 class UShapeOptions(base.Model):
-    """Options of strategy UShape: the split model without an adapter; Fixed chunks make it U-Sarathi, heads U-Medusa."""
+    """Options of strategy UShape: split, no adapter; Fixed chunks make it U-Sarathi, heads U-Medusa."""
 
     split_layer: SplitLayer | None = pydantic.Field(
         default=None,
-        description="Layers [0, splitLayer) run on the device. Default: that of the heads; without them 2, from 40 layers on 3.",
+        description="Layers [0, splitLayer) run on the device. Default: that of the heads; without them 2, from 40 "
+        "layers on 3.",
     )
     tail_layers: TailLayers = pydantic.Field(
         default=0, description="The model's last layers that run on the device too, beside final norm and lm_head."

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from milliner.contract import base, errors, fields, names, rules
+from milliner.contract import base, errors, fields, rules
 from milliner.contract import spec as spec_module
 
 
@@ -52,6 +52,3 @@ def parse(document: object, *, origin: str = "") -> InferenceTopology:
     if problems:
         raise errors.SpecInvalid(problems, origin=origin)
     return topology
-
-
-assert names.API_VERSION == "milliner.dev/v1alpha1" and names.KIND == "InferenceTopology"  # the literals above

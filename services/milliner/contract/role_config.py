@@ -1,0 +1,136 @@
+"""Configuration of one role, a JSON file that `python -m milliner.roles` reads; every default is already resolved.
+
+Made by `plan` from a topology; the local runner writes it to a file, the operator to a ConfigMap. Paths are those of
+the machine that the role runs on. `load` is the way in.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Annotated, Literal
+
+import pydantic
+
+from milliner.contract import base, errors, fields, kinds, operations
+from milliner.contract.emulation import CloudEmulation, DeviceEmulation
+from milliner.contract.strategy import Chunking, Drafting
+
+ListenPort = Annotated[int, pydantic.Field(ge=0, le=65535)]
+
+
+class ModelFiles(base.Model):
+    """The model as a role finds it."""
+
+    path: str = pydantic.Field(min_length=1, description="Checkpoint folder.")
+    served_name: str = pydantic.Field(min_length=1, description="Name that clients ask for.")
+    dtype: kinds.Dtype = pydantic.Field(description="Numeric type of the weights; Auto is what the checkpoint says.")
+    digest: fields.Digest | None = pydantic.Field(
+        default=None, description="Digest that the files must have, if pinned."
+    )
+
+
+class SliceBounds(base.Model):
+    """Layers [start, end) of the model."""
+
+    start: int = pydantic.Field(ge=0, description="First layer.")
+    end: int = pydantic.Field(ge=1, description="Layer after the last.")
+
+
+class Listen(base.Model):
+    """Where a role listens; port 0 takes any free port, which the role reports when it is ready."""
+
+    host: str = pydantic.Field(default="127.0.0.1", min_length=1, description="Address.")
+    port: ListenPort = pydantic.Field(default=0, description="TCP port; 0: any free one.")
+
+
+class EngineLimits(base.Model):
+    """Limits of the built-in engine."""
+
+    max_batch_tokens: int = pydantic.Field(default=2048, ge=1, description="Token budget of one batch.")
+    max_frame_tokens: int = pydantic.Field(default=2048, ge=1, description="Most positions in one frame.")
+    kv_cache_bytes: int = pydantic.Field(default=1 << 30, ge=1, description="Memory for KV caches, in bytes.")
+    page_tokens: int = pydantic.Field(default=64, ge=1, description="Positions in one page of the KV cache.")
+    max_sessions: int = pydantic.Field(default=256, ge=1, description="Most sessions at once.")
+    session_idle_s: float = pydantic.Field(
+        default=300.0, gt=0, description="Idle sessions are closed after this, in seconds."
+    )
+
+
+class RoleConfig(base.Model):
+    """What both roles have."""
+
+    topology: fields.Label = pydantic.Field(description="Name of the topology.")
+    name: fields.Label = pydantic.Field(description="Name of this replica, unique in the topology.")
+    model: ModelFiles = pydantic.Field(description="The model's files.")
+    listen: Listen = pydantic.Field(default=Listen(), description="Where the role listens.")
+    accelerator: kinds.AcceleratorChoice = pydantic.Field(
+        default=kinds.AcceleratorChoice.AUTO, description="Which accelerator computes."
+    )
+    torch_threads: int | None = pydantic.Field(
+        default=None, ge=1, le=1024, description="Threads of torch on a CPU. Default: torch's own choice."
+    )
+
+
+class CloudRoleConfig(RoleConfig):
+    """One cloud replica: layers [start, end) behind a gRPC port."""
+
+    role: Literal["cloud"] = pydantic.Field(default="cloud", description="Always cloud.")
+    slice: SliceBounds = pydantic.Field(description="The layers that it holds.")
+    engine: EngineLimits = pydantic.Field(default=EngineLimits(), description="Limits of the engine.")
+    emulation: CloudEmulation | None = pydantic.Field(default=None, description="Modelled durations.")
+
+
+class Split(base.Model):
+    """How the model is cut; the cloud has layers [splitLayer, layers − tailLayers)."""
+
+    layers: int = pydantic.Field(ge=2, description="Number of the model's layers.")
+    split_layer: int = pydantic.Field(ge=1, description="Layers [0, splitLayer) run on the device.")
+    tail_layers: int = pydantic.Field(default=0, ge=0, description="Last layers that run on the device.")
+
+    @property
+    def cloud_bounds(self) -> SliceBounds:
+        return SliceBounds(start=self.split_layer, end=self.layers - self.tail_layers)
+
+
+class DeviceStrategy(base.Model):
+    """The strategy with every default resolved: drafter folders are paths, codecs are named."""
+
+    type: Literal[kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE] = pydantic.Field(description="Serving strategy.")
+    adapter_path: str | None = pydantic.Field(default=None, description="Folder of the adapter (Hat).")
+    heads_path: str | None = pydantic.Field(default=None, description="Folder of the Medusa heads (UShape).")
+    drafting: Drafting = pydantic.Field(description="Drafting; control Off without a drafter.")
+    chunking: Chunking = pydantic.Field(description="Cutting of the prompt.")
+    prompt_codec: kinds.Codec = pydantic.Field(description="Codec of prompt positions.")
+    exact_tail_tokens: int = pydantic.Field(default=64, ge=0, description="Last prompt positions in the decode codec.")
+    decode_codec: kinds.Codec = pydantic.Field(description="Codec of verification frames and replies.")
+
+
+class DeviceRoleConfig(RoleConfig):
+    """One device: HTTP in front, hidden states to the cloud."""
+
+    role: Literal["device"] = pydantic.Field(default="device", description="Always device.")
+    pool: fields.PoolName = pydantic.Field(description="The pool that it belongs to.")
+    split: Split = pydantic.Field(description="How the model is cut.")
+    strategy: DeviceStrategy = pydantic.Field(description="How answers are made.")
+    cloud_endpoints: tuple[str, ...] = pydantic.Field(min_length=1, description="host:port of each cloud replica.")
+    max_concurrent_requests: int = pydantic.Field(default=8, ge=1, description="Requests served at once.")
+    objectives: operations.Objectives = pydantic.Field(default=operations.Objectives(), description="Aims.")
+    fallback: operations.Fallback = pydantic.Field(default=operations.Fallback(), description="On cloud loss.")
+    emulation: DeviceEmulation | None = pydantic.Field(default=None, description="Modelled link and durations.")
+
+
+def load(path: pathlib.Path) -> CloudRoleConfig | DeviceRoleConfig:
+    """Reads a role's configuration; raises `DocumentError` or `SpecInvalid` naming file and field (*expected*)."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise errors.DocumentError(f"{path}: not JSON: {error}") from None
+    role = document.get("role") if isinstance(document, dict) else None
+    if role == "cloud":
+        return base.parse(CloudRoleConfig, document, origin=str(path))
+    if role == "device":
+        return base.parse(DeviceRoleConfig, document, origin=str(path))
+    raise errors.SpecInvalid([errors.Problem("role", f"found {role!r}, use cloud or device")], origin=str(path))
