@@ -35,8 +35,8 @@ class PretrainConfig:
     sequence_tokens: int = 512
     long_batch_sequences: int = 2
     long_sequence_tokens: int = 3072
-    learning_rate: float = 2.5e-3
-    warmup_steps: int = 150
+    learning_rate: float = 1.0e-3
+    warmup_steps: int = 120
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     seed: int = 20_250_321

@@ -23,7 +23,7 @@ class MedusaConfig:
 
 
 class MedusaHeads(nn.Module):
-    """K residual blocks. Zero weights make every head repeat the target's own next-token guess: where training starts."""
+    """K residual blocks. With zero weights, where training starts, every head repeats the target's own next guess."""
 
     def __init__(self, config: MedusaConfig) -> None:
         super().__init__()
