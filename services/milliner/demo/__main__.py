@@ -26,8 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     corpus = corpora.collect(debian=not options.no_debian, extra=options.text)
     console.print(f"corpus {corpus.digest[:16]}: {json.dumps(corpus.summary())}")
-    (out / "corpus.json").write_text(json.dumps({"digest": corpus.digest, "sources": corpus.summary(),
-        "held_out": {document.name: document.digest for document in corpus.held_out}}, indent=2) + "\n")
+    (out / "corpus.json").write_text(
+        json.dumps(
+            {
+                "digest": corpus.digest,
+                "sources": corpus.summary(),
+                "held_out": {document.name: document.digest for document in corpus.held_out},
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     train, held_out = _tokens(corpus, out)
     console.print(f"{len(train):,} training tokens, {len(held_out):,} held out")
     config = pretrain.PretrainConfig(max_minutes=options.max_minutes, compile=not options.no_compile)
@@ -43,12 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         run.train(report)
     loss = run.held_out_loss()
-    console.print(f"held-out loss {loss:.4f} nats per token after {run.tokens:,} tokens in {run.elapsed_s / 60:.1f} min")
+    console.print(
+        f"held-out loss {loss:.4f} nats per token after {run.tokens:,} tokens in {run.elapsed_s / 60:.1f} min"
+    )
     export.write_model(run.network, out / "model")
     export.write_held_out(corpus.held_out, out / "heldout")
-    (out / "training.json").write_text(json.dumps({"held_out_loss": loss, "steps": run.step, "tokens_seen": run.tokens,
-        "training_tokens": len(train), "held_out_tokens": len(held_out), "elapsed_s": run.elapsed_s,
-        "corpus_digest": corpus.digest}, indent=2) + "\n")
+    (out / "training.json").write_text(
+        json.dumps(
+            {
+                "held_out_loss": loss,
+                "steps": run.step,
+                "tokens_seen": run.tokens,
+                "training_tokens": len(train),
+                "held_out_tokens": len(held_out),
+                "elapsed_s": run.elapsed_s,
+                "corpus_digest": corpus.digest,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def _tokens(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -68,9 +91,13 @@ def _tokens(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[numpy.ndarray, n
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m milliner.demo", description=main.__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of checkpoints, logs and the finished model")
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, help="folder of checkpoints, logs and the finished model"
+    )
     parser.add_argument("--max-minutes", type=float, default=55.0, help="wall-clock budget of pretraining")
-    parser.add_argument("--text", type=pathlib.Path, action="append", default=[], help="a further UTF-8 text file to train on")
+    parser.add_argument(
+        "--text", type=pathlib.Path, action="append", default=[], help="a further UTF-8 text file to train on"
+    )
     parser.add_argument("--no-debian", action="store_true", help="leave the Debian packages' text out")
     parser.add_argument("--no-compile", action="store_true", help="run without torch.compile (no C++ compiler)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads")

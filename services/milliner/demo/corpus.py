@@ -80,8 +80,10 @@ class Corpus:
         figures: dict[str, dict[str, int]] = {}
         for side, documents in (("train", self.train), ("held_out", self.held_out)):
             for document in documents:
-                of_source = figures.setdefault(document.source, dict.fromkeys(("train_documents", "train_bytes",
-                    "held_out_documents", "held_out_bytes"), 0))
+                of_source = figures.setdefault(
+                    document.source,
+                    dict.fromkeys(("train_documents", "train_bytes", "held_out_documents", "held_out_bytes"), 0),
+                )
                 of_source[f"{side}_documents"] += 1
                 of_source[f"{side}_bytes"] += len(document.text.encode())
         return figures
@@ -109,7 +111,9 @@ def bible() -> Iterator[Document]:
         raise CorpusError("the `bible` command is not installed: apt-get install bible-kjv, or leave Debian's text out")
     for book, following in zip(BIBLE_BOOKS, [*BIBLE_BOOKS[1:], None], strict=True):
         last = f"{following}1:1" if following else "Revelation22:21"
-        run = subprocess.run([command, "-f", f"{book}1:1-{last}"], capture_output=True, text=True, check=True, timeout=60)
+        run = subprocess.run(
+            [command, "-f", f"{book}1:1-{last}"], capture_output=True, text=True, check=True, timeout=60
+        )
         verses = run.stdout.strip().splitlines()
         kept = verses[:-1] if following else verses
         yield Document(name=f"bible/{book}", text="\n".join(_verse(line) for line in kept) + "\n")

@@ -42,7 +42,10 @@ class Layer(nn.Module):
         super().__init__()
         self.shape = shape
         width, heads, kv_heads, size = (
-            shape.hidden_size, shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim,
+            shape.hidden_size,
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
         )
         self.input_norm = nn.Parameter(torch.ones(width))
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * size, bias=False)
@@ -62,9 +65,9 @@ class Layer(nn.Module):
         value = value.view(batch, length, kv_heads, size).transpose(1, 2)
         mixed = _causal_attention(query, key, value)
         hidden = hidden + self.output(mixed)
-        gate, up = self.gate_up(
-            functional.rms_norm(hidden, (width,), self.post_norm, shape.rms_norm_eps)
-        ).split(shape.intermediate_size, -1)
+        gate, up = self.gate_up(functional.rms_norm(hidden, (width,), self.post_norm, shape.rms_norm_eps)).split(
+            shape.intermediate_size, -1
+        )
         return hidden + self.down(functional.silu(gate) * up)  # type: ignore[no-any-return]
 
 
@@ -109,7 +112,9 @@ class Network(nn.Module):
         residual_std = 0.02 / math.sqrt(2 * shape.num_hidden_layers)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=residual_std if name.endswith(("output.weight", "down.weight")) else 0.02)
+                nn.init.normal_(
+                    parameter, std=residual_std if name.endswith(("output.weight", "down.weight")) else 0.02
+                )
         self._loss = _loss
         self._tables: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 

@@ -64,7 +64,9 @@ class Progress:
 class Run:
     """One pretraining over token ids (`uint16` arrays, documents joined by end-of-text). Synchronous; owns its process's cores."""
 
-    def __init__(self, config: PretrainConfig, folder: pathlib.Path, train: numpy.ndarray, held_out: numpy.ndarray) -> None:
+    def __init__(
+        self, config: PretrainConfig, folder: pathlib.Path, train: numpy.ndarray, held_out: numpy.ndarray
+    ) -> None:
         self.config = config
         self.folder = folder
         self._train, self._held_out = train, held_out
@@ -74,7 +76,9 @@ class Run:
         vectors = [p for p in self.network.parameters() if p.ndim < 2]
         self._optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.learning_rate, betas=(0.9, 0.95), fused=True,
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
         )
         self.step = 0
         self.tokens = 0
@@ -94,7 +98,9 @@ class Run:
 
     def train(self, report: Callable[[Progress], None]) -> None:
         """Trains to the end of the budget; calls `report` about every ten steps; checkpoints as configured."""
-        self._write({"event": "start", "step": self.step, "config": asdict(self.config), "train_tokens": len(self._train)})
+        self._write(
+            {"event": "start", "step": self.step, "config": asdict(self.config), "train_tokens": len(self._train)}
+        )
         mark, mark_tokens, mark_loss, losses = time.monotonic(), self.tokens, 0.0, 0
         saved = mark
         while (share := self.share) < 1.0:
@@ -108,7 +114,9 @@ class Run:
                 rate = (self.tokens - mark_tokens) / (now - mark)
                 held_out = self._save_and_evaluate() if due else None
                 eta_s = self.elapsed_s * (1 - share) / max(share, 1e-6)
-                progress = Progress(self.step, self.tokens, share, mark_loss / losses, held_out, self._rate(share), rate, eta_s)
+                progress = Progress(
+                    self.step, self.tokens, share, mark_loss / losses, held_out, self._rate(share), rate, eta_s
+                )
                 self._write({"event": "progress", **asdict(progress)})
                 report(progress)
                 mark, mark_tokens, mark_loss, losses = time.monotonic(), self.tokens, 0.0, 0
@@ -177,8 +185,14 @@ class Run:
         """Writes the checkpoint beside the log, replacing the last one only once it is whole."""
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(
-            {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict(),
-             "step": self.step, "tokens": self.tokens, "elapsed_s": self.elapsed_s}, partial,
+            {
+                "network": self.network.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "step": self.step,
+                "tokens": self.tokens,
+                "elapsed_s": self.elapsed_s,
+            },
+            partial,
         )
         partial.replace(self._checkpoint)
 

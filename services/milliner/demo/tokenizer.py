@@ -14,9 +14,7 @@ END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 END_OF_TEXT_ID, PAD_ID = 0, 1
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-)
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """One message after the other, a line break between: the model continues text, it was never taught a dialogue."""
 
 
