@@ -194,7 +194,7 @@ class Engine:
         cost = self._cost
         return await self._executor.run(
             lambda: self._backend.run(pieces, release=released),
-            modelled_s=None if cost is None else lambda outcome: cost.duration_s(outcome.num_tokens) if outcome.num_tokens else 0.0,
+            modelled_s=None if cost is None else lambda outcome: _modelled_s(cost, outcome),
         )
 
     def _postprocess(self, batch: Sequence[BatchEntry], outcome: work.BatchOutcome, duration_s: float) -> None:
@@ -264,3 +264,8 @@ class Engine:
 
 def _abandoned() -> errors.MillinerError:
     return errors.UnavailableError("the frame was cancelled by its sender")
+
+
+def _modelled_s(cost: compute.ComputeCost, outcome: work.BatchOutcome) -> float:
+    """A batch of which no frame could be read never reaches the accelerator."""
+    return cost.duration_s(outcome.num_tokens) if outcome.num_tokens else 0.0

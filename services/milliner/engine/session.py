@@ -8,8 +8,8 @@ session will have when all frames before it are done (`planned_len`), so that ch
 - A frame of an older round is late: refused, changing nothing.
 - The first frame of a new round truncates the session to `commit_pos` and starts there.
 - Further frames of the round continue where the last one ended; their `commit_pos` truncates nothing.
-- A frame that fails or is abandoned takes the session back to the frame's own start; frames queued behind it are
-  refused, since the positions that they continue do not exist.
+- A frame that fails or is abandoned takes the session back to the frame's own start; frames queued behind it that
+  continue it are refused, since the positions before them do not exist.
 """
 
 from __future__ import annotations
@@ -189,21 +189,31 @@ class Session:
         self.last_used_s = now_s
 
     def fail_from(self, pending: Pending, error: Exception, *, now_s: float) -> None:
-        """A queued frame fails: the session goes back to its start, and the frames behind it are refused."""
-        while self.queue[-1] is not pending:
-            self._drop(self.queue.pop()).fail(
-                errors.PositionMismatch(f"the frame before this one failed: {error}", field="start_pos")
-            )
-        self._drop(self.queue.pop()).fail(error)
-        self.planned_len = pending.work.start_pos
+        """A queued frame fails: the session goes back to its start, and frames that continue it are refused.
+
+        Frames behind it survive from the first on that rolls back to the failed one's start or further.
+        """
+        frames = list(self.queue)
+        at = frames.index(pending)
+        independent = next(
+            (index for index in range(at + 1, len(frames)) if frames[index].work.start_pos <= pending.work.start_pos),
+            len(frames),
+        )
+        self.queue = collections.deque([*frames[:at], *frames[independent:]])
+        if independent == len(frames):
+            self.planned_len = pending.work.start_pos
+        self._forget(pending).fail(error)
+        for later in frames[at + 1 : independent]:
+            refusal = errors.PositionMismatch(f"the frame before this one failed: {error}", field="start_pos")
+            self._forget(later).fail(refusal)
         self.last_used_s = now_s
 
     def fail_all(self, error: Exception) -> None:
         """The session ends: everything queued fails with `error`."""
         while self.queue:
-            self._drop(self.queue.pop()).fail(error)
+            self._forget(self.queue.pop()).fail(error)
 
-    def _drop(self, pending: Pending) -> Pending:
+    def _forget(self, pending: Pending) -> Pending:
         if self.frames.get(pending.work.start_pos) is pending:
             del self.frames[pending.work.start_pos]
         return pending
