@@ -49,6 +49,8 @@ def notes(wanted: topology.InferenceTopology) -> list[str]:
     told: list[str] = []
     if spec.tracing.otlp_endpoint is not None:
         told.append("tracing.otlpEndpoint has no effect here: see a request's trace with milliner generate --trace")
+    if any(pool.api.keys_secret_ref is not None for pool in spec.device_pools):
+        told.append("devicePools[].api.keysSecretRef has no effect here: the API asks for no key, on loopback only")
     cluster_only = {
         "cloud.pod": "pod" in spec.cloud.model_fields_set,
         "cloud.service": "service" in spec.cloud.model_fields_set,

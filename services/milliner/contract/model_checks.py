@@ -1,4 +1,4 @@
-"""What only the model can tell: splits outside it, drafters of another split, digests. Pure; the caller reads the files.
+"""What only the model can tell: splits outside it, drafters of another split, digests. Pure; the caller reads files.
 
 The words are those of the condition `SpecValid=False`; runner and operator both use them.
 """
@@ -54,8 +54,8 @@ def check_drafter_split(*, field: str, drafter_split: int, split_layer: int) -> 
     return [
         errors.Problem(
             f"spec.{field}",
-            f"{field} was trained for a split at {drafter_split}, {group}.splitLayer is {split_layer}: set splitLayer: "
-            f"{drafter_split}, or train one with milliner train-adapter --split-layer {split_layer}",
+            f"{field} was trained for a split at {drafter_split}, {group}.splitLayer is {split_layer}: "
+            f"set splitLayer: {drafter_split}, or train one with milliner train-adapter --split-layer {split_layer}",
         )
     ]
 

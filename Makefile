@@ -1,0 +1,56 @@
+# Everything happens in .venv; `make demo` and `make test` set it up first. A second run is quick.
+#   make setup TORCH_INDEX=URL   also looks for torch at URL, such as PyTorch's index of CPU wheels: +cpu builds win
+#   make setup PYTHON=python3.12 uses another interpreter (3.11 or later)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+PIP_FLAGS := --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PYTEST_FLAGS ?=
+# One thread of torch per process: tests run in parallel, and float32 sums keep their order.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format proto docs clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install Milliner and everything it needs into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11: apt-get install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Install Python 3.11 or name one: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks venv. On Debian or Ubuntu: apt-get install python3-venv (or python3.11-venv)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --quiet --progress-bar off -c constraints.txt -e '.[runtime,operator,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Answer a prompt with a model split over an emulated Wi-Fi link, UShape and Hat side by side
+	@$(BIN)/milliner demo
+
+test: $(STAMP) ## All tests
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(STAMP) ## Format, ruff, mypy, import directions; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## What CI runs: lint and test
+
+format: $(STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(STAMP) ## Generate the protocol's Python code from contract/proto
+	$(BIN)/python -m milliner.contract.proto.generate
+
+docs: $(STAMP) ## Generate docs/topology.md from the schema
+	$(BIN)/python -m milliner.contract.reference docs/topology.md
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find services operator tests -name __pycache__ -type d -prune -exec rm -rf {} +
