@@ -73,10 +73,11 @@ class Engine:
         if request.session_id in self._sessions:
             raise errors.ForeignSession("a session of this id is open: choose an unguessable one", field="session_id")
         self._collect()
-        pages = self._admission.admit(request.max_positions)
+        max_positions = min(request.max_positions, self._backend.max_positions)
+        pages = self._admission.admit(max_positions)
         self._sessions[request.session_id] = session.Session(
             session_id=request.session_id,
-            max_positions=request.max_positions,
+            max_positions=max_positions,
             pages=pages,
             order=next(self._tickets),
             now_s=self._clock.now(),

@@ -150,8 +150,8 @@ class Session:
             raise errors.PositionMismatch(f"found {work.start_pos}, expected {expected}: {why}", field="start_pos")
         if work.end_pos > self.kv.max_positions:
             raise errors.PositionMismatch(
-                f"the frame ends at {work.end_pos}, the session was opened for {self.kv.max_positions} positions: "
-                "open it with a larger max_positions",
+                f"the frame ends at {work.end_pos}, the session has room for {self.kv.max_positions} positions: "
+                "open it with a larger max_positions, if the model's context allows",
                 field="start_pos",
             )
 

@@ -56,6 +56,10 @@ class SliceBackend:
     def page_tokens(self) -> int:
         return self._cache.page_tokens
 
+    @property
+    def max_positions(self) -> int:
+        return self._slice.max_positions
+
     def run(self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle]) -> work.BatchOutcome:
         """See `engine.work.Backend.run`."""
         for kv in release:

@@ -125,6 +125,11 @@ class Backend(Protocol):
     @property
     def page_tokens(self) -> int: ...
 
+    @property
+    def max_positions(self) -> int:
+        """The model's context: frames beyond it are refused before they meet other sessions."""
+        ...
+
     def run(self, pieces: Sequence[Piece], *, release: Sequence[KVHandle]) -> BatchOutcome:
         """Frees the caches in `release`, then computes the pieces as one batch; pieces of one session come in order.
 

@@ -55,6 +55,7 @@ class ToyBackend:
     def __init__(self, *, num_pages: int = 16, page_tokens: int = 4) -> None:
         self.num_pages = num_pages
         self.page_tokens = page_tokens
+        self.max_positions = 128
         self.batches: list[list[tuple[str, int, int]]] = []  # (session, start, tokens) of each piece
         self.released = 0
         self.measured: list[int] = []
