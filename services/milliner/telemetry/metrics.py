@@ -41,7 +41,9 @@ class DeviceMetrics:
             PER_TOKEN_BUCKETS_S,
         )
         self.e2e = histogram("e2e_request_latency_seconds", "Request's arrival to end", DURATION_BUCKETS_S)
-        self.queue = histogram("request_queue_time_seconds", "Waiting for a slot of the API", DURATION_BUCKETS_S)
+        self.queue = histogram(
+            "request_queue_time_seconds", "Waiting for a slot of the API and in the cloud", DURATION_BUCKETS_S
+        )
         self.prefill = histogram("request_prefill_time_seconds", "Prefill rounds of a request", DURATION_BUCKETS_S)
         self.decode = histogram("request_decode_time_seconds", "Rounds after prefill of a request", DURATION_BUCKETS_S)
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens")
@@ -69,7 +71,7 @@ class DeviceMetrics:
         for metric in (*histograms, *self.events.values()):
             metric.labels(**self._labels)  # so that it is there, at zero, from the first scrape
 
-    def observe(self, summary: summaries.RequestSummary, *, queue_s: float = 0.0) -> None:
+    def observe(self, summary: summaries.RequestSummary) -> None:
         """Counts a finished request, failed ones included."""
         labels = self._labels
         exemplar = {"trace_id": summary.trace_id} if summary.trace_id else None
@@ -84,7 +86,7 @@ class DeviceMetrics:
         if summary.tpot_s is not None:
             self.tpot.labels(**labels).observe(summary.tpot_s, exemplar=exemplar)
         self.e2e.labels(**labels).observe(summary.duration_s, exemplar=exemplar)
-        self.queue.labels(**labels).observe(queue_s)
+        self.queue.labels(**labels).observe(summary.phases_s.get(Phase.QUEUE, 0.0))
         prefill_s = sum(round_.duration_s for round_ in summary.rounds if round_.kind == "prefill")
         self.prefill.labels(**labels).observe(prefill_s)
         self.decode.labels(**labels).observe(sum(round_.duration_s for round_ in summary.rounds) - prefill_s)

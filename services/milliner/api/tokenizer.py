@@ -1,0 +1,109 @@
+"""Text to token ids and back: the port that the text service needs, and its implementation for checkpoint folders.
+
+`HuggingFaceTokenizer.load` imports transformers and reads files: call it on a worker thread, never on the event loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from milliner.core import errors
+
+
+class Tokenizer(Protocol):
+    """What the text service calls; encoding happens on a worker thread, decoding of single tokens on the loop."""
+
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
+        """Messages through the model's chat template. Raises `InputError` where the template refuses them."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens; incomplete UTF-8 becomes U+FFFD."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token, also where they are part of a character."""
+        ...
+
+
+class HuggingFaceTokenizer:
+    """A checkpoint folder's tokenizer. A model without chat template gets the messages' text, joined by newlines."""
+
+    def __init__(self, tokenizer: Any, *, eos_token_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size: int = len(tokenizer)
+        self.eos_token_ids = eos_token_ids
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._byte_level = backend is not None and "ByteLevel" in repr(backend.decoder)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> HuggingFaceTokenizer:
+        """Reads a folder. Raises `CheckpointError` where there is no usable tokenizer."""
+        import transformers
+
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise errors.CheckpointError(f"no usable tokenizer in {path}: {error}", field="tokenizer.json") from error
+        eos = {tokenizer.eos_token_id}
+        for name in ("generation_config.json", "config.json"):
+            file = path / name
+            if file.is_file():
+                value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+                eos.update(value if isinstance(value, list) else [value])
+        return cls(tokenizer, eos_token_ids=frozenset(token_id for token_id in eos if token_id is not None))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
+        if not self._tokenizer.chat_template:
+            return self.encode("\n".join(message["content"] for message in messages))
+        import jinja2
+
+        reserved = {"tokenize", "add_generation_prompt", "conversation"} & options.keys()
+        if reserved:
+            raise errors.InputError("is set by the server", field=f"chat_template_kwargs.{min(reserved)}")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **options
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise errors.InputError(f"the model's chat template refuses them: {error}", field="messages") from error
+        return self.encode(text, add_special_tokens=False)  # the template has written them
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        piece: str = self._tokenizer.convert_ids_to_tokens(token_id) or ""
+        if self._byte_level and all(character in _byte_of_character() for character in piece):
+            return bytes(_byte_of_character()[character] for character in piece)
+        if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):  # byte fallback of SentencePiece
+            return bytes([int(match[1], 16)])
+        if piece.startswith("▁"):
+            return piece.replace("▁", " ").encode()
+        return self.decode([token_id]).encode()
+
+
+@functools.cache
+def _byte_of_character() -> dict[str, int]:
+    """Byte-level BPE writes bytes as printable characters: those of Latin-1 that print stand for themselves, the
+    others for characters from U+0100 on (GPT-2's encoder.py, `bytes_to_unicode`)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    mapping = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    return mapping | {chr(0x100 + index): byte for index, byte in enumerate(others)}
