@@ -6,13 +6,16 @@ writing to a terminal is taken to be instant.
 
 from __future__ import annotations
 
+import json
+
 import rich.console
 import rich.status
 import rich.text
 
-from milliner.local import supervisor
+from milliner.local import state_files, supervisor
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "bright_cyan", "bright_magenta", "bright_yellow")
+_EXAMPLE_PROMPT = "def main(argv"
 _SIGNS = {
     supervisor.State.STARTING: ("○", "dim"),
     supervisor.State.WAITING: ("◐", "yellow"),
@@ -50,6 +53,25 @@ class Console:
             words = f"{sign} {state.value}" + (f": {first_line}" if first_line else "")
             self._console.print(self._prefix(name).append(words, style=style), highlight=False, soft_wrap=True)
         self._refresh()
+
+    def say(self, line: str) -> None:
+        """Prints a line of the runner's own."""
+        self._console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
+
+    def announce(self, running: state_files.RunningTopology) -> None:
+        """Prints the endpoints of a topology that is ready, and a request to try."""
+        head = rich.text.Text("● ", style="green").append(f"{running.name} is ready", style="bold")
+        head.append(f"  {running.strategy} · model {running.model}", style="dim")
+        self._console.print(head, highlight=False)
+        for device in running.devices:
+            self._console.print(f"  {device.name:<16} {device.url}", highlight=False, markup=False)
+        if running.devices:
+            body = json.dumps({"model": running.model, "prompt": _EXAMPLE_PROMPT, "max_tokens": 32})
+            example = (
+                f"  curl -s {running.devices[0].url}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+            )
+            self._console.print(example, style="dim", highlight=False, markup=False, soft_wrap=True)
+        self._console.print("  Ctrl-C ends all processes", style="dim", highlight=False)
 
     def start_waiting(self) -> None:
         """Shows a spinner that says what is awaited (on a terminal; elsewhere changes of state are printed)."""

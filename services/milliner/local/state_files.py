@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 
 import psutil
@@ -73,6 +74,18 @@ class StateFiles:
         draft.write_text(running.model_dump_json(indent=2) + "\n")
         draft.chmod(0o600)
         draft.replace(path)
+        return path
+
+    def work_folder(self, name: str) -> pathlib.Path:
+        """A new empty folder for this process' topology; those of dead processes are removed on the way."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for old in self._folder.glob("*.work"):
+            pid = old.suffixes[-2][1:] if len(old.suffixes) > 1 else ""
+            if pid.isdigit() and process_started_s(int(pid)) is None:
+                shutil.rmtree(old, ignore_errors=True)
+        path = self._folder / f"{name}.{os.getpid()}.work"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
         return path
 
     def remove(self, name: str) -> None:

@@ -1,39 +1,27 @@
-"""The cloud role's `core.ports.CloudService`: checks who opens a session, turns frames into engine work and back.
+"""The cloud role's `core.ports.CloudService`: frames become the engine's work, its results replies and spans.
 
-Decoding and encoding of payloads run on the engine's executor thread, everything else on the event loop. What the
-engine refuses (sessions, positions, capacity) is its own business; here are only the checks that need to know which
-model and slice this replica serves.
+Payloads are decoded and encoded on the engine's executor thread, everything else happens on the event loop. Here it
+is checked that a device speaks of the same model and slice; capacity and positions are the engine's to check.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from milliner.core import errors, types
+from milliner.core import errors, ports, types
+from milliner.engine import engine as engines
 from milliner.engine import work
+from milliner.telemetry import cloud_span
 from milliner.wire import codecs
 
 if TYPE_CHECKING:
     import torch
 
 
-class Engine(Protocol):
-    """What is asked of `engine.engine.Engine`."""
-
-    async def open(self, request: types.SessionOpen) -> types.SessionOpened: ...
-
-    async def forward(self, work: work.Work) -> work.Done: ...
-
-    async def close(self, session_id: str) -> None: ...
-
-    def load(self) -> types.LoadReport: ...
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Served:
-    """What this replica serves: layers [slice_start, slice_end) of the model with this digest."""
+    """What this replica serves: layers [slice_start, slice_end) of the model with this digest, computed in `dtype`."""
 
     model_digest: str
     slice_start: int
@@ -45,31 +33,39 @@ class Served:
 class HiddenStateService:
     """See the module. One per cloud replica."""
 
-    def __init__(self, engine: Engine, *, served: Served) -> None:
+    def __init__(
+        self,
+        engine: engines.Engine,
+        *,
+        served: Served,
+        spans: cloud_span.CloudSpans,
+        clock: ports.Clock,
+    ) -> None:
+        self.frames = 0
         self._engine = engine
         self._served = served
+        self._spans = spans
+        self._clock = clock
 
     async def open(self, request: types.SessionOpen) -> types.SessionOpened:
-        """Admits a session. Raises `VersionMismatch`, `DigestMismatch`, `ShapeMismatch` or what the engine refuses."""
+        """Admits a session.
+
+        Raises `VersionMismatch`, `DigestMismatch`, `ShapeMismatch` (another width or slice), or what the engine
+        refuses it with.
+        """
         self._check(request)
         return await self._engine.open(request)
 
     async def forward(self, frame: types.HiddenFrame) -> types.HiddenReply:
-        """Computes one frame; errors of its payload fail this frame alone."""
-        done = await self._engine.forward(
-            work.Work(
-                session_id=frame.session_id,
-                round=frame.round,
-                commit_pos=frame.commit_pos,
-                start_pos=frame.start_pos,
-                num_tokens=frame.num_tokens,
-                kind=frame.kind,
-                reply_positions=frame.reply_positions,
-                decode=lambda: self._decode(frame.payloads),
-                encode=lambda hidden: codecs.encode(hidden, frame.reply_codec),
-            )
-        )
-        return types.HiddenReply(
+        """Computes one frame; what is wrong with it fails this frame alone."""
+        self.frames += 1
+        started_s = self._clock.now()
+        try:
+            done = await self._engine.forward(self._work(frame))
+        except Exception as error:
+            self._spans.failed(frame, error, duration_s=self._clock.now() - started_s)
+            raise
+        reply = types.HiddenReply(
             session_id=frame.session_id,
             round=frame.round,
             start_pos=frame.start_pos,
@@ -81,6 +77,8 @@ class HiddenStateService:
             load=self._engine.load(),
             codec_s=done.codec_s,
         )
+        self._spans.answered(frame, reply)
+        return reply
 
     async def close(self, session_id: str) -> None:
         """Frees the session; nothing happens if it is gone."""
@@ -96,8 +94,8 @@ class HiddenStateService:
             )
         if request.model_digest != served.model_digest:
             raise errors.DigestMismatch(
-                f"the device holds {request.model_digest}, this cloud {served.model_digest}: "
-                "use the same checkpoint on both tiers",
+                f"the device holds {request.model_digest or 'none'}, this cloud {served.model_digest}: "
+                "give both tiers the same checkpoint",
                 field="model_digest",
             )
         if request.hidden_size != served.hidden_size:
@@ -107,14 +105,27 @@ class HiddenStateService:
             )
         if (request.slice_start, request.slice_end) != (served.slice_start, served.slice_end):
             raise errors.ShapeMismatch(
-                f"the device wants layers [{request.slice_start}, {request.slice_end}), this cloud serves "
+                f"the device asks for layers [{request.slice_start}, {request.slice_end}), this cloud serves "
                 f"[{served.slice_start}, {served.slice_end}): use the same splitLayer and tailLayers on both tiers",
                 field="slice_start" if request.slice_start != served.slice_start else "slice_end",
             )
 
-    def _decode(self, payloads: Sequence[types.Payload]) -> torch.Tensor:
+    def _work(self, frame: types.HiddenFrame) -> work.Work:
+        return work.Work(
+            session_id=frame.session_id,
+            round=frame.round,
+            commit_pos=frame.commit_pos,
+            start_pos=frame.start_pos,
+            num_tokens=frame.num_tokens,
+            kind=frame.kind,
+            reply_positions=frame.reply_positions,
+            decode=lambda: self._decode(frame.payloads),
+            encode=lambda hidden: codecs.encode(hidden, frame.reply_codec),
+        )
+
+    def _decode(self, payloads: tuple[types.Payload, ...]) -> torch.Tensor:
         """The payloads' positions one after the other, `[T, D]`. On the executor's thread."""
-        import torch  # not at module level: whoever only wires roles need not load it
+        import torch  # the roles' modules stay importable without it
 
         parts = [codecs.decode(payload, self._served.hidden_size, self._served.dtype) for payload in payloads]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

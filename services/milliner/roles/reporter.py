@@ -1,4 +1,4 @@
-"""How a role speaks: events as JSON lines on standard output, log lines on standard error. Event loop or main thread."""
+"""How a role speaks: events as JSON lines on standard output, log lines on standard error. Any thread but not two."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""`milliner doctor`: looks at this machine and says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Annotated
+
+import rich.console
+import rich.table
+import typer
+
+_STYLES = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this machine: Python, packages, torch, memory, cores, ports; say what to do.
+
+    Exit status 1 if something keeps Milliner from working.
+
+    Example: [bold]milliner doctor[/bold]
+    """
+    from milliner.local import checks, state_files
+
+    folder = state_files.directory(os.environ)
+    findings = checks.run_all(
+        {
+            "python": checks.check_python,
+            "packages": checks.check_packages,
+            "torch": checks.check_torch,
+            "memory": checks.check_memory,
+            "cores": checks.check_cores,
+            "port": checks.check_port,
+            "state folder": lambda: checks.check_state_folder(folder),
+            "demo model": checks.check_demo_model,
+        }
+    )
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        _print(findings)
+    if any(finding.level is checks.Level.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print(findings: list) -> None:  # type: ignore[type-arg]
+    table = rich.table.Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        sign, style = _STYLES[finding.level.value]
+        remedy = f"  → {finding.remedy}" if finding.remedy else ""
+        table.add_row(f"[{style}]{sign}[/]", finding.subject, f"{finding.found}[dim]{remedy}[/]")
+    rich.console.Console().print(table)

@@ -1,0 +1,85 @@
+"""`milliner`: the command line's entry point. Registers the commands and turns expected errors into exit statuses.
+
+Exit status 0: well; 1: the work failed; 2: wrong use (options, topology, model folder). An expected error is one line
+on standard error, a traceback only with `--debug`. Command modules import torch and their like inside the functions,
+so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated
+
+import rich.console
+import rich.text
+import typer
+
+from milliner.cli import doctor, generate, up
+from milliner.contract import errors as contract_errors
+from milliner.core import errors
+
+EXIT_FAILED = 1
+EXIT_WRONG_USE = 2
+
+
+@dataclasses.dataclass(slots=True)
+class Settings:
+    """What holds for every command; travels as the context's object."""
+
+    debug: bool = False
+
+
+app = typer.Typer(
+    name="milliner",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="First steps: [bold]milliner demo[/bold], then [bold]milliner up[/bold] and [bold]milliner chat[/bold].",
+)
+
+
+@app.callback()
+def _settings(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")] = False,
+) -> None:
+    """Large language models split between a cloud and the devices that people hold."""
+    settings = context.obj
+    assert isinstance(settings, Settings)
+    settings.debug = debug
+
+
+app.command("up")(up.up)
+app.command("generate")(generate.generate)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Runs the command line and exits the process."""
+    settings = Settings()
+    try:
+        app(obj=settings)
+    except (errors.MillinerError, contract_errors.ContractError) as error:
+        if settings.debug:
+            raise
+        _print_error(error)
+        sys.exit(exit_status(error))
+
+
+def exit_status(error: Exception) -> int:
+    """2 for what the user can put right in the command or the topology, else 1."""
+    wrong_use = errors.ConfigError | errors.InputError | contract_errors.ContractError
+    return EXIT_WRONG_USE if isinstance(error, wrong_use) else EXIT_FAILED
+
+
+def _print_error(error: Exception) -> None:
+    """One line for one problem; a document with several has a line for each."""
+    console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+    for line in str(error).splitlines():
+        console.print(rich.text.Text.assemble(("error: ", "bold red"), line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Finds the device that a command talks to: one that was named, one that runs here, or a temporary topology."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import rich.console
+
+from milliner.core import errors
+
+if TYPE_CHECKING:
+    from milliner.local import launches, state_files
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A device's base URL, the model name to ask for, and whether it was started for this command alone."""
+
+    url: str
+    model: str
+    strategy: str
+    temporary: bool
+
+
+@contextlib.asynccontextmanager
+async def device(*, url: str | None, name: str | None, topology: pathlib.Path | None) -> AsyncGenerator[Target, None]:
+    """The device at `url`, or of the running topology `name` (None: the only one), or of `topology`, started for now.
+
+    Without any of them and with nothing running, the built-in demo is started for the time of the command. Raises
+    `ConfigError` for a name that does not run or when several topologies run and none is named.
+    """
+    from milliner.local import client, launches, state_files
+
+    state = state_files.StateFiles(state_files.directory(os.environ))
+    if url is not None:
+        async with client.DeviceClient(url) as http:
+            models = await http.models()
+        yield Target(url=url, model=models[0], strategy="", temporary=False)
+        return
+    running = state.find(name) if topology is None else None
+    if running is not None:
+        if not running.devices:
+            raise errors.ConfigError(f"{running.name} has no device to talk to", field="--name")
+        yield Target(url=running.devices[0].url, model=running.model, strategy=running.strategy, temporary=False)
+        return
+    planned = launches.plan_file(topology, wishes=launches.PortWishes(as_declared=False))
+    if len(planned) > 1:
+        raise errors.ConfigError("the file holds several topologies: start them with milliner up", field="--topology")
+    async with started(planned[0], state=state) as target:
+        yield target
+
+
+@contextlib.asynccontextmanager
+async def started(launch: launches.TopologyLaunch, *, state: state_files.StateFiles) -> AsyncGenerator[Target, None]:
+    """A topology that runs while the context is open; nobody else finds it. Shows a spinner until it is ready."""
+    from milliner.local import console, runner
+
+    names = tuple(role.name for role in launch.roles)
+    shown = console.Console(rich.console.Console(stderr=True), names=names, quiet=True)
+    one = runner.Runner(dataclasses.replace(launch, name=f"{launch.name}-{os.getpid()}"), listener=shown, state=state)
+    async with one:
+        shown.start_waiting()
+        try:
+            running = await one.wait_ready(note=False)
+        finally:
+            shown.stop_waiting()
+        yield Target(url=running.devices[0].url, model=running.model, strategy=running.strategy, temporary=True)

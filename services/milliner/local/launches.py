@@ -1,0 +1,169 @@
+"""From a topology's file to the processes to start: facts of model folders, ports, configurations of roles.
+
+Everything that can be wrong with a topology is found here, before a process starts, as far as small JSON files tell
+(no torch, no tensors). Called once by the command line; blocking, a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from importlib import resources
+
+from milliner.contract import documents, names, plan, role_config, topology
+from milliner.contract import errors as contract_errors
+from milliner.core import errors
+from milliner.local import model_facts, ports
+
+HOST = "127.0.0.1"
+_DEMO = "demo.yaml"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoleLaunch:
+    """One process: name, role (`cloud` or `device`), configuration, and where it will listen."""
+
+    name: str
+    role: str
+    config_json: str
+    host: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TopologyLaunch:
+    """All processes of one topology; `model` is the name that clients ask for."""
+
+    name: str
+    strategy: str
+    model: str
+    clouds: tuple[RoleLaunch, ...]
+    devices: tuple[RoleLaunch, ...]
+
+    @property
+    def roles(self) -> tuple[RoleLaunch, ...]:
+        return (*self.clouds, *self.devices)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PortWishes:
+    """Which ports devices get: `first` is required for the very first one; `as_declared` prefers the pools' ports."""
+
+    first: int | None = None
+    as_declared: bool = True
+
+
+def plan_file(
+    file: pathlib.Path | None,
+    *,
+    name: str | None = None,
+    wishes: PortWishes = PortWishes(),
+    time_scale: float = 1.0,
+) -> list[TopologyLaunch]:
+    """The launches of a file's topologies, or of the one called `name`; without a file, of the built-in demo.
+
+    Raises `ContractError` (file or schema), `ConfigError` (options, ports) with the words for the user.
+    """
+    if file is None:
+        folder, found = pathlib.Path.cwd(), demo_topologies()
+    else:
+        folder, found = file.parent, documents.load_topologies(str(file))
+    if name is not None:
+        known = ", ".join(one.name for one in found)
+        found = [one for one in found if one.name == name]
+        if not found:
+            raise errors.ConfigError(f"the file holds no topology {name!r}, only {known}", field="--name")
+    taken: set[int] = set()
+    launches = []
+    for index, wanted in enumerate(found):
+        own_wishes = wishes if index == 0 else dataclasses.replace(wishes, first=None)
+        launches.append(plan_topology(wanted, folder=folder, wishes=own_wishes, time_scale=time_scale, taken=taken))
+    return launches if len(launches) == 1 else [_with_long_names(launch) for launch in launches]
+
+
+def demo_topologies() -> list[topology.InferenceTopology]:
+    """The topology that runs where none is given."""
+    text = resources.files("milliner.local").joinpath(_DEMO).read_text()
+    return documents.parse_topologies(text, origin=_DEMO)
+
+
+def plan_topology(
+    wanted: topology.InferenceTopology,
+    *,
+    folder: pathlib.Path,
+    wishes: PortWishes = PortWishes(),
+    time_scale: float = 1.0,
+    taken: set[int] | None = None,
+) -> TopologyLaunch:
+    """The launch of one topology; `folder` is what relative paths start from, `taken` the ports given away so far."""
+    taken = set() if taken is None else taken
+    facts = model_facts.read(wanted, relative_to=(folder, pathlib.Path.cwd()))
+    try:
+        resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
+    except ValueError as error:
+        raise errors.ConfigError(str(error), field="--time-scale") from None
+    if wanted.spec.cloud.desired_replicas == 0:
+        problem = contract_errors.Problem("spec.cloud.replicas", "is 0: devices need a replica to talk to, write 1")
+        raise contract_errors.SpecInvalid([problem])
+    cloud_ports = [_take(taken, ports.any_free(HOST, avoid=taken)) for _ in range(wanted.spec.cloud.desired_replicas)]
+    device_ports = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
+    clouds = plan.cloud_configs(resolved, ports=cloud_ports)
+    endpoints = [f"{HOST}:{port}" for port in cloud_ports]
+    devices = plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
+    threads = _threads_each(len(clouds) + len(devices))
+    roles = [_role_launch(config.model_copy(update={"torch_threads": threads})) for config in (*clouds, *devices)]
+    return TopologyLaunch(
+        name=wanted.name,
+        strategy=wanted.spec.strategy.type.value,
+        model=wanted.served_name,
+        clouds=tuple(role for role in roles if role.role == names.ROLE_CLOUD),
+        devices=tuple(role for role in roles if role.role == names.ROLE_DEVICE),
+    )
+
+
+def _role_launch(config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig) -> RoleLaunch:
+    return RoleLaunch(
+        name=config.name.removeprefix(f"{config.topology}-").removeprefix(f"{names.ROLE_DEVICE}-"),
+        role=config.role,
+        config_json=config.to_json(),
+        host=config.listen.host,
+        port=config.listen.port,
+    )
+
+
+def _device_ports(places: tuple[plan.DevicePlace, ...], *, wishes: PortWishes, taken: set[int]) -> list[int]:
+    chosen = []
+    for index, place in enumerate(places):
+        if wishes.first is not None and index == 0:
+            port = ports.required(HOST, wishes.first, field="--device-port")
+        elif wishes.as_declared:
+            port = ports.preferred(HOST, place.wanted_port, avoid=taken)
+        else:
+            port = ports.any_free(HOST, avoid=taken)
+        chosen.append(_take(taken, port))
+    return chosen
+
+
+def _take(taken: set[int], port: int) -> int:
+    taken.add(port)
+    return port
+
+
+def _threads_each(num_processes: int) -> int:
+    """Threads of torch per process, so that together they do not fight for the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, cores // num_processes)
+
+
+def _with_long_names(launch: TopologyLaunch) -> TopologyLaunch:
+    """The same launch with role names that are unique among several topologies."""
+
+    def renamed(role: RoleLaunch) -> RoleLaunch:
+        return dataclasses.replace(role, name=f"{launch.name}.{role.name}")
+
+    return dataclasses.replace(
+        launch,
+        clouds=tuple(renamed(role) for role in launch.clouds),
+        devices=tuple(renamed(role) for role in launch.devices),
+    )

@@ -1,0 +1,147 @@
+"""Runs a planned topology as processes of this machine; ends the devices first, then the cloud replicas.
+
+The runner writes each role's configuration into a folder of its own, supervises the processes, waits until all are
+ready, and notes the topology in a state file so that other commands find it. It is an asynchronous context manager;
+leaving it, however, ends every child within `stop_grace_s`. What outlives even `kill -9` of this process is nothing:
+see `children`. Runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+from types import TracebackType
+
+from milliner.core import clock, errors
+from milliner.local import children, launches, state_files, supervisor
+
+_STOP_GRACE_S = 5.0  # arbitrary: "within a few seconds", after which SIGKILL
+_READY_TIMEOUT_S = 120.0  # arbitrary: a model of some GB from a slow disk
+
+
+class Runner:
+    """See the module. `listener` hears of logs and states; `state` is where the running topology is noted."""
+
+    def __init__(
+        self,
+        launch: launches.TopologyLaunch,
+        *,
+        listener: supervisor.Listener,
+        state: state_files.StateFiles,
+        stop_grace_s: float = _STOP_GRACE_S,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.launch = launch
+        self.supervisors: dict[str, supervisor.Supervisor] = {}
+        self._listener = listener
+        self._state = state
+        self._stop_grace_s = stop_grace_s
+        self._environment = environment or {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cleanup = contextlib.ExitStack()
+        self._noted = False
+
+    async def __aenter__(self) -> Runner:
+        """Starts the processes. Raises `ConfigError` if a topology of this name runs already."""
+        self._refuse_second()
+        folder = self._state.work_folder(self.launch.name)
+        self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        lifeline = children.Lifeline()
+        self._cleanup.callback(lifeline.close)
+        for role in self.launch.roles:
+            path = folder / f"{role.name}.json"
+            path.write_text(role.config_json)
+            spec = children.ChildSpec(name=role.name, argv=_command(role, path), environment=self._environment)
+            one = supervisor.Supervisor(spec, lifeline=lifeline, listener=self._listener, clock=clock.LoopClock())
+            self.supervisors[role.name] = one
+            self._tasks[role.name] = asyncio.create_task(one.run(), name=f"supervise {role.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._noted:
+            self._state.remove(self.launch.name)
+        try:
+            for tier in (self.launch.devices, self.launch.clouds):
+                async with asyncio.TaskGroup() as group:
+                    for role in tier:
+                        group.create_task(self.supervisors[role.name].stop(grace_s=self._stop_grace_s))
+            await asyncio.gather(*self._tasks.values())
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            self._cleanup.close()
+
+    async def wait_ready(
+        self, *, timeout_s: float = _READY_TIMEOUT_S, note: bool = True
+    ) -> state_files.RunningTopology:
+        """Waits until every process is ready, and with `note` writes the topology's state file.
+
+        Raises what a process failed with, or `DeadlineExceeded` naming the processes that are not ready.
+        """
+        waits = {name: asyncio.ensure_future(one.settled.wait()) for name, one in self.supervisors.items()}
+        try:
+            async with asyncio.timeout(timeout_s):
+                for wait in asyncio.as_completed(waits.values()):
+                    await wait
+                    self.raise_failure()
+        except TimeoutError:
+            late = {name: one.state for name, one in self.supervisors.items() if not one.settled.is_set()}
+            awaited = ", ".join(f"{name} ({state})" for name, state in late.items())
+            raise errors.DeadlineExceeded(f"not ready after {timeout_s:g} s: {awaited}") from None
+        finally:
+            for wait in waits.values():
+                wait.cancel()
+        running = self.running()
+        if note:
+            self._state.write(running)
+            self._noted = True
+        return running
+
+    def raise_failure(self) -> None:
+        """Raises the error of a process that failed for good, if one did."""
+        for one in self.supervisors.values():
+            if one.failure is not None:
+                raise one.failure
+
+    async def wait_for_failure(self) -> None:
+        """Waits until a process fails for good, and raises its error; never returns."""
+        await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        self.raise_failure()
+        raise errors.UnavailableError("a process of the topology ended")
+
+    def running(self) -> state_files.RunningTopology:
+        """The topology as it is noted for other commands."""
+        started_s = state_files.process_started_s(os.getpid())
+        assert started_s is not None, "this process runs"
+        return state_files.RunningTopology(
+            name=self.launch.name,
+            strategy=self.launch.strategy,
+            model=self.launch.model,
+            runner_pid=os.getpid(),
+            runner_started_s=started_s,
+            devices=tuple(self._endpoint(role, scheme="http://") for role in self.launch.devices),
+            clouds=tuple(self._endpoint(role, scheme="") for role in self.launch.clouds),
+        )
+
+    def _endpoint(self, role: launches.RoleLaunch, *, scheme: str) -> state_files.Endpoint:
+        url = f"{scheme}{role.host}:{role.port}"
+        return state_files.Endpoint(name=role.name, url=url, pid=self.supervisors[role.name].pid or 0)
+
+    def _refuse_second(self) -> None:
+        for one in self._state.running():
+            if one.name == self.launch.name:
+                raise errors.ConfigError(
+                    f"{one.name} runs here already (process {one.runner_pid}): end it or give this one another name",
+                    field="metadata.name",
+                )
+
+
+def _command(role: launches.RoleLaunch, config: pathlib.Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", "milliner.roles", role.role, "--config", str(config))

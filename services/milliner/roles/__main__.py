@@ -1,0 +1,74 @@
+"""`python -m milliner.roles cloud|device --config FILE`: one role of a topology, until SIGTERM.
+
+Exit status 0: ended as asked; 1: the work failed; 2: configuration or files are wrong (a `failed` event says what).
+The only reader of the environment: `MILLINER_LIFELINE_FD` (set by a runner), `MILLINER_LOG_LEVEL`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import pathlib
+import signal
+import sys
+
+from milliner.roles import lifeline
+
+EXIT_FAILED = 1
+EXIT_WRONG_CONFIGURATION = 2
+
+
+def main() -> int:
+    """Runs the role and returns its exit status."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # asks for counters; there are none until the role serves
+    lifeline.hold(os.environ)  # first: what follows imports torch, and the runner may die meanwhile
+    parser = argparse.ArgumentParser(prog="python -m milliner.roles", description="One role of a topology.")
+    parser.add_argument("role", choices=("cloud", "device"))
+    parser.add_argument("--config", type=pathlib.Path, required=True, metavar="FILE", help="role configuration, JSON")
+    arguments = parser.parse_args()
+    return _run(arguments.role, arguments.config)
+
+
+def _run(role: str, path: pathlib.Path) -> int:
+    from milliner.contract import errors as contract_errors
+    from milliner.contract import role_config, role_events
+    from milliner.core import errors
+    from milliner.roles import reporter
+
+    reporter.set_up_logging(os.environ.get("MILLINER_LOG_LEVEL", "INFO"))
+    report = reporter.Reporter(role=role, name=path.stem)
+    try:
+        config = role_config.load(path)
+        if config.role != role:
+            raise errors.ConfigError(f"is {config.role}, but this process was started as {role}", field="role")
+        report = reporter.Reporter(role=role, name=config.name)
+        asyncio.run(_serve(config, report))
+    except (errors.MillinerError, contract_errors.ContractError) as error:
+        message, field = getattr(error, "message", str(error)), getattr(error, "field", "")
+        report.say(role_events.RoleEventKind.FAILED, message=message, field=field)
+        logging.getLogger("milliner.roles").error("%s", error)
+        wrong = isinstance(error, errors.ConfigError | contract_errors.ContractError)
+        return EXIT_WRONG_CONFIGURATION if wrong else EXIT_FAILED
+    return 0
+
+
+async def _serve(config: object, report: object) -> None:
+    from milliner.contract import role_config
+    from milliner.roles import reporter
+
+    assert isinstance(report, reporter.Reporter)
+    if isinstance(config, role_config.CloudRoleConfig):
+        from milliner.roles import cloud
+
+        await cloud.run(config, report=report)
+    else:
+        assert isinstance(config, role_config.DeviceRoleConfig)
+        from milliner.roles import device
+
+        await device.run(config, report=report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
