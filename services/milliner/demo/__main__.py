@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task = bar.add_task("pretraining", total=1.0)
 
         def report(progress: pretrain.Progress) -> None:
-            text = f"step {progress.step} loss {progress.loss:.3f} {progress.tokens_per_s:,.0f} tokens/s ETA {progress.eta_s / 60:.0f} min"
+            rate, minutes = f"{progress.tokens_per_s:,.0f} tokens/s", progress.eta_s / 60
+            text = f"step {progress.step} loss {progress.loss:.3f} {rate} ETA {minutes:.0f} min"
             bar.update(task, completed=progress.share, description=text)
             if progress.held_out_loss is not None:
                 console.print(f"{text} · held out {progress.held_out_loss:.3f}")
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tokens(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Trains the tokenizer if it is not there, and encodes both sides: documents joined by end-of-text, in a fixed order."""
+    """Trains the tokenizer if it is not there; encodes both sides, documents joined by end-of-text, in a fixed order."""
     if not (out / "model" / "tokenizer.json").is_file():
         trained = tokenizer.train(document.text for document in corpus.train)
         tokenizer.save(trained, out / "model", max_positions=pretrain.PretrainConfig().shape.max_position_embeddings)

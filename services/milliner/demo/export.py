@@ -11,14 +11,14 @@ from safetensors import torch as safetensors_torch
 from milliner.demo import corpus, network
 
 MIN_HELD_OUT_CHARACTERS = 8_500
-"""A shipped held-out document holds a bench prompt of 2,048 tokens and its answer (about 3.3 characters per token here)."""
+"""A shipped held-out document holds a bench prompt of 2,048 tokens and its answer (3 characters per token)."""
 
 MAX_HELD_OUT_CHARACTERS = 48_000
 """Longer held-out documents are cut here, so that the folder stays small (arbitrary)."""
 
 
 def write_model(trained: network.Network, folder: pathlib.Path) -> None:
-    """Writes `config.json`, `generation_config.json` and `model.safetensors` (bfloat16); the tokenizer is written apart."""
+    """Writes `config.json`, `generation_config.json` and `model.safetensors` (bfloat16); not the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(network.hugging_face_config(trained.shape), indent=2) + "\n")
     (folder / "generation_config.json").write_text(

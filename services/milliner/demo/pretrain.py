@@ -1,9 +1,9 @@
 """Pretrains the demo target: resumable, with a wall-clock budget into which the learning-rate schedule is fitted.
 
-Progress is the larger of (time spent / time allowed) and (steps done / steps allowed). The learning rate warms up, stays,
-and falls linearly to zero over the last part; the last `LONG_SHARE` of the run is on long sequences, so that prompts of
-2,048 tokens and their answers are inside what the model has seen. Batches are drawn by (seed, step) alone: resuming goes
-on with the batch that was next.
+Progress is the larger of (time spent / time allowed) and (steps done / steps allowed). The learning rate warms up,
+stays, and falls linearly to zero over the last part; the last `LONG_SHARE` of the run is on long sequences, so that
+prompts of 2,048 tokens and their answers are inside what the model has seen. Batches are drawn by (seed, step) alone:
+resuming goes on with the batch that was next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy
 import torch
@@ -30,7 +30,7 @@ DECAY_SHARE = 0.6
 class PretrainConfig:
     """What a run is: sizes, batches, schedule, budget. All of it goes into the log's first line."""
 
-    shape: network.Shape = network.Shape()
+    shape: network.Shape = field(default_factory=network.Shape)
     batch_sequences: int = 8
     sequence_tokens: int = 512
     long_batch_sequences: int = 2
@@ -62,7 +62,7 @@ class Progress:
 
 
 class Run:
-    """One pretraining over token ids (`uint16` arrays, documents joined by end-of-text). Synchronous; owns its process's cores."""
+    """One pretraining over token ids (`uint16` arrays, documents joined by end-of-text). Synchronous."""
 
     def __init__(
         self, config: PretrainConfig, folder: pathlib.Path, train: numpy.ndarray, held_out: numpy.ndarray

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +52,7 @@ class Figures(pydantic.BaseModel):
 
 
 class Card(pydantic.BaseModel):
-    """The content of `adapter.json`. `form` is the adapter's form, `medusa` for heads; `sizes` are the config's fields."""
+    """The content of `adapter.json`. `form` is the adapter's, `medusa` for heads; `sizes` are the config's fields."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 

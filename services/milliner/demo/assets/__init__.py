@@ -1,4 +1,4 @@
-"""Where the shipped demo model, its drafters and its held-out text lie. Torch-free; read by the roles, the runner and benches.
+"""Where the shipped demo model, its drafters and its held-out text lie. Torch-free; roles, runner and benches ask.
 
 `milliner.demo` made these files; none of the held-out text was trained on (`heldout/README.md` names its sources).
 """
