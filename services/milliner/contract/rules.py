@@ -39,7 +39,7 @@ def _strategy(chosen: strategy.StrategySpec) -> Iterator[errors.Problem]:
     for kind, group in OPTION_GROUPS.items():
         if groups[group] is None or kind is chosen.type:
             continue
-        remedy = f"move the options to strategy.{own_group}" if own_group else "remove them"
+        remedy = f"move the options to strategy.{own_group}" if own_group else "remove it"
         yield errors.Problem(
             f"spec.strategy.{group}",
             f"strategy.{group} is set but strategy.type is {chosen.type.value}: {remedy} or set type: {kind.value}",
