@@ -55,12 +55,18 @@ def ragged_attention(
     batch = milliner_batch
     cache = batch.cache
     local = module.layer_idx - cache.spec.first_layer  # type: ignore[operator]
+    window = cache.spec.layers[local].sliding_window
+    if kwargs.get("sliding_window", window) != window:
+        raise errors.UnsupportedModel(
+            f"layer {module.layer_idx} attends to {kwargs['sliding_window']} tokens and {window} were expected",
+            field="config.json",
+        )
     keys, values = cache.keys[local], cache.values[local]
     _write(keys, key, batch)
     _write(values, value, batch)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rows = query[0].transpose(0, 1)  # [T, H, D], contiguous in most families
-    reads = batch.reads(cache.spec.layers[local].sliding_window)
+    reads = batch.reads(window)
     parts = [
         _attend(rows[read.begin : read.end], *_gather(keys, values, read), read, scale, softcap, s_aux)
         for read in reads

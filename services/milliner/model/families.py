@@ -29,18 +29,43 @@ class Family:
     window: str | None = None
 
 
-PLAIN = Family()
+PLAIN = Family()  # also Gemma: its embedding classes scale by themselves
+WINDOWED = Family(window="sliding_window")
+COHERE = Family(logits_multiplier="logit_scale")
 FAMILIES: dict[str, Family] = {
-    "llama": PLAIN,
-    "mistral": Family(window="sliding_window"),
-    "mixtral": Family(window="sliding_window"),
-    "phi3": Family(window="sliding_window"),
-    "qwen2": PLAIN,
-    "qwen3": PLAIN,
-    "qwen3_moe": PLAIN,
-    "gemma": PLAIN,  # its embedding class scales, as those of Gemma 2 and 3 do
+    "apertus": PLAIN,
+    "arcee": PLAIN,
+    "cohere": COHERE,
+    "cohere2": COHERE,
+    "ernie4_5": PLAIN,
+    "exaone4": PLAIN,
+    "flex_olmo": PLAIN,
+    "gemma": PLAIN,
     "gemma2": PLAIN,
     "gemma3_text": PLAIN,
+    "glm": PLAIN,
+    "glm4": PLAIN,
+    "gpt_oss": PLAIN,
+    "granite": Family(embedding_multiplier="embedding_multiplier", logits_divisor="logits_scaling"),
+    "helium": PLAIN,
+    "hunyuan_v1_dense": PLAIN,
+    "llama": PLAIN,
+    "ministral": PLAIN,
+    "mistral": WINDOWED,
+    "mixtral": WINDOWED,
+    "olmo": PLAIN,
+    "olmo2": PLAIN,
+    "olmo3": PLAIN,
+    "olmoe": PLAIN,
+    "phi3": WINDOWED,
+    "qwen2": PLAIN,
+    "qwen2_moe": PLAIN,
+    "qwen3": PLAIN,
+    "qwen3_moe": PLAIN,
+    "seed_oss": PLAIN,
+    "smollm3": PLAIN,
+    "starcoder2": WINDOWED,
+    "vaultgemma": PLAIN,
 }
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
