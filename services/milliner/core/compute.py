@@ -163,7 +163,7 @@ class DeviceSession(Protocol):
         """Packs committed positions [start, end) again, to rebuild a lost cloud session."""
         ...
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Frees the session's memory; safe to call twice."""
         ...
 
@@ -173,6 +173,10 @@ class DeviceCompute(Protocol):
 
     @property
     def info(self) -> DeviceInfo: ...
+
+    def bytes_per_position(self, codec: types.Codec) -> float:
+        """Payload bytes that one position takes on the wire."""
+        ...
 
     def open(self, request: types.GenerationRequest, wire: WireFormat) -> DeviceSession:
         """Opens a session; raises `core.errors.KVCacheFull` when the device's own memory is spent."""

@@ -1,1 +1,1 @@
-"""The device's side of the compute: slices, drafters and KV caches behind one executor."""
+"""The device's compute: its submodels, their KV caches and the draft tree of each request (`core.compute` in torch)."""

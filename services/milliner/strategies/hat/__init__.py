@@ -1,1 +1,5 @@
-"""Hat: drafts on the device, verification through the cloud, prompt in chunks."""
+"""HAT: the device drafts with its shallow layers and an adapter, the cloud's middle layers verify (PAPERS A).
+
+`strategy` is the request from prompt to end; `drafts` proposes paths and uses the wait for the cloud; `branches` says
+which outcomes are worth drafting ahead; `controller` how many tokens a draft should have.
+"""

@@ -1,1 +1,1 @@
-"""UShape: the split model without speculation; with fixed chunks U-Sarathi, with Medusa heads U-Medusa."""
+"""The U-shape baselines of the HAT paper: plain (one token a round), U-Sarathi (fixed chunks), U-Medusa (Medusa heads)."""

@@ -1,0 +1,137 @@
+"""The drafters' side of a request: the adapter over tree nodes and history, Medusa heads over the last deep state.
+
+Everything here runs on the device's executor thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from milliner.core import compute, types
+from milliner.engine.device import draft_tree, history, submodels, tree_cache
+from milliner.model import adapter, sampling
+
+
+class Drafting:
+    """One request's drafter state. `cache` is None where the device has no adapter."""
+
+    def __init__(
+        self,
+        modules: submodels.Submodels,
+        *,
+        cache: tree_cache.TreeCache | None,
+        history: history.History,
+        sampling_params: types.SamplingParams,
+        seed: int,
+    ) -> None:
+        self._modules = modules
+        self._cache = cache
+        self._history = history
+        self._sampling = sampling_params
+        self._seed = seed
+
+    def unseen(self, committed: int) -> int:
+        """Committed positions that the adapter has not seen."""
+        return committed - self._cache.committed if self._cache is not None else 0
+
+    @torch.inference_mode()
+    def catch_up_now(self) -> None:
+        """Lets the adapter see the committed positions that it has not seen."""
+        if self._cache is None or self.unseen(self._history.length) == 0:
+            return
+        start, end = self._cache.committed, self._history.length
+        deep, known = self._history.deep_before(start, end) if self._drafter.sees_deep_states else (None, None)
+        batch = self._cache.history_batch(end - start)
+        self._drafter(self._history.hidden(start, end), batch, deep=deep, deep_known=known)
+
+    @torch.inference_mode()
+    def expand_now(self, nodes: Sequence[draft_tree.Node]) -> tuple[compute.Expansion, ...]:
+        """One draft step over nodes whose hidden states are there and whose parents have been expanded."""
+        assert self._cache is not None
+        self.catch_up_now()
+        fresh = [node for node in nodes if node.expansion is None]
+        if fresh:
+            self._expand_fresh(fresh, self._cache)
+        return tuple(node.expansion for node in nodes if node.expansion is not None)
+
+    def _expand_fresh(self, nodes: list[draft_tree.Node], cache: tree_cache.TreeCache) -> None:
+        for index, node in enumerate(nodes):
+            node.drafter_slot = cache.length + index
+        batch = cache.tree_batch(
+            [node.position for node in nodes],
+            [[_drafter_slot(above) for above in node.lineage()[:-1]] for node in nodes],
+        )
+        hidden = torch.stack([node.hidden for node in nodes if node.hidden is not None])  # [B, D]
+        deep = self._deep_before(nodes) if self._drafter.sees_deep_states else None
+        drafted = self._drafter(hidden, batch, deep=deep)
+        distributions = sampling.distribution(self._modules.shallow.project(drafted.normed), self._sampling)  # [B, V]
+        top = distributions.topk(min(sampling.DRAFT_TOP_CANDIDATES, distributions.shape[-1]), dim=-1)
+        for row, node in enumerate(nodes):
+            node.drafter_state = drafted.states[row]
+            candidates = tuple(zip(top.indices[row].tolist(), top.values[row].tolist(), strict=True))
+            self._note(node, distributions[row], candidates)
+
+    def _note(
+        self, node: draft_tree.Node, distribution: torch.Tensor, candidates: tuple[tuple[int, float], ...]
+    ) -> None:
+        """Writes down what follows `node`, drawing the token to draft."""
+        drafted, confidence = candidates[0]
+        if not self._sampling.greedy:
+            node.q = distribution
+            drafted = sampling.draw(
+                distribution, seed=self._seed, position=node.position + 1, stream=sampling.Stream.DRAFT
+            )
+        node.expansion = compute.Expansion(node=node.id, drafted=drafted, confidence=confidence, candidates=candidates)
+
+    def _deep_before(self, nodes: Sequence[draft_tree.Node]) -> torch.Tensor:
+        """[B, D]: the deep state before the root, and for drafts the drafter's own state of their parent."""
+        rows = [self._history.last_deep() if node.parent is None else node.parent.drafter_state for node in nodes]
+        return torch.stack([row for row in rows if row is not None])
+
+    @torch.inference_mode()
+    def propose_now(self, tree: draft_tree.DraftTree) -> list[draft_tree.Node]:
+        """The chain of the Medusa heads' choices below the root."""
+        shallow = self._modules.shallow
+        assert self._modules.medusa is not None and shallow.norm is not None
+        states = self._modules.medusa(shallow.norm(self._history.last_deep()))  # [K, D]
+        distributions = sampling.distribution(shallow.project(states), self._sampling)  # [K, V]
+        values, indices = distributions.max(dim=-1)
+        path = [tree.root]
+        for row, candidate in enumerate(zip(indices.tolist(), values.tolist(), strict=True)):
+            self._note(path[-1], distributions[row], (candidate,))
+            expansion = path[-1].expansion
+            assert expansion is not None
+            path.append(tree.child(path[-1], expansion.drafted))
+        return path
+
+    def commit_now(self, accepted: Sequence[draft_tree.Node], kept: Sequence[draft_tree.Node]) -> None:
+        """Keeps what the adapter has seen of accepted and kept nodes."""
+        if self._cache is None:
+            return
+        seen: list[int] = []
+        for node in accepted:
+            if node.drafter_slot is None:
+                break
+            seen.append(node.drafter_slot)
+        expanded = sorted((node for node in kept if node.drafter_slot is not None), key=_drafter_slot)
+        assert not expanded or len(seen) == len(accepted), "a node is expanded after its ancestors"
+        self._cache.commit(seen, [_drafter_slot(node) for node in expanded])
+        for index, node in enumerate(expanded):
+            node.drafter_slot = self._cache.committed + index
+
+    def close_now(self) -> None:
+        """Frees the adapter's cache."""
+        if self._cache is not None:
+            self._cache.close()
+
+    @property
+    def _drafter(self) -> adapter.Adapter:
+        assert self._modules.drafter is not None
+        return self._modules.drafter
+
+
+def _drafter_slot(node: draft_tree.Node) -> int:
+    assert node.drafter_slot is not None
+    return node.drafter_slot

@@ -1,0 +1,77 @@
+"""The strategies' options as values, after the topology has been validated and its defaults resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from milliner.core import types
+
+
+class ChunkingMode(enum.StrEnum):
+    """How a prompt is cut: not at all (U-shape), in equal chunks (U-Sarathi), or as link and cloud allow (HAT)."""
+
+    NONE = "None"
+    FIXED = "Fixed"
+    DYNAMIC = "Dynamic"
+
+
+class DraftControl(enum.StrEnum):
+    """Who decides how many tokens to draft."""
+
+    ADAPTIVE = "Adaptive"  # draft while the next draft is expected to pay for itself, measured online
+    FIXED = "Fixed"  # up to `max_tokens`, ending after the first draft below `min_confidence` (Kangaroo's rule)
+    OFF = "Off"  # no drafting
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChunkingOptions:
+    mode: ChunkingMode = ChunkingMode.DYNAMIC
+    min_tokens: int = 16
+    max_tokens: int = 1024
+    fixed_tokens: int = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DraftingOptions:
+    """`parallel_branches` is the number of other tokens per acceptance point that are drafted ahead while a
+    verification is outstanding; 0 switches parallel drafting off."""
+
+    control: DraftControl = DraftControl.ADAPTIVE
+    max_tokens: int = 8
+    min_confidence: float = 0.6
+    parallel_branches: int = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CodecOptions:
+    """`prompt` writes all prompt positions but the last `exact_tail_tokens`; `decode` writes everything else."""
+
+    prompt: types.Codec = types.Codec.FLOAT32
+    decode: types.Codec = types.Codec.FLOAT32
+    exact_tail_tokens: int = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecoveryOptions:
+    """What happens when the cloud is lost: how long to look for another replica before the request fails."""
+
+    wait_s: float = 30.0
+    retry_s: float = 0.2  # between attempts to open a session elsewhere; arbitrary, well below a person's notice
+    reply_deadline_s: float = 30.0  # longest wait for one reply before the stream counts as lost
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UShapeOptions:
+    chunking: ChunkingOptions = ChunkingOptions(mode=ChunkingMode.NONE)
+    medusa: bool = False
+    codec: CodecOptions = CodecOptions()
+    recovery: RecoveryOptions = RecoveryOptions()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HatOptions:
+    chunking: ChunkingOptions = ChunkingOptions()
+    drafting: DraftingOptions = DraftingOptions()
+    codec: CodecOptions = CodecOptions()
+    recovery: RecoveryOptions = RecoveryOptions()
