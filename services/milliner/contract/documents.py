@@ -6,7 +6,6 @@ last); problems carry the line they were found at.
 
 from __future__ import annotations
 
-import importlib.resources
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -47,12 +46,6 @@ def parse_topologies(text: str, *, origin: str) -> list[topology.InferenceTopolo
         raise errors.DocumentError(f"{origin}: holds no document: write one of kind {names.KIND}")
     _check_names(found, origin=origin)
     return found
-
-
-def demo_topology() -> topology.InferenceTopology:
-    """The topology that runs when none is given: the same as manifests/samples/hat.yaml (a test keeps them equal)."""
-    text = importlib.resources.files("milliner.contract").joinpath("demo.yaml").read_text(encoding="utf-8")
-    return parse_topologies(text, origin="the built-in demo topology")[0]
 
 
 def _read(path: str) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 TORCH_FREE_LAYERS = ("contract", "core", "telemetry", "strategies", "wire", "api", "cli", "roles", "local")
-COMPUTES = {"milliner.wire.codecs", "milliner.wire.hadamard"}  # called on executor threads only; imported there
+COMPUTES = {"milliner.wire.tensor_codecs", "milliner.wire.quantisation"}  # imported on executor threads, when used
 
 _PROBE = """
 import importlib, json, pkgutil, sys

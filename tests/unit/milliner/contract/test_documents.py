@@ -11,6 +11,7 @@ import yaml
 from tests.unit.milliner.contract import documents_of
 
 from milliner.contract import documents, errors
+from milliner.local import launches
 
 SAMPLES = sorted((pathlib.Path(__file__).parents[4] / "manifests" / "samples").glob("*.yaml"))
 TEXT = yaml.safe_dump(documents_of.SMALLEST, sort_keys=False)
@@ -27,7 +28,7 @@ def test_there_are_samples() -> None:
 
 def test_the_built_in_demo_is_the_hat_sample() -> None:
     sample = next(path for path in SAMPLES if path.name == "hat.yaml")
-    assert documents.demo_topology() == documents.load_topologies(str(sample))[0]
+    assert launches.demo_topologies() == documents.load_topologies(str(sample))
 
 
 def test_several_documents_and_empty_ones_in_one_file(tmp_path: pathlib.Path) -> None:
