@@ -194,7 +194,7 @@ class Answering:
             ]
         }
         if choice.summary is not None:
-            block["summary"] = summary_json.with_rounds(choice.summary)
+            block |= summary_json.with_rounds(choice.summary)
         return block
 
     @staticmethod

@@ -74,6 +74,13 @@ def body_of(error: BaseException) -> dict[str, object]:
     return {"error": {"message": message, "type": face.type, "param": param, "code": face.code}}
 
 
+def event_of(error: BaseException) -> dict[str, object]:
+    """The JSON of an error inside a stream: as `body_of`, with the status that the response can no longer carry."""
+    told = body_of(error)["error"]
+    assert isinstance(told, dict)
+    return {"error": {**told, "status": face_of(error).status}}
+
+
 def response_for(error: BaseException) -> responses.JSONResponse:
     """The whole HTTP response, `Retry-After` included where trying again may help."""
     headers = {}

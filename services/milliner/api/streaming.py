@@ -89,7 +89,7 @@ class EventStream(responses.Response):
                 await errors.response_for(cause)(scope, receive, send)
                 return
             with contextlib.suppress(errors.ClientGone):  # gone as well: nobody is left to tell
-                await write(_event(errors.body_of(cause)), more=False)
+                await write(_event(errors.event_of(cause)), more=False)
 
 
 def _event(event: Mapping[str, object]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -125,6 +125,13 @@ class Served:
 
     async def chat(self, **body: Any) -> httpx.Response:
         return await self.post("/v1/chat/completions", **{"messages": [{"role": "user", "content": "say"}], **body})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that other tasks bring about."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - no event exists for it
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from milliner.core import errors, types
 from milliner.telemetry import summary_json
 
+from . import conftest as toys
 from .conftest import Served
 
 ANSWER = "Hello, world"
@@ -92,7 +93,8 @@ async def test_token_ids_come_back_on_request(served: Served) -> None:
     assert bytes(body["choices"][0]["token_ids"]).decode() == ANSWER
     assert body["choices"][0]["prompt_token_ids"] == [115, 97, 121]
     chunks = events(await served.chat(return_token_ids=True, stream=True))
-    assert bytes(sum((chunk["choices"][0].get("token_ids", []) for chunk in chunks), [])).decode() == ANSWER
+    ids = [token_id for chunk in chunks for token_id in chunk["choices"][0].get("token_ids", [])]
+    assert bytes(ids).decode() == ANSWER
     assert bytes(chunks[0]["prompt_token_ids"]) == b"<user>say"
 
 
@@ -191,13 +193,13 @@ async def test_an_answer_explains_itself_on_request(served: Served) -> None:
     (choice,) = block["choices"]
     assert [token["origin"] for token in choice["tokens"]] == ["prefill"] * 3 + ["draft"] * 9
     assert "".join(token["text"] for token in choice["tokens"]) == ANSWER
-    parsed = summary_json.parse(choice["summary"])
+    parsed = summary_json.parse(choice)
     assert parsed == served.summaries[0]
     assert parsed.counters["bytes_up"] == 40
     chunks = events(await served.complete(milliner={"explain": True}, stream=True))
     origins = [token["origin"] for chunk in chunks for token in chunk["milliner"]["tokens"]]
     assert origins == ["prefill"] * 3 + ["draft"] * 9
-    assert summary_json.parse(chunks[-1]["milliner"]["summary"]) == served.summaries[1]
+    assert summary_json.parse(chunks[-1]["milliner"]) == served.summaries[1]
 
 
 async def test_unsupported_fields_at_neutral_values_and_null_are_accepted(served: Served) -> None:
@@ -349,7 +351,7 @@ async def test_an_error_in_mid_stream_is_an_event_and_ends_the_stream(served: Se
     response = await served.chat(stream=True)
     *_, last, end = response.text.split("\n\n")
     error = json.loads(last.removeprefix("data: "))["error"]
-    assert error["code"] == "cloud_unavailable"
+    assert (error["code"], error["status"]) == ("cloud_unavailable", 503)
     assert end == ""
     assert "[DONE]" not in response.text
     assert (served.generator.open, served.summaries[0].error_type) == (0, "UnavailableError")
@@ -366,11 +368,10 @@ async def test_requests_beyond_the_limits_wait_or_are_refused(served: Served) ->
     served.generator.stall_at_round = 0
     async with asyncio.TaskGroup() as group:
         three = [group.create_task(served.complete()) for _ in range(3)]
-        while served.generator.open < 2 or "milliner_num_requests_waiting{" not in (scraped := await scrape(served)):
-            await asyncio.sleep(0)
+        await toys.until(lambda: served.generator.open == 2)
+        scraped = await scrape(served)
         assert 'milliner_num_requests_running{model_name="toy",strategy="Hat"} 2.0' in scraped
-        while 'requests_waiting{model_name="toy",strategy="Hat"} 1.0' not in await scrape(served):
-            await asyncio.sleep(0)
+        assert 'milliner_num_requests_waiting{model_name="toy",strategy="Hat"} 1.0' in scraped
         refused = await served.complete()
         served.generator.release.set()
     assert refused.status_code == 429

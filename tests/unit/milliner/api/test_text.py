@@ -1,0 +1,158 @@
+"""Stop strings, detokenisation, tokenizers of checkpoint folders, and the error map."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+
+import pytest
+
+from milliner.api import detokenizer, schema, stop_strings, tokenizer
+from milliner.api import errors as api_errors
+from milliner.core import errors
+
+from .conftest import ByteTokenizer
+
+tokenizers = pytest.importorskip("tokenizers")
+transformers = pytest.importorskip("transformers")
+
+
+def all_subclasses(cls: type[errors.MillinerError]) -> set[type[errors.MillinerError]]:
+    return {cls}.union(*(all_subclasses(sub) for sub in cls.__subclasses__()))
+
+
+@pytest.mark.parametrize("cls", sorted(all_subclasses(errors.MillinerError), key=lambda cls: cls.__name__))
+def test_every_error_has_a_status_that_fits_its_branch(cls: type[errors.MillinerError]) -> None:
+    error = cls("found, expected, remedy", field="some.field")
+    response = api_errors.response_for(error)
+    expected = {
+        errors.InputError: range(400, 500),
+        errors.CapacityError: range(429, 430),
+        errors.UnavailableError: range(503, 505),
+        errors.ProtocolError: range(502, 503),
+    }
+    branch = next((statuses for base, statuses in expected.items() if issubclass(cls, base)), range(500, 501))
+    assert response.status_code in branch
+    told = api_errors.body_of(error)["error"]
+    assert isinstance(told, dict)
+    assert (told["message"], told["param"]) == ("found, expected, remedy", "some.field")
+    assert set(told) == {"message", "type", "param", "code"}
+    assert ("retry-after" in response.headers) == issubclass(cls, errors.CapacityError | errors.UnavailableError)
+
+
+def shown(text: str, stops: list[str], rng: random.Random) -> tuple[str, str | None]:
+    """What is shown of `text` fed in random pieces, and the stop string that ended it."""
+    matcher, out, rest = stop_strings.StopStrings(stops), "", text
+    while rest and matcher.matched is None:
+        size = rng.randint(1, 4)
+        piece, rest = rest[:size], rest[size:]
+        out += matcher.feed(piece)
+    return out + matcher.flush(), matcher.matched
+
+
+def test_stop_strings_agree_with_a_search_of_the_whole_text() -> None:
+    rng = random.Random(1)
+    for _ in range(2000):
+        text = "".join(rng.choice("ab") for _ in range(rng.randint(0, 12)))
+        stops = ["".join(rng.choice("ab") for _ in range(rng.randint(1, 4))) for _ in range(rng.randint(0, 3))]
+        out, matched = shown(text, stops, rng)
+        found = [at for stop in stops if (at := text.find(stop)) >= 0]
+        assert (matched is not None) == bool(found)
+        if matched is None:
+            assert out == text
+        else:
+            # With pieces of several characters the stop string that ends first need not be the one that starts
+            # first; either way the text ends where a stop string begins.
+            assert text.startswith(out + matched)
+
+
+def test_detokenizing_adds_up_whatever_the_bytes_are() -> None:
+    rng = random.Random(2)
+    codec = ByteTokenizer()
+    for _ in range(200):
+        ids = list("".join(rng.choice("aé帽🎩") for _ in range(6)).encode())[: rng.randint(0, 20)]
+        one_by_one = detokenizer.Detokenizer(codec, list(b"\xffprompt"))
+        pieces = [one_by_one.feed(token_id) for token_id in ids]
+        assert "\ufffd" not in "".join(pieces)
+        assert "".join(pieces) + one_by_one.flush() == codec.decode(ids)
+
+
+def test_special_tokens_do_not_grow_the_window() -> None:
+    class Counting(ByteTokenizer):
+        longest = 0
+
+        def decode(self, token_ids: object) -> str:  # type: ignore[override]
+            self.longest = max(self.longest, len(token_ids))  # type: ignore[arg-type]
+            return super().decode(token_ids)  # type: ignore[arg-type]
+
+    codec = Counting()
+    text = detokenizer.Detokenizer(codec, [1])
+    assert [text.feed(256) for _ in range(500)] == [""] * 500
+    assert text.feed(65) == "A"
+    assert codec.longest < 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A byte-level BPE tokenizer with a chat template, as checkpoint folders hold it."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["def main(argv): return argv"], trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    fast.save_pretrained(path)
+    (path / "generation_config.json").write_text('{"eos_token_id": [1, 7]}')
+    return path
+
+
+def test_a_checkpoint_folders_tokenizer(folder: pathlib.Path) -> None:
+    codec = tokenizer.HuggingFaceTokenizer.load(folder)
+    text = "naïve 🎩"
+    ids = codec.encode(text)
+    assert codec.decode(ids) == text
+    assert b"".join(map(codec.token_bytes, ids)) == text.encode()
+    assert any(codec.token_bytes(token_id) == b"\xf0" for token_id in ids)  # part of a character
+    assert codec.eos_token_ids == {1, 7}
+    assert codec.decode([*ids, 1]) == text
+    assert codec.decode(codec.encode_chat([{"role": "user", "content": "hi"}], {})) == "[user] hi\n[assistant] "
+    streamed = detokenizer.Detokenizer(codec, codec.encode("x"))
+    assert "".join(map(streamed.feed, ids)) == text
+
+
+def test_what_a_chat_template_refuses_is_the_clients_error(folder: pathlib.Path) -> None:
+    codec = tokenizer.HuggingFaceTokenizer.load(folder)
+    with pytest.raises(errors.InputError, match="no system") as refused:
+        codec.encode_chat([{"role": "system", "content": "hi"}], {})
+    assert refused.value.field == "messages"
+    with pytest.raises(errors.InputError, match="is set by the server"):
+        codec.encode_chat([{"role": "user", "content": "hi"}], {"tokenize": True})
+
+
+def test_without_chat_template_messages_are_plain_text(folder: pathlib.Path) -> None:
+    inner = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    inner.chat_template = None
+    codec = tokenizer.HuggingFaceTokenizer(inner, eos_token_ids=frozenset())
+    messages = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    assert codec.decode(codec.encode_chat(messages, {})) == "a\nb"
+
+
+def test_a_folder_without_tokenizer_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.CheckpointError, match="tokenizer"):
+        tokenizer.HuggingFaceTokenizer.load(tmp_path)
+
+
+def test_neutral_and_ignored_fields_are_not_fields_of_ours() -> None:
+    """A field that the models understand must not be swallowed before they see it."""
+    known = set(schema.ChatRequest.model_fields) | set(schema.CompletionRequest.model_fields)
+    assert not known & (schema.IGNORED | set(schema.NEUTRAL))
