@@ -1,7 +1,8 @@
 """Pretrains the demo target: resumable, with a wall-clock budget into which the learning-rate schedule is fitted.
 
-Progress is the larger of (time spent / time allowed) and (steps done / steps allowed). The learning rate warms up,
-stays, and falls linearly to zero over the last part; the last `LONG_SHARE` of the run is on long sequences, so that
+Matrices of the layers are trained by Muon (orthogonalised momentum), the tied embedding and the norms by AdamW.
+Progress is the larger of (time spent / time allowed) and (steps done / steps allowed). Learning rates warm up,
+stay, and fall linearly to zero over the last part; the last `LONG_SHARE` of the run is on long sequences, so that
 prompts of 2,048 tokens and their answers are inside what the model has seen. Batches are drawn by (seed, step) alone:
 resuming goes on with the batch that was next.
 """
@@ -35,8 +36,9 @@ class PretrainConfig:
     sequence_tokens: int = 512
     long_batch_sequences: int = 2
     long_sequence_tokens: int = 3072
-    learning_rate: float = 1.0e-3
-    warmup_steps: int = 120
+    learning_rate: float = 1.5e-3
+    matrix_learning_rate: float = 2.0e-3
+    warmup_steps: int = 60
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     seed: int = 20_250_321
@@ -56,7 +58,7 @@ class Progress:
     share: float
     loss: float
     held_out_loss: float | None
-    learning_rate: float
+    rate_share: float
     tokens_per_s: float
     eta_s: float
 
@@ -72,14 +74,24 @@ class Run:
         self._train, self._held_out = train, held_out
         torch.manual_seed(config.seed)
         self.network = network.Network(config.shape)
-        matrices = [p for p in self.network.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.network.parameters() if p.ndim < 2]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-            fused=True,
+        matrices = [p for name, p in self.network.named_parameters() if p.ndim == 2 and name != "embedding.weight"]
+        vectors = [p for p in self.network.parameters() if p.ndim == 1]
+        self._optimizers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(
+                matrices,
+                lr=config.matrix_learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                [{"params": [self.network.embedding.weight]}, {"params": vectors}],
+                lr=config.learning_rate,
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
+                fused=True,
+            ),
         )
+        self._peaks = (config.matrix_learning_rate, config.learning_rate)
         self.step = 0
         self.tokens = 0
         self.elapsed_s = 0.0
@@ -137,22 +149,24 @@ class Run:
         length = config.long_sequence_tokens if long else config.sequence_tokens
         count = config.long_batch_sequences if long else config.batch_sequences
         ids, following = self._batch(count, length)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(share)
+        for optimizer, peak in zip(self._optimizers, self._peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * self._rate(share)
         with torch.autocast("cpu", torch.bfloat16):
             loss = self.network(ids, following)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += count * length
         return float(loss.detach())
 
     def _rate(self, share: float) -> float:
-        config = self.config
-        warm = min(1.0, (self.step + 1) / config.warmup_steps)
-        return config.learning_rate * warm * min(1.0, max(0.0, 1.0 - share) / DECAY_SHARE)
+        """The learning rates' share of their peaks."""
+        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        return warm * min(1.0, max(0.0, 1.0 - share) / DECAY_SHARE)
 
     def _batch(self, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random windows of the training text: ids and next ids, both [B, T]."""
@@ -187,7 +201,7 @@ class Run:
         torch.save(
             {
                 "network": self.network.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
                 "step": self.step,
                 "tokens": self.tokens,
                 "elapsed_s": self.elapsed_s,
@@ -199,7 +213,8 @@ class Run:
     def _load(self) -> None:
         state = torch.load(self._checkpoint, weights_only=True)
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
 
     def _write(self, line: dict[str, object]) -> None:
