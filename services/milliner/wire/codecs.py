@@ -29,7 +29,9 @@ def decode(payload: types.Payload, hidden_size: int, dtype: torch.dtype) -> torc
     from milliner.wire import tensor_codecs
 
     layout.check_payload(payload, hidden_size)
-    return tensor_codecs.decode(payload.data, payload.codec, hidden_size=hidden_size).to(dtype)
+    return tensor_codecs.decode(payload.data, payload.codec, hidden_size=hidden_size, num_tokens=payload.num_tokens).to(
+        dtype
+    )
 
 
 def bytes_per_position(codec: types.Codec, hidden_size: int) -> float:
