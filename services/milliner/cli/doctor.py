@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import rich.console
 import rich.table
 import typer
+
+if TYPE_CHECKING:
+    from milliner.local import checks
 
 _STYLES = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 
@@ -46,7 +49,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _print(findings: list) -> None:  # type: ignore[type-arg]
+def _print(findings: list[checks.Finding]) -> None:
     table = rich.table.Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         sign, style = _STYLES[finding.level.value]

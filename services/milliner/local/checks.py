@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 
+from milliner.demo import assets
 from milliner.local import ports
 
 _MIN_MEMORY_BYTES = 1 << 30  # the demo's two processes need about 0.7 GB, nearly all of it torch itself
@@ -119,6 +120,17 @@ def check_state_folder(folder: pathlib.Path) -> Finding:
     if shutil.disk_usage(folder).free < _MIN_DISK_BYTES:
         return Finding("state folder", Level.WARNING, f"{folder}: the disk is nearly full", "make room")
     return Finding("state folder", Level.OK, str(folder))
+
+
+def check_demo_model() -> Finding:
+    """The files of builtin://demo: model, tokenizer, adapter."""
+    model, adapter = assets.model_dir(), assets.adapter_dir()
+    wanted = (model / "config.json", model / "tokenizer.json", adapter / "adapter.json")
+    absent = [str(file) for file in wanted if not file.is_file()]
+    if absent:
+        return Finding("demo model", Level.PROBLEM, f"absent: {', '.join(absent)}", "install milliner again")
+    size_bytes = sum(file.stat().st_size for file in model.iterdir())
+    return Finding("demo model", Level.OK, f"builtin://demo, {size_bytes / 1e6:.0f} MB")
 
 
 def run_all(checks: Mapping[str, Callable[[], Finding]]) -> list[Finding]:

@@ -12,7 +12,6 @@ import pathlib
 from importlib import resources
 
 from milliner.contract import documents, names, plan, role_config, topology
-from milliner.contract import errors as contract_errors
 from milliner.core import errors
 from milliner.local import model_facts, ports
 
@@ -103,16 +102,14 @@ def plan_topology(
         resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
     except ValueError as error:
         raise errors.ConfigError(str(error), field="--time-scale") from None
-    if wanted.spec.cloud.desired_replicas == 0:
-        problem = contract_errors.Problem("spec.cloud.replicas", "is 0: devices need a replica to talk to, write 1")
-        raise contract_errors.SpecInvalid([problem])
     cloud_ports = [_take(taken, ports.any_free(HOST, avoid=taken)) for _ in range(wanted.spec.cloud.desired_replicas)]
     device_ports = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
     clouds = plan.cloud_configs(resolved, ports=cloud_ports)
     endpoints = [f"{HOST}:{port}" for port in cloud_ports]
     devices = plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
     threads = _threads_each(len(clouds) + len(devices))
-    roles = [_role_launch(config.model_copy(update={"torch_threads": threads})) for config in (*clouds, *devices)]
+    configs: tuple[role_config.CloudRoleConfig | role_config.DeviceRoleConfig, ...] = (*clouds, *devices)
+    roles = [_role_launch(config.model_copy(update={"torch_threads": threads})) for config in configs]
     return TopologyLaunch(
         name=wanted.name,
         strategy=wanted.spec.strategy.type.value,

@@ -36,7 +36,7 @@ def read(wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Pa
         num_layers=_layers(text_config, model),
         dtype=_dtype(text_config, config),
         drafter_path=None if drafter is None else str(drafter[0]),
-        drafter_split=None if drafter is None else _drafter_split(*drafter),
+        drafter_split=None if drafter is None else _drafter_split(*drafter, kind=spec.strategy.type),
     )
 
 
@@ -76,8 +76,11 @@ def _drafter_folder(
     return _folder(sources.parse(text), field, relative_to, {"demo": builtin}), field
 
 
-def _drafter_split(folder: pathlib.Path, field: str) -> int:
+def _drafter_split(folder: pathlib.Path, field: str, *, kind: kinds.StrategyType) -> int | None:
+    """The split that an adapter was trained for; Medusa heads fit every split."""
     document = _json(folder / "adapter.json", field, "name a folder that milliner train-adapter wrote")
+    if kind is kinds.StrategyType.U_SHAPE:
+        return None
     split = document.get("split_layer")
     if not isinstance(split, int):
         raise _invalid(field, f"{folder / 'adapter.json'} has no split_layer: write the drafter anew")

@@ -45,13 +45,24 @@ def _run(role: str, path: pathlib.Path) -> int:
             raise errors.ConfigError(f"is {config.role}, but this process was started as {role}", field="role")
         report = reporter.Reporter(role=role, name=config.name)
         asyncio.run(_serve(config, report))
-    except (errors.MillinerError, contract_errors.ContractError) as error:
+    except (errors.MillinerError, contract_errors.ContractError, BaseExceptionGroup) as raised:
+        error = _expected(raised, (errors.MillinerError, contract_errors.ContractError))
+        if error is None:
+            raise
         message, field = getattr(error, "message", str(error)), getattr(error, "field", "")
         report.say(role_events.RoleEventKind.FAILED, message=message, field=field)
         logging.getLogger("milliner.roles").error("%s", error)
         wrong = isinstance(error, errors.ConfigError | contract_errors.ContractError)
         return EXIT_WRONG_CONFIGURATION if wrong else EXIT_FAILED
     return 0
+
+
+def _expected(raised: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The first error of `kinds` in `raised`, which may be a group of a TaskGroup; None if there is none."""
+    if isinstance(raised, BaseExceptionGroup):
+        inner = (_expected(one, kinds) for one in raised.exceptions)
+        return next((error for error in inner if error is not None), None)
+    return raised if isinstance(raised, kinds) else None
 
 
 async def _serve(config: object, report: object) -> None:

@@ -33,5 +33,5 @@ class Reporter:
 def set_up_logging(level: str = "INFO") -> None:
     """One line per record on standard error: level, logger, message. The time is the runner's or the cluster's."""
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)-7s %(name)s: %(message)s", force=True)
-    for chatty in ("httpx", "asyncio", "uvicorn.access"):
+    for chatty in ("httpx", "asyncio", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,143 @@
+"""The device role: a strategy over the device's submodels and the wire, behind the HTTP API. Wiring only.
+
+Life: load submodels and tokenizer, listen (health answers from now on), send a first short request through both
+tiers until one succeeds, report ready, serve; at SIGTERM finish what runs within `_DRAIN_S`, end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import zlib
+from typing import TYPE_CHECKING
+
+from milliner.api import app, text_service, tokenizer
+from milliner.contract import model_checks, role_config, role_events
+from milliner.core import clock, errors
+from milliner.engine import executor
+from milliner.roles import device_options, http_server, probe, reporter, shutdown
+from milliner.strategies import factory
+from milliner.telemetry import tracing
+from milliner.wire import client, codecs, emulated_link
+
+if TYPE_CHECKING:
+    from milliner.engine.device import device_model, submodels
+
+_DRAIN_S = 2.0  # arbitrary: answers take longer, and whoever stops a device knows that
+
+
+async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter) -> None:
+    """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files."""
+    worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(worker.close)
+        split = config.split
+        report.say(role_events.RoleEventKind.LOADING, message=f"loading layers [0, {split.split_layer})")
+        (device, codec), _ = await worker.run(lambda: _load(config, worker))
+        stopping = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
+        time = clock.LoopClock()
+        transport = client.GrpcTransport(await _endpoints(config, stack))
+        stack.push_async_callback(transport.close)
+        generator = factory.build_generator(
+            device_options.strategy_options(config), clock=time, transport=transport, device=device
+        )
+        traces = tracing.set_up(tier="device", topology=config.topology, instance=config.name)
+        stack.callback(traces.shutdown)
+        service = text_service.TextService(
+            generator=generator,
+            codec=codec,
+            model=text_service.ServedModel(
+                name=config.model.served_name,
+                max_positions=device.info.max_positions,
+                strategy=config.strategy.type.value,
+                topology=config.topology,
+            ),
+            clock=time,
+            tracer=traces.tracer,
+        )
+        stack.callback(service.close)
+        readiness = probe.Readiness(generator, device=device.info, clock=time)
+        application = app.create_app(
+            service,
+            clock=time,
+            limits=app.Limits(max_running=config.max_concurrent_requests),
+            why_not_ready=lambda: readiness.reason,
+        )
+        listening = http_server.bind(config.listen.host, config.listen.port)
+        port: int = listening.getsockname()[1]
+        server = http_server.Server(application, grace_s=_DRAIN_S)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve(sockets=[listening]))
+            report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
+            stopped = group.create_task(stopping.wait())
+            probing = group.create_task(readiness.establish(on_waiting=report.waiting))
+            await asyncio.wait({stopped, probing}, return_when=asyncio.FIRST_COMPLETED)
+            if probing.done() and not probing.cancelled() and probing.exception() is None:
+                report.say(
+                    role_events.RoleEventKind.READY,
+                    host=config.listen.host,
+                    port=port,
+                    message=f"{config.strategy.type.value} on http://{config.listen.host}:{port}",
+                    data={"model_digest": device.info.model_digest, "round_trip_s": readiness.probe_s},
+                )
+            await stopped
+            probing.cancel()
+            server.should_exit = True
+            await serving
+    report.say(role_events.RoleEventKind.STOPPED)
+
+
+async def _endpoints(config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack) -> list[str]:
+    """Where the transport connects: the cloud's endpoints, or an emulated link in front of each."""
+    # Each device has jitter of its own, the same at every start.
+    conditions = device_options.link_conditions(config, seed=zlib.crc32(config.name.encode()))
+    if conditions is None:
+        return list(config.cloud_endpoints)
+    targets = []
+    for endpoint in config.cloud_endpoints:
+        host, _, port = endpoint.rpartition(":")
+        link = await stack.enter_async_context(emulated_link.EmulatedLink(host, int(port), conditions))
+        targets.append(f"127.0.0.1:{link.port}")
+    return targets
+
+
+def _load(
+    config: role_config.DeviceRoleConfig, worker: executor.ComputeExecutor
+) -> tuple[device_model.DeviceModel, tokenizer.HuggingFaceTokenizer]:
+    """Submodels and tokenizer. On the executor's thread; reads only the device's tensors."""
+    from milliner.engine.device import device_model
+    from milliner.roles import accelerators
+
+    files = device_model.DeviceFiles(
+        model=pathlib.Path(config.model.path),
+        split_layer=config.split.split_layer,
+        tail_layers=config.split.tail_layers,
+        adapter=_path(config.strategy.adapter_path),
+        medusa=_path(config.strategy.heads_path),
+    )
+    modules = device_model.load_submodels(
+        files,
+        dtype=accelerators.dtype(config.model.dtype),
+        torch_device=accelerators.torch_device(config.accelerator),
+    )
+    for problem in model_checks.check_digest(pinned=config.model.digest, found=modules.info.model_digest):
+        raise errors.ConfigError(problem.message, field=problem.path)
+    device = device_model.DeviceModel(
+        modules,
+        codecs=_codecs(),
+        executor=worker,
+        costs=device_options.device_costs(config),
+        max_sessions=config.max_concurrent_requests,
+    )
+    return device, tokenizer.HuggingFaceTokenizer.load(files.model)
+
+
+def _codecs() -> submodels.Codecs:
+    from milliner.engine.device import submodels
+
+    return submodels.Codecs(encode=codecs.encode, decode=codecs.decode, bytes_per_position=codecs.bytes_per_position)
+
+
+def _path(text: str | None) -> pathlib.Path | None:
+    return None if text is None else pathlib.Path(text)

@@ -1,0 +1,48 @@
+"""uvicorn as a part of a role: the role owns the listening socket and the signals. Event loop only."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette import applications
+
+from milliner.core import errors
+
+
+class Server(uvicorn.Server):
+    """Serves `application`; ends when `should_exit` is set, cutting after `grace_s` what still runs."""
+
+    def __init__(self, application: applications.Starlette, *, grace_s: float) -> None:
+        # Starlette's application has no lifespan of its own; log records go to the role's handlers.
+        super().__init__(
+            uvicorn.Config(
+                application,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=max(1, round(grace_s)),
+                server_header=False,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the role (uvicorn would take SIGTERM and raise it again)."""
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises `ConfigError` when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise errors.ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", field="listen.port") from None
+    listening.setblocking(False)
+    return listening
