@@ -1,1 +1,1 @@
-"""The Kubernetes operator: turns InferenceTopology objects into cloud and device pods; imports only `milliner.contract`."""
+"""The Kubernetes operator: InferenceTopology objects become cloud and device pods; imports only `milliner.contract`."""

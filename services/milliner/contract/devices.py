@@ -17,6 +17,12 @@ class ClusterSecretRef(base.Model):
     key: str = pydantic.Field(default="kubeconfig", min_length=1, max_length=253, description="Key inside the Secret.")
 
 
+class ApiKeysSecretRef(base.Model):
+    """A Secret whose every value is an API key."""
+
+    name: str = pydantic.Field(min_length=1, max_length=253, description="Name of the Secret.")
+
+
 class DeviceApi(base.Model):
     """The OpenAI-compatible HTTP API of each device."""
 
@@ -28,8 +34,9 @@ class DeviceApi(base.Model):
     max_concurrent_requests: int = pydantic.Field(
         default=8, ge=1, le=1024, description="Requests that one device serves at once; more are refused with 429."
     )
-    keys_secret_ref: fields.SecretKeyRef | None = pydantic.Field(
-        default=None, description="Secret with the API keys that clients must send. Default: no key asked for."
+    keys_secret_ref: ApiKeysSecretRef | None = pydantic.Field(
+        default=None,
+        description="Secret whose values are the API keys, one of which a client must send. Default: no key asked for.",
     )
 
 

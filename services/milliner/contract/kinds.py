@@ -1,4 +1,7 @@
-"""The enumerations of the topology; every value is CamelCase and stands in documents as it is written here."""
+"""The enumerations of the topology; every value is CamelCase and stands in documents as it is written here.
+
+No value is a word that YAML 1.1 reads as something else, unquoted: `Off`, `No`, `Yes`, `On`, `Null` (tests see to it).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class DraftControl(enum.StrEnum):
 
     ADAPTIVE = "Adaptive"
     FIXED = "Fixed"
-    OFF = "Off"
+    OFF = "Disabled"
 
 
 class ChunkingMode(enum.StrEnum):
@@ -61,7 +64,7 @@ class RefinementMode(enum.StrEnum):
     """Whether the prompt is shortened for the device (`PDDevice`)."""
 
     AUTO = "Auto"
-    OFF = "Off"
+    OFF = "Disabled"
 
 
 class SchedulerType(enum.StrEnum):

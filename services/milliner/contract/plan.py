@@ -156,7 +156,7 @@ def _missing_adapter(
         errors.Problem(
             "spec.strategy.hat.adapter",
             "strategy.hat.adapter is needed: Hat drafts with an adapter trained for this model; train one with "
-            "milliner train-adapter, or set drafting.control: Off, or type: UShape",
+            "milliner train-adapter, or set drafting.control: Disabled, or type: UShape",
         )
     ]
 

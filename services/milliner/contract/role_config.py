@@ -99,7 +99,7 @@ class DeviceStrategy(base.Model):
     type: Literal[kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE] = pydantic.Field(description="Serving strategy.")
     adapter_path: str | None = pydantic.Field(default=None, description="Folder of the adapter (Hat).")
     heads_path: str | None = pydantic.Field(default=None, description="Folder of the Medusa heads (UShape).")
-    drafting: Drafting = pydantic.Field(description="Drafting; control Off without a drafter.")
+    drafting: Drafting = pydantic.Field(description="Drafting; control Disabled without a drafter.")
     chunking: Chunking = pydantic.Field(description="Cutting of the prompt.")
     prompt_codec: kinds.Codec = pydantic.Field(description="Codec of prompt positions.")
     exact_tail_tokens: int = pydantic.Field(default=64, ge=0, description="Last prompt positions in the decode codec.")

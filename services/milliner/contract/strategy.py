@@ -24,8 +24,8 @@ class Drafting(base.Model):
 
     control: kinds.DraftControl = pydantic.Field(
         default=kinds.DraftControl.ADAPTIVE,
-        description="Adaptive: length chosen online from measured acceptance and round trip, off while it loses. "
-        "Fixed: always maxTokens, less where confidence ends a draft. Off: no drafting.",
+        description="Adaptive: length chosen online from measured acceptance and round trip, none while it loses. "
+        "Fixed: always maxTokens, less where confidence ends a draft. Disabled: no drafting.",
     )
     max_tokens: int = pydantic.Field(default=8, ge=1, le=32, description="Longest draft of a round, in tokens.")
     min_confidence_percent: fields.Percent = pydantic.Field(
@@ -136,7 +136,8 @@ class Refinement(base.Model):
     """Shortening of the prompt for the device by what the cloud's prefill attended to."""
 
     mode: kinds.RefinementMode = pydantic.Field(
-        default=kinds.RefinementMode.AUTO, description="Auto: where it pays. Off: the device prefills the whole prompt."
+        default=kinds.RefinementMode.AUTO,
+        description="Auto: where it pays. Disabled: the device prefills the whole prompt.",
     )
     min_keep_percent: int = pydantic.Field(
         default=30, ge=1, le=100, description="Least share of prompt positions that is kept, in percent."

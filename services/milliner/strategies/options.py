@@ -21,7 +21,7 @@ class DraftControl(enum.StrEnum):
 
     ADAPTIVE = "Adaptive"  # draft while the next draft is expected to pay for itself, measured online
     FIXED = "Fixed"  # up to `max_tokens`, ending after the first draft below `min_confidence` (Kangaroo's rule)
-    OFF = "Off"  # no drafting
+    OFF = "Disabled"  # no drafting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

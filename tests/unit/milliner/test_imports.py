@@ -9,8 +9,8 @@ import json
 import subprocess
 import sys
 
-TORCH_FREE_LAYERS = ("contract", "core", "telemetry", "strategies", "wire", "api", "cli", "roles", "local")
-COMPUTES = {"milliner.wire.tensor_codecs", "milliner.wire.quantisation"}  # imported on executor threads, when used
+TORCH_FREE_LAYERS = ("contract", "core", "telemetry", "strategies", "wire", "api", "cli", "local")
+COMPUTES = {f"milliner.wire.{name}" for name in ("tensor_codecs", "quantisation", "rotation")}  # imported when used
 
 _PROBE = """
 import importlib, json, pkgutil, sys

@@ -76,3 +76,9 @@ def test_missing_file_and_folder(tmp_path: pathlib.Path) -> None:
         documents.load_topologies(str(tmp_path / "none.yaml"))
     with pytest.raises(errors.DocumentError, match="is a folder"):
         documents.load_topologies(str(tmp_path))
+
+
+def test_every_group_of_fields_stands_in_the_cluster_sample() -> None:
+    sample = next(path for path in SAMPLES if path.name == "hat-kubernetes.yaml")
+    spec = documents.load_topologies(str(sample))[0].spec
+    assert spec.model_fields_set == set(type(spec).model_fields)

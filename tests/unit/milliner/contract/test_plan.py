@@ -96,7 +96,7 @@ def test_time_scale_out_of_range_is_refused(factor: float) -> None:
     ("changes", "facts", "message"),
     [
         (
-            {"spec.strategy.hat": {"splitLayer": 40, "drafting": {"control": "Off"}}},
+            {"spec.strategy.hat": {"splitLayer": 40, "drafting": {"control": "Disabled"}}},
             BARE,
             "strategy.hat.splitLayer is 40, the model has 36 layers: use 1 to 35",
         ),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import annotated_types
 import pydantic
 import pytest
+import yaml
 from pydantic.fields import FieldInfo
 
 from milliner.contract import role_config, topology
@@ -77,3 +78,10 @@ def test_unknown_fields_are_refused_everywhere_but_in_metadata(root: type[pydant
         if model.model_config.get("extra") != "forbid"
     }
     assert open_models <= {"Metadata"}
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_enum_values_stay_text_in_yaml_without_quotes(path: str) -> None:
+    for found in plain_types(FIELDS[path].annotation):
+        if issubclass(found, enum.Enum):
+            assert [yaml.safe_load(member.value) for member in found] == [member.value for member in found]
