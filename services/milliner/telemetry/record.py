@@ -35,7 +35,7 @@ Operation = Literal["chat", "text_completion"]
 class _Round:
     """An open round: its span and the phases so far."""
 
-    __slots__ = ("cursor_s", "emitted_tokens", "index", "kind", "phases", "span", "start_s")
+    __slots__ = ("context", "cursor_s", "emitted_tokens", "index", "kind", "phases", "span", "start_s")
 
     def __init__(self, index: int, kind: str, *, start_s: float, span: trace.Span) -> None:
         self.index = index
@@ -43,6 +43,7 @@ class _Round:
         self.start_s = start_s
         self.cursor_s = start_s  # end of the last phase on the critical path
         self.span = span
+        self.context = trace.set_span_in_context(span, otel_context.Context())
         self.phases: list[PhaseSpan] = []
         self.emitted_tokens = 0
 
@@ -95,6 +96,8 @@ class RequestRecord:
                 **(attributes or {}),
             },
         )
+        self._root_context = trace.set_span_in_context(self._root, otel_context.Context())
+        self._recording = self._root.is_recording()
         self._round: _Round | None = None
         self._rounds: list[RoundSummary] = []
         self._outside: list[PhaseSpan] = []
@@ -112,7 +115,7 @@ class RequestRecord:
         start_s = self._elapsed_s()
         span = self._tracer.start_span(
             f"round {kind}",
-            context=trace.set_span_in_context(self._root, otel_context.Context()),
+            context=self._root_context,
             start_time=self._wall(start_s),
             attributes={names.ROUND_INDEX: index, names.ROUND_KIND: kind},
         )
@@ -242,17 +245,17 @@ class RequestRecord:
             open_round.phases.append(span)
             if not span.hidden:
                 open_round.cursor_s = max(open_round.cursor_s, end_s)
-            parent = open_round.span
+            context = open_round.context
         else:
             self._outside.append(span)
             if not span.hidden:
                 self._outside_cursor_s = max(self._outside_cursor_s, end_s)
-            parent = self._root
-        if not parent.is_recording():
+            context = self._root_context
+        if not self._recording:
             return
         otel_span = self._tracer.start_span(
             span.phase.value,
-            context=trace.set_span_in_context(parent, otel_context.Context()),
+            context=context,
             start_time=self._wall(span.start_s),
             attributes={**attributes, names.PHASE_HIDDEN: True} if span.hidden else dict(attributes),
         )

@@ -226,7 +226,8 @@ def test_recent_spans_are_bounded(clock: ManualClock) -> None:
     traced = tracing.set_up(tier="device")
     for _ in range(5):
         open_record(clock, traced).finish(finish_reason="stop")
-    recent.export(traced.recent.spans())
+    for span in traced.recent.spans():
+        recent.on_end(span)
     assert recent.spans() == traced.recent.spans()[-3:]
 
 
