@@ -183,19 +183,18 @@ class Answering:
 
     def _explained(self, tokens: Sequence[types.EmittedToken], choice: Choice) -> dict[str, object]:
         """Each token's text and origin; with the last delta, where the time went."""
-        block: dict[str, object] = {
-            "tokens": [
-                {
-                    "id": token.token_id,
-                    "text": self._service.codec.token_bytes(token.token_id).decode(errors="replace"),
-                    "origin": token.origin.value,
-                }
-                for token in tokens
-            ]
-        }
+        block: dict[str, object] = {"tokens": [self._explained_token(token) for token in tokens]}
         if choice.summary is not None:
             block |= summary_json.with_rounds(choice.summary)
         return block
+
+    def _explained_token(self, token: types.EmittedToken) -> dict[str, object]:
+        raw = self._service.codec.token_bytes(token.token_id)
+        explained: dict[str, object] = {"id": token.token_id, "origin": token.origin.value}
+        try:
+            return explained | {"text": raw.decode()}
+        except UnicodeDecodeError:  # part of a character: whoever shows it joins the bytes
+            return explained | {"text": raw.decode(errors="replace"), "bytes": list(raw)}
 
     @staticmethod
     def _tokens_matter(flavour: Flavour) -> bool:

@@ -22,6 +22,10 @@ from milliner.telemetry import metrics
 
 # Arbitrary; 4 MiB is a prompt of a million tokens' text.
 MAX_BODY_BYTES = 4 * 2**20
+# The page is one file that talks to its own origin only.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class Api:
         return responses.Response(body, headers={"Content-Type": content_type})
 
     async def page(self, request: requests.Request) -> responses.Response:
-        return responses.HTMLResponse(self._page)
+        return responses.HTMLResponse(self._page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     async def _answer(
         self, request: requests.Request, flavour: answering.Flavour, context: answering.Context

@@ -153,6 +153,10 @@ async def test_characters_are_never_cut(served: Served) -> None:
     assert "".join(texts) == "naïve 🎩 帽子"
     assert "\ufffd" not in "".join(texts)
     assert "🎩" in texts
+    explained = (await served.complete(milliner={"explain": True})).json()["milliner"]["choices"][0]["tokens"]
+    assert (
+        b"".join(bytes(token.get("bytes", token["text"].encode())) for token in explained).decode() == "naïve 🎩 帽子"
+    )
     cut = (await served.complete(max_tokens=9)).json()["choices"][0]["text"]  # in the middle of the hat
     assert cut.startswith("naïve \ufffd")
 
@@ -412,3 +416,4 @@ async def test_the_page_needs_nothing_from_elsewhere(served: Served) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
