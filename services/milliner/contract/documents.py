@@ -33,7 +33,7 @@ def parse_topologies(text: str, *, origin: str) -> list[topology.InferenceTopolo
     """As `load_topologies`, from text that is already there; `origin` names it in messages."""
     found: list[topology.InferenceTopology] = []
     problems: list[errors.Problem] = []
-    for node in _documents(text, origin=origin):
+    for node in _objects(text, origin=origin):
         document = _plain(node, origin=origin)
         _check_kind(document, node, origin=origin)
         try:
@@ -75,6 +75,17 @@ def _documents(text: str, *, origin: str) -> Iterator[yaml.Node]:
         where = f"line {mark.line + 1}: " if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise errors.DocumentError(f"{origin}: {where}not YAML: {reason}") from None
+
+
+def _objects(text: str, *, origin: str) -> Iterator[yaml.Node]:
+    """The documents, with the items of a Kubernetes `List` (`kubectl get -o yaml`) in its place."""
+    for node in _documents(text, origin=origin):
+        fields = {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}
+        items = fields.get("items")
+        if getattr(fields.get("kind"), "value", None) == "List" and isinstance(items, yaml.SequenceNode):
+            yield from items.value
+        else:
+            yield node
 
 
 def _is_empty(node: yaml.Node) -> bool:

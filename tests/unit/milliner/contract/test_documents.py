@@ -37,6 +37,12 @@ def test_several_documents_and_empty_ones_in_one_file(tmp_path: pathlib.Path) ->
     assert [each.name for each in documents.load_topologies(str(file))] == ["chat", "other"]
 
 
+def test_a_kubernetes_list_is_its_items() -> None:
+    items = [documents_of.SMALLEST, documents_of.changed({"metadata.name": "other"})]
+    text = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": items})
+    assert [each.name for each in documents.parse_topologies(text, origin="t.yaml")] == ["chat", "other"]
+
+
 def test_json_and_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(documents_of.SMALLEST)))
     assert documents.load_topologies("-")[0].name == "chat"
