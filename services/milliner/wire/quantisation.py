@@ -49,7 +49,7 @@ def encode_int4(hidden: torch.Tensor) -> torch.Tensor:
     scales = _scales(groups.abs().amax(dim=-1))  # [T, G]
     unit = _over(groups, scales.unsqueeze(-1)).flatten(-2)[:, : width + width % 2]  # [T, D or D + 1]
     cells = ((unit + 1) * (_INT4_CELLS // 2)).to(torch.int32).clamp(0, _INT4_CELLS - 1)
-    codes = _code_of_cell(hidden.device)[cells]
+    codes = _code_of_cell(hidden.device).index_select(0, cells.flatten()).view(cells.shape)
     packed = codes[:, 0::2] | codes[:, 1::2] << 4  # [T, ⌈D / 2⌉]
     return torch.cat([packed, scales.view(torch.uint8)], dim=-1)
 
@@ -58,7 +58,8 @@ def decode_int4(rows: torch.Tensor, *, hidden_size: int) -> torch.Tensor:
     """Hidden states [T, D] float32 of the wire's bytes, uint8 [T, ⌈D / 2⌉ + 2 · ⌈D / 64⌉]."""
     num_packed = -(-hidden_size // 2)
     scales = rows[:, num_packed:].contiguous().view(torch.bfloat16).float()  # [T, G]
-    unit = _levels_of_byte(rows.device)[rows[:, :num_packed].int()].flatten(-2)[:, :hidden_size]  # [T, D]
+    pairs = _levels_of_byte(rows.device).index_select(0, rows[:, :num_packed].flatten().int())  # [T · ⌈D / 2⌉, 2]
+    unit = pairs.view(rows.shape[0], -1)[:, :hidden_size]  # [T, D]
     return rotation.rotate_back((_groups(unit) * scales.unsqueeze(-1)).flatten(-2)[:, :hidden_size])
 
 

@@ -14,6 +14,7 @@ Measured (relative error of Int4, synthetic hidden states of width 4,096 with 1 
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
@@ -62,7 +63,7 @@ def _matrix(size: int, torch_device: torch.device) -> torch.Tensor:
     matrix = torch.ones(1, 1)
     while matrix.shape[0] < size:
         matrix = torch.cat([torch.cat([matrix, matrix], dim=1), torch.cat([matrix, -matrix], dim=1)], dim=0)
-    return (matrix / size**0.5).to(torch_device)
+    return (matrix / math.sqrt(size)).to(torch_device)
 
 
 @functools.cache
