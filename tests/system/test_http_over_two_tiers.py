@@ -109,7 +109,7 @@ async def test_closing_a_stream_frees_the_session_in_the_cloud(
         }
         async with asyncio.timeout(60):
             await application(scope, vanish, note)
-            while topology.replicas[0].engine.load().running_sessions:  # noqa: ASYNC110 - no event comes
+            while topology.replicas[0].engine.load().running_sessions:
                 await asyncio.sleep(0.01)
     (root,) = [span for span in traced.recent.spans() if span.name == "text_completion tiny"]
     assert (root.attributes or {})[names.ERROR_TYPE] == "CancelledError"

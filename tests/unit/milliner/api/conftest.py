@@ -130,7 +130,7 @@ class Served:
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for something that other tasks bring about."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event exists for it
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -21,7 +21,7 @@ def all_subclasses(cls: type[errors.MillinerError]) -> set[type[errors.MillinerE
     return {cls}.union(*(all_subclasses(sub) for sub in cls.__subclasses__()))
 
 
-@pytest.mark.parametrize("cls", sorted(all_subclasses(errors.MillinerError), key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("cls", sorted(all_subclasses(errors.MillinerError), key=str))
 def test_every_error_has_a_status_that_fits_its_branch(cls: type[errors.MillinerError]) -> None:
     error = cls("found, expected, remedy", field="some.field")
     response = api_errors.response_for(error)
@@ -83,7 +83,7 @@ def test_special_tokens_do_not_grow_the_window() -> None:
 
         def decode(self, token_ids: object) -> str:  # type: ignore[override]
             self.longest = max(self.longest, len(token_ids))  # type: ignore[arg-type]
-            return super().decode(token_ids)  # type: ignore[arg-type]
+            return super().decode(token_ids)
 
     codec = Counting()
     text = detokenizer.Detokenizer(codec, [1])
