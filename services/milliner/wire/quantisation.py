@@ -37,9 +37,8 @@ def encode_int8(hidden: torch.Tensor) -> torch.Tensor:
 
 def decode_int8(rows: torch.Tensor, *, hidden_size: int) -> torch.Tensor:
     """Hidden states [T, D] float32 of the wire's bytes, uint8 [T, D + 2]."""
-    levels = rows[:, :hidden_size].contiguous().view(torch.int8)  # [T, D]
-    scales = rows[:, hidden_size:].contiguous().view(torch.bfloat16)  # [T, 1]
-    return rotation.rotate_back(levels.float() * scales.float())
+    levels = rows[:, :hidden_size].view(torch.int8)  # [T, D]
+    return rotation.rotate_back(levels.float() * _read_scales(rows[:, hidden_size:]))  # scales [T, 1]
 
 
 def encode_int4(hidden: torch.Tensor) -> torch.Tensor:
@@ -57,7 +56,7 @@ def encode_int4(hidden: torch.Tensor) -> torch.Tensor:
 def decode_int4(rows: torch.Tensor, *, hidden_size: int) -> torch.Tensor:
     """Hidden states [T, D] float32 of the wire's bytes, uint8 [T, ⌈D / 2⌉ + 2 · ⌈D / 64⌉]."""
     num_packed = -(-hidden_size // 2)
-    scales = rows[:, num_packed:].contiguous().view(torch.bfloat16).float()  # [T, G]
+    scales = _read_scales(rows[:, num_packed:])  # [T, G]
     pairs = _levels_of_byte(rows.device).index_select(0, rows[:, :num_packed].flatten().int())  # [T · ⌈D / 2⌉, 2]
     unit = pairs.view(rows.shape[0], -1)[:, :hidden_size]  # [T, D]
     return rotation.rotate_back((_groups(unit) * scales.unsqueeze(-1)).flatten(-2)[:, :hidden_size])
@@ -73,6 +72,11 @@ def _scales(magnitudes: torch.Tensor) -> torch.Tensor:
     """Scales as they cross the wire; NaN where a number behind them is not finite."""
     rounded = magnitudes.to(torch.bfloat16)
     return torch.where(rounded.isfinite(), rounded, torch.nan)
+
+
+def _read_scales(columns: torch.Tensor) -> torch.Tensor:
+    """[T, G] float32 of the wire's bytes, uint8 [T, 2 · G]; copied, because they may start at an odd address."""
+    return columns.clone(memory_format=torch.contiguous_format).view(torch.bfloat16).float()
 
 
 def _over(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
