@@ -15,7 +15,7 @@ import rich.console
 import rich.text
 import typer
 
-from milliner.cli import doctor, generate, up
+from milliner.cli import bench, chat, demo, doctor, generate, up
 from milliner.contract import errors as contract_errors
 from milliner.core import errors
 
@@ -51,8 +51,11 @@ def _settings(
     settings.debug = debug
 
 
+app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 
 

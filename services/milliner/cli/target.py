@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A device's base URL, the model name to ask for, and whether it was started for this command alone."""
+    """Base URLs of the devices, the model name to ask for, and the strategy where it is known."""
 
-    url: str
+    urls: tuple[str, ...]
     model: str
     strategy: str
-    temporary: bool
+
+    @property
+    def url(self) -> str:
+        """The first device."""
+        return self.urls[0]
 
 
 @contextlib.asynccontextmanager
@@ -40,13 +44,13 @@ async def device(*, url: str | None, name: str | None, topology: pathlib.Path | 
     if url is not None:
         async with client.DeviceClient(url) as http:
             models = await http.models()
-        yield Target(url=url, model=models[0], strategy="", temporary=False)
+        yield Target(urls=(url,), model=models[0], strategy="")
         return
     running = state.find(name) if topology is None else None
     if running is not None:
         if not running.devices:
             raise errors.ConfigError(f"{running.name} has no device to talk to", field="--name")
-        yield Target(url=running.devices[0].url, model=running.model, strategy=running.strategy, temporary=False)
+        yield _target(running)
         return
     planned = launches.plan_file(topology, wishes=launches.PortWishes(as_declared=False))
     if len(planned) > 1:
@@ -69,4 +73,9 @@ async def started(launch: launches.TopologyLaunch, *, state: state_files.StateFi
             running = await one.wait_ready(note=False)
         finally:
             shown.stop_waiting()
-        yield Target(url=running.devices[0].url, model=running.model, strategy=running.strategy, temporary=True)
+        yield _target(running)
+
+
+def _target(running: state_files.RunningTopology) -> Target:
+    urls = tuple(device.url for device in running.devices)
+    return Target(urls=urls, model=running.model, strategy=running.strategy)

@@ -71,8 +71,8 @@ class DeviceClient:
             return False, type(error).__name__
         return response.status_code == 200, response.text
 
-    async def complete(self, prompt: str, **options: Any) -> AsyncGenerator[Piece, None]:
-        """Streams the continuation of `prompt`; `options` go into the body as they are."""
+    async def complete(self, prompt: str | list[int], **options: Any) -> AsyncGenerator[Piece, None]:
+        """Streams the continuation of `prompt`, a text or token ids; `options` go into the body as they are."""
         async with contextlib.aclosing(self._stream("/v1/completions", {"prompt": prompt, **options})) as chunks:
             async for chunk in chunks:
                 yield _piece(chunk, lambda choice: str(choice.get("text") or ""))

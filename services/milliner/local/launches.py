@@ -18,16 +18,19 @@ from milliner.local import model_facts, ports
 HOST = "127.0.0.1"
 _DEMO = "demo.yaml"
 
+RoleConfig = role_config.CloudRoleConfig | role_config.DeviceRoleConfig
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoleLaunch:
-    """One process: name, role (`cloud` or `device`), configuration, and where it will listen."""
+    """One process: the name that people see, and its configuration (role, address and all)."""
 
     name: str
-    role: str
-    config_json: str
-    host: str
-    port: int
+    config: RoleConfig
+
+    @property
+    def address(self) -> str:
+        return f"{self.config.listen.host}:{self.config.listen.port}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,24 +111,25 @@ def plan_topology(
     endpoints = [f"{HOST}:{port}" for port in cloud_ports]
     devices = plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
     threads = _threads_each(len(clouds) + len(devices))
-    configs: tuple[role_config.CloudRoleConfig | role_config.DeviceRoleConfig, ...] = (*clouds, *devices)
-    roles = [_role_launch(config.model_copy(update={"torch_threads": threads})) for config in configs]
     return TopologyLaunch(
         name=wanted.name,
         strategy=wanted.spec.strategy.type.value,
         model=wanted.served_name,
-        clouds=tuple(role for role in roles if role.role == names.ROLE_CLOUD),
-        devices=tuple(role for role in roles if role.role == names.ROLE_DEVICE),
+        clouds=tuple(_role_launch(config, threads=threads) for config in clouds),
+        devices=tuple(_role_launch(config, threads=threads) for config in devices),
     )
 
 
-def _role_launch(config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig) -> RoleLaunch:
+def connected(device: RoleLaunch, *, clouds: tuple[RoleLaunch, ...]) -> RoleLaunch:
+    """The same device with these cloud replicas as its endpoints; they must serve the slice that it needs."""
+    endpoints = tuple(cloud.address for cloud in clouds)
+    return dataclasses.replace(device, config=device.config.model_copy(update={"cloud_endpoints": endpoints}))
+
+
+def _role_launch(config: RoleConfig, *, threads: int) -> RoleLaunch:
     return RoleLaunch(
         name=config.name.removeprefix(f"{config.topology}-").removeprefix(f"{names.ROLE_DEVICE}-"),
-        role=config.role,
-        config_json=config.to_json(),
-        host=config.listen.host,
-        port=config.listen.port,
+        config=config.model_copy(update={"torch_threads": threads}),
     )
 
 

@@ -54,7 +54,7 @@ class Runner:
         self._cleanup.callback(lifeline.close)
         for role in self.launch.roles:
             path = folder / f"{role.name}.json"
-            path.write_text(role.config_json)
+            path.write_text(role.config.to_json())
             spec = children.ChildSpec(name=role.name, argv=_command(role, path), environment=self._environment)
             one = supervisor.Supervisor(spec, lifeline=lifeline, listener=self._listener, clock=clock.LoopClock())
             self.supervisors[role.name] = one
@@ -131,8 +131,9 @@ class Runner:
         )
 
     def _endpoint(self, role: launches.RoleLaunch, *, scheme: str) -> state_files.Endpoint:
-        url = f"{scheme}{role.host}:{role.port}"
-        return state_files.Endpoint(name=role.name, url=url, pid=self.supervisors[role.name].pid or 0)
+        return state_files.Endpoint(
+            name=role.name, url=f"{scheme}{role.address}", pid=self.supervisors[role.name].pid or 0
+        )
 
     def _refuse_second(self) -> None:
         for one in self._state.running():
@@ -144,4 +145,4 @@ class Runner:
 
 
 def _command(role: launches.RoleLaunch, config: pathlib.Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", "milliner.roles", role.role, "--config", str(config))
+    return (sys.executable, "-m", "milliner.roles", role.config.role, "--config", str(config))
