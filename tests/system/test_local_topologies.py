@@ -40,7 +40,12 @@ class Up:
         assert process.stdout is not None
         self.running = [json.loads(process.stdout.readline() or "{}") for _ in range(topologies)]
         assert all(self.running), self.log
-        self.children = psutil.Process(process.pid).children(recursive=True)
+        self.note_children()
+
+    def note_children(self) -> None:
+        """Takes down which processes run now, by the name of their role."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.by_name = {pathlib.Path(child.cmdline()[-1]).stem: child for child in children}
 
     @property
     def log(self) -> str:
@@ -52,7 +57,7 @@ class Up:
 
     def alive(self, *, within_s: float) -> list[psutil.Process]:
         """Children that are still there after `within_s` at most."""
-        return psutil.wait_procs(self.children, timeout=within_s)[1]
+        return psutil.wait_procs(list(self.by_name.values()), timeout=within_s)[1]
 
 
 @contextlib.contextmanager
@@ -107,13 +112,12 @@ def test_a_topology_serves_survives_crashes_and_ends_cleanly(
         assert "tiny runs here already" in second.stderr
 
         for name in ("cloud-0", "pool-0"):
-            victim = next(child for child in one.children if f"{name}.json" in " ".join(child.cmdline()))
-            victim.kill()
-            victim.wait(5)
+            one.by_name[name].kill()
+            one.by_name[name].wait(5)
             assert wait_until_served(url)["token_ids"] == before["token_ids"]
         assert one.log.count("restarting: was killed by SIGKILL") == 2
 
-        one.children = psutil.Process(one.process.pid).children(recursive=True)
+        one.note_children()
         assert one.end(signal.SIGINT) == 0
         assert one.alive(within_s=0.0) == []
     runtime = pathlib.Path(environment["XDG_RUNTIME_DIR"]) / "milliner"
@@ -130,7 +134,7 @@ def test_two_topologies_at_once_and_nothing_left_after_kill_9(
         assert [topology["name"] for topology in running.running] == ["one", "two"]
         urls = {topology["devices"][0]["url"] for topology in running.running}
         assert len(urls) == 2
-        assert len(running.children) == 4
+        assert sorted(running.by_name) == ["one.cloud-0", "one.pool-0", "two.cloud-0", "two.pool-0"]
 
         unnamed = milliner("generate", "hello", environment=environment)
         assert (unnamed.returncode, "several topologies run here (one, two)" in unnamed.stderr) == (2, True)

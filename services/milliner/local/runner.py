@@ -131,9 +131,8 @@ class Runner:
         )
 
     def _endpoint(self, role: launches.RoleLaunch, *, scheme: str) -> state_files.Endpoint:
-        return state_files.Endpoint(
-            name=role.name, url=f"{scheme}{role.address}", pid=self.supervisors[role.name].pid or 0
-        )
+        pid = self.supervisors[role.name].pid or 0
+        return state_files.Endpoint(name=role.name, url=f"{scheme}{role.address}", pid=pid)
 
     def _refuse_second(self) -> None:
         for one in self._state.running():
