@@ -62,9 +62,10 @@ class CloudProcess:
         self._child.send_signal(signal.SIGUSR1)
         event = await self._next(Kind.STATS, within_s=STATS_WITHIN_S)
         try:
-            compute = event.data["compute"]
             return cells.ComputeCounters(
-                calls=int(compute["calls"]), overruns=int(compute["overruns"]), busy_s=float(compute["busy_s"])
+                calls=int(event.data["calls"]),
+                overruns=int(event.data["overruns"]),
+                busy_s=float(event.data["busy_s"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._failed(f"its counters are unreadable: {event.data}") from error

@@ -29,7 +29,11 @@ class Link:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceCosts:
-    """Modelled durations of the device's calls. `adapter_*` is the adapter with lm_head, without the shallow layers."""
+    """Modelled durations of the device's calls.
+
+    `adapter_*` is a draft step without its shallow layers: the adapter and lm_head; `per_token_s` of it is what a
+    prompt position costs the adapter on the way (the issue leaves that open; scaled from the shallow layers').
+    """
 
     shallow: compute.ComputeCost
     head: compute.ComputeCost
@@ -58,6 +62,7 @@ class Preset:
     link: Link
     device: DeviceCosts
     cloud: compute.ComputeCost
+    time_scale: float = 1.0
 
     def for_model(self, *, hidden_size: int, time_scale: float = 1.0) -> Preset:
         """The same world for a model of another width, slowed by `time_scale`. Raises `PresetError`."""
@@ -67,6 +72,7 @@ class Preset:
         return dataclasses.replace(
             self,
             hidden_size=hidden_size,
+            time_scale=self.time_scale * time_scale,
             link=Link(
                 uplink_bytes_per_s=self.link.uplink_bytes_per_s * byte_rate,
                 downlink_bytes_per_s=self.link.downlink_bytes_per_s * byte_rate,
@@ -85,6 +91,8 @@ def _scaled(cost: compute.ComputeCost, factor: float) -> compute.ComputeCost:
 _SHALLOW = compute.ComputeCost(fixed_s=6e-3, per_token_s=65e-6)
 _DRAFT_STEP_ATTENTION_S = 9.5e-3  # shallow layers, attention-only adapter and head of one token
 _DRAFT_STEP_LAYER_S = 10.9e-3  # the same with a whole layer as the adapter
+_LAYER_PER_TOKEN_S = _SHALLOW.per_token_s / 2  # of a prompt position in one layer: the shallow layers are two
+_ATTENTION_SHARE = 67 / 202  # parameters of the attention-only adapter (PAPERS A.2) over those of a 7B model's layer
 
 PAPER_WIFI = Preset(
     name="paper-wifi",
@@ -93,8 +101,12 @@ PAPER_WIFI = Preset(
     device=DeviceCosts(
         shallow=_SHALLOW,
         head=compute.ComputeCost(fixed_s=2e-3, per_token_s=30e-6),
-        adapter_attention=compute.ComputeCost(fixed_s=_DRAFT_STEP_ATTENTION_S - _SHALLOW.duration_s(1)),
-        adapter_layer=compute.ComputeCost(fixed_s=_DRAFT_STEP_LAYER_S - _SHALLOW.duration_s(1)),
+        adapter_attention=compute.ComputeCost(
+            fixed_s=_DRAFT_STEP_ATTENTION_S - _SHALLOW.duration_s(1), per_token_s=_ATTENTION_SHARE * _LAYER_PER_TOKEN_S
+        ),
+        adapter_layer=compute.ComputeCost(
+            fixed_s=_DRAFT_STEP_LAYER_S - _SHALLOW.duration_s(1), per_token_s=_LAYER_PER_TOKEN_S
+        ),
         medusa=compute.ComputeCost(fixed_s=3e-3),
         per_branch_s=0.1e-3,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import rich.console
 import rich.progress
 
 from milliner.bench import optimum, plan, presets
@@ -24,7 +25,7 @@ def expected_s(cell: plan.Cell, *, preset: presets.Preset, new_tokens: int) -> f
     return ttft_s + (new_tokens - 1) * share * optimum.plain_step_s(preset)
 
 
-def bar() -> rich.progress.Progress:
+def bar(console: rich.console.Console) -> rich.progress.Progress:
     """A bar with what runs now, elapsed time and ETA; writes nothing where the output is no terminal."""
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
@@ -34,4 +35,5 @@ def bar() -> rich.progress.Progress:
         rich.progress.TextColumn("ETA"),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("[dim]{task.fields[note]}"),
+        console=console,
     )

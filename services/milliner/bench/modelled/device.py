@@ -79,6 +79,7 @@ class ModelledSession:
         self._ids = itertools.count()
         self._nodes: dict[int, _Node] = {}
         self._text = 0
+        self._seen = 0  # prompt positions that the drafter has seen
         self.position = 0
         self.root = -1
 
@@ -91,7 +92,9 @@ class ModelledSession:
         return self._outgoing(range(start, self.position), seconds)
 
     async def forward_drafter(self) -> float:
-        return await self._device.busy(self._costs.adapter_layer.fixed_s)
+        unseen, self._seen = self.position - self._seen, self.position
+        adapter = self._costs.adapter_layer
+        return await self._device.busy(adapter.fixed_s + adapter.per_token_s * unseen) if unseen else 0.0
 
     async def absorb(self, reply: types.HiddenReply) -> float:
         return 0.0
@@ -118,7 +121,7 @@ class ModelledSession:
         return self._nodes[node].has_hidden
 
     async def expand(self, nodes: Sequence[int]) -> tuple[tuple[compute.Expansion, ...], float]:
-        seconds = self._costs.adapter_layer.duration_s(1) + self._costs.per_branch_s * (len(nodes) - 1)
+        seconds = self._costs.adapter_layer.fixed_s + self._costs.per_branch_s * (len(nodes) - 1)
         if any(not self._nodes[node].has_hidden for node in nodes):
             seconds += self._costs.shallow.duration_s(1)
         await self._device.busy(seconds)

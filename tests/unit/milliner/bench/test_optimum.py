@@ -54,8 +54,8 @@ def test_another_width_takes_the_same_time_and_time_scale_multiplies_it() -> Non
 
 def test_draft_steps_add_up_to_the_stated_durations() -> None:
     shallow_s = PRESET.device.shallow.duration_s(1)
-    assert shallow_s + PRESET.device.adapter_attention.duration_s(1) == pytest.approx(9.5e-3)
-    assert shallow_s + PRESET.device.adapter_layer.duration_s(1) == pytest.approx(10.9e-3)
+    assert shallow_s + PRESET.device.adapter_attention.fixed_s == pytest.approx(9.5e-3)
+    assert shallow_s + PRESET.device.adapter_layer.fixed_s == pytest.approx(10.9e-3)
 
 
 def test_int4_takes_the_stated_share_of_float16s_bytes() -> None:

@@ -21,7 +21,8 @@ def _tiny_model(folder: Path) -> transformers.PreTrainedModel:
         eos_token_id=7,
         initializer_range=0.5,
     )
-    model = transformers.LlamaForCausalLM(config).eval()
+    model: transformers.PreTrainedModel = transformers.LlamaForCausalLM(config)
+    model.eval()
     model.save_pretrained(folder)
     return model
 

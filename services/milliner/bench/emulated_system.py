@@ -1,0 +1,188 @@
+"""The bench's two tiers for real: a cloud process, an emulated link, and the device's submodels in this process.
+
+Compute and link take what the preset says. One accelerator (one executor) serves all variants of the device; each
+drafter kind has a device of its own over the same shallow slice, so that no strategy carries what it does not use.
+Implements `runner.System`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import torch
+
+from milliner.bench import cells, cloud_process, plan, presets, variants
+from milliner.contract import emulation, kinds, role_config
+from milliner.core import clock, compute
+from milliner.engine import executor as executors
+from milliner.engine.device import costs, device_model, submodels
+from milliner.model import adapter as adapters
+from milliner.strategies import base, factory
+from milliner.wire import client, codecs, emulated_link
+
+_MAX_SESSIONS = 4  # one user; room for a session whose end is still on its way
+_CONNECT_WITHIN_S = 30.0  # arbitrary: a connection over the emulated link takes tens of milliseconds
+_SEED = 0  # of the link's jitter
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Files:
+    """What the bench runs: a checkpoint with an adapter and Medusa heads of the same split."""
+
+    model: Path
+    split_layer: int
+    adapter: Path | None
+    adapter_form: str
+    medusa: Path | None
+
+
+class EmulatedSystem:
+    """See the module. Made by `running`."""
+
+    def __init__(
+        self,
+        *,
+        worker: executors.ComputeExecutor,
+        cloud: cloud_process.CloudProcess,
+        link: emulated_link.EmulatedLink,
+        transport: client.GrpcTransport,
+        devices: dict[str, device_model.DeviceModel],
+    ) -> None:
+        self.clock = clock.LoopClock()
+        self.link = link
+        self._worker = worker
+        self._cloud = cloud
+        self._transport = transport
+        self._devices = devices
+        self._generators: dict[plan.Variant, base.Generator] = {}
+
+    def generator(self, variant: plan.Variant) -> base.Generator:
+        """The variant's generator; one for the whole run, since a device keeps what it has learnt."""
+        if variant not in self._generators:
+            self._generators[variant] = factory.build_generator(
+                variants.strategy_options(variant),
+                clock=self.clock,
+                transport=self._transport,
+                device=self._devices[_device_of(variant.strategy)],
+            )
+        return self._generators[variant]
+
+    async def counters(self, variant: plan.Variant) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
+        worker = self._worker
+        device = cells.ComputeCounters(calls=worker.calls, overruns=worker.overruns, busy_s=worker.busy_s)
+        return device, await self._cloud.counters()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    files: Files, *, preset: presets.Preset, strategies: tuple[plan.StrategyName, ...], torch_threads: int
+) -> AsyncIterator[EmulatedSystem]:
+    """Both tiers for `preset`, which must be for the model's width. Raises what loading and connecting raise."""
+    async with contextlib.AsyncExitStack() as stack:
+        worker = executors.ComputeExecutor(name="bench device", torch_threads=torch_threads)
+        stack.callback(worker.close)
+        devices, _ = await worker.run(lambda: _load(files, preset=preset, strategies=strategies, worker=worker))
+        info = next(iter(devices.values())).info
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milliner-bench-")))
+        config = folder / "cloud.json"
+        config.write_text(_cloud_config(files, info=info, preset=preset, torch_threads=torch_threads).to_json())
+        cloud = await stack.enter_async_context(cloud_process.running(config, environment={}))
+        conditions = emulated_link.LinkConditions(
+            uplink_bytes_per_s=preset.link.uplink_bytes_per_s,
+            downlink_bytes_per_s=preset.link.downlink_bytes_per_s,
+            round_trip_s=preset.link.round_trip_s,
+            jitter_s=preset.link.jitter_s,
+            seed=_SEED,
+        )
+        link = await stack.enter_async_context(emulated_link.EmulatedLink(cloud.host, cloud.port, conditions))
+        transport = await stack.enter_async_context(client.GrpcTransport([f"127.0.0.1:{link.port}"]))
+        await transport.wait_ready(_CONNECT_WITHIN_S)
+        yield EmulatedSystem(worker=worker, cloud=cloud, link=link, transport=transport, devices=devices)
+
+
+def _device_of(strategy: plan.StrategyName) -> str:
+    """Which of the devices a strategy runs on."""
+    if variants.drafts_with_adapter(strategy):
+        return "adapter"
+    return "medusa" if strategy is plan.StrategyName.UMEDUSA else "plain"
+
+
+def _load(
+    files: Files,
+    *,
+    preset: presets.Preset,
+    strategies: tuple[plan.StrategyName, ...],
+    worker: executors.ComputeExecutor,
+) -> dict[str, device_model.DeviceModel]:
+    """The devices that the strategies need, over one set of files. On the executor's thread."""
+    needed = {_device_of(strategy) for strategy in strategies}
+    loaded = device_model.load_submodels(
+        device_model.DeviceFiles(
+            model=files.model,
+            split_layer=files.split_layer,
+            adapter=files.adapter if "adapter" in needed else None,
+            medusa=files.medusa if "medusa" in needed else None,
+        ),
+        dtype=torch.float32,
+        torch_device=torch.device("cpu"),
+    )
+    return {
+        name: device_model.DeviceModel(
+            _only(loaded, name),
+            codecs=submodels.Codecs(
+                encode=codecs.encode, decode=codecs.decode, bytes_per_position=codecs.bytes_per_position
+            ),
+            executor=worker,
+            costs=_device_costs(files, preset),
+            max_sessions=_MAX_SESSIONS,
+        )
+        for name in sorted(needed)
+    }
+
+
+def _only(loaded: submodels.Submodels, name: str) -> submodels.Submodels:
+    """The submodels with no drafter but the named kind."""
+    drafter = loaded.drafter if name == "adapter" else None
+    medusa = loaded.medusa if name == "medusa" else None
+    info = dataclasses.replace(
+        loaded.info,
+        drafts=drafter is not None,
+        num_medusa_heads=loaded.info.num_medusa_heads if medusa is not None else 0,
+    )
+    return dataclasses.replace(loaded, drafter=drafter, medusa=medusa, info=info)
+
+
+def _device_costs(files: Files, preset: presets.Preset) -> costs.DeviceCosts:
+    device = preset.device
+    attention_only = files.adapter_form == adapters.AdapterForm.ATTENTION
+    return costs.DeviceCosts(
+        shallow=device.shallow,
+        adapter=device.adapter_attention if attention_only else device.adapter_layer,
+        head=device.head,
+        medusa=device.medusa,
+        per_branch_s=device.per_branch_s,
+    )
+
+
+def _cloud_config(
+    files: Files, *, info: compute.DeviceInfo, preset: presets.Preset, torch_threads: int
+) -> role_config.CloudRoleConfig:
+    layers = emulation.CallCost(
+        fixed_microseconds=round(preset.cloud.fixed_s * 1e6),
+        per_token_microseconds=round(preset.cloud.per_token_s * 1e6),
+    )
+    return role_config.CloudRoleConfig(
+        topology="bench",
+        name="bench-cloud",
+        model=role_config.ModelFiles(
+            path=str(files.model), served_name="bench", dtype=kinds.Dtype.FLOAT32, digest=info.model_digest
+        ),
+        torch_threads=torch_threads,
+        slice=role_config.SliceBounds(start=info.split_layer, end=info.cloud_slice_end),
+        engine=role_config.EngineLimits(max_batch_tokens=info.max_positions, max_frame_tokens=info.max_positions),
+        emulation=emulation.CloudEmulation(compute=emulation.CloudCompute(layers=layers)),
+    )

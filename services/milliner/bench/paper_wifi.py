@@ -1,0 +1,170 @@
+"""`milliner bench --preset paper-wifi`: strategies side by side on one emulated link, with prompts of held-out text.
+
+In this order: prompts are cut, the unsplit float32 model answers them greedily (`reference`), both tiers start
+(`emulated_system`), all requests run interleaved (`runner`), and rows and ratios are made (`cells`, `summary`).
+Before and after the measurement nothing of the bench computes beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import rich.console
+import rich.progress
+import tokenizers
+
+from milliner.bench import cells, emulated_system, optimum, plan, presets, progress, reference, report, runner, summary
+from milliner.bench import prompts as prompt_cutter
+from milliner.bench.prompts import Prompt
+from milliner.model import checkpoint, drafter_file
+
+DEADLINE_FACTOR, DEADLINE_EXTRA_S = 10.0, 60.0  # a request takes this many times what it should, and more: it hangs
+PAUSE_S = 0.05  # between requests, at time scale 1; arbitrary: the longest draft step is a fifth of it
+
+COLUMNS = (
+    report.Column("temperature", "T", digits=1),
+    report.Column("prompt_tokens", "prompt"),
+    report.Column("strategy", "strategy"),
+    report.Column("codec", "codec"),
+    report.Column("ttft_p50_s", "TTFT p50 ms", 1e3, 0),
+    report.Column("ttft_p95_s", "p95", 1e3, 0),
+    report.Column("ttft_optimum_s", "optimum", 1e3, 0),
+    report.Column("tbt_p50_s", "TBT p50 ms", 1e3, 1),
+    report.Column("tbt_p95_s", "p95", 1e3, 1),
+    report.Column("tpot_p50_s", "TPOT p50 ms", 1e3, 1),
+    report.Column("tpot_p95_s", "p95", 1e3, 1),
+    report.Column("acceptance_length", "accept"),
+    report.Column("hidden_draft_share", "hidden"),
+    report.Column("bytes_up_per_token", "B/tok up", digits=0),
+    report.Column("bytes_down_per_token", "B/tok down", digits=0),
+    report.Column("cloud_busy_ms_per_token", "cloud ms/tok", digits=1),
+    report.Column("token_agreement", "agree", digits=3),
+    report.Column("compute_overrun_share", "overrun %", 1e2, 1),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run reads: the model with its drafters, and held-out text for prompts."""
+
+    files: emulated_system.Files
+    texts: Sequence[str]
+
+
+def demo_inputs() -> Inputs:
+    """The demo model that ships with the package, its default adapter and its Medusa heads."""
+    from milliner.demo import assets
+
+    return inputs(
+        model=assets.model_dir(),
+        adapter=assets.adapter_dir(),
+        medusa=assets.medusa_dir(),
+        texts=assets.heldout_texts(),
+    )
+
+
+def inputs(*, model: Path, adapter: Path, medusa: Path | None, texts: Sequence[Path]) -> Inputs:
+    """Any checkpoint with an adapter, whose card says split and form. Raises `DrafterMismatch` for a card unread."""
+    card = drafter_file.read_card(adapter)
+    files = emulated_system.Files(
+        model=model, split_layer=card.split_layer, adapter=adapter, adapter_form=card.form, medusa=medusa
+    )
+    return Inputs(files=files, texts=[path.read_text(encoding="utf-8") for path in texts])
+
+
+def run(
+    run_plan: plan.Plan,
+    *,
+    preset_name: str,
+    time_scale: float,
+    command: str,
+    console: rich.console.Console,
+    run_inputs: Inputs | None = None,
+) -> report.Report:
+    """Measures the plan and reports. Raises `ConfigError`s for what cannot run, `BenchRequestError` for what failed."""
+    found = run_inputs or demo_inputs()
+    width = checkpoint.Checkpoint.open(found.files.model).hidden_size
+    preset = presets.preset(preset_name).for_model(hidden_size=width, time_scale=time_scale)
+    prompts = _prompts(run_plan, found)
+    with progress.bar(console) as bar:
+        references = _references(run_plan, prompts, model=found.files.model, bar=bar)
+        observations = asyncio.run(
+            _measure(run_plan, files=found.files, preset=preset, prompts=prompts, references=references, bar=bar)
+        )
+    optima = {
+        (codec, length): optimum.optimum(preset, prompt_tokens=length, codec=presets.CODEC_NAMES[codec]).ttft_s
+        for codec in run_plan.codecs
+        for length in run_plan.prompt_tokens
+    }
+    rows = [
+        cells.row(
+            cell,
+            [o for o in observations if o.cell == cell],
+            ttft_optimum_s=optima[cell.variant.codec, cell.prompt_tokens],
+        )
+        for cell in run_plan.cells
+    ]
+    return report.Report(
+        command=command,
+        title=f"{preset.name}: one user, {run_plan.new_tokens} new tokens, time scale {time_scale:g}",
+        rows=[dataclasses.asdict(row) for row in rows],
+        columns=COLUMNS,
+        summary={"time_scale": time_scale, **summary.summarise(observations, preset=preset, optima=optima)},
+    )
+
+
+def _prompts(run_plan: plan.Plan, found: Inputs) -> dict[int, tuple[Prompt, ...]]:
+    tokenizer = tokenizers.Tokenizer.from_file(str(found.files.model / "tokenizer.json"))
+    return prompt_cutter.cut(
+        found.texts,
+        encode=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        lengths=run_plan.prompt_tokens,
+        count=run_plan.requests,
+    )
+
+
+def _references(
+    run_plan: plan.Plan,
+    prompts: Mapping[int, Sequence[Prompt]],
+    *,
+    model: Path,
+    bar: rich.progress.Progress,
+) -> dict[Prompt, tuple[int, ...]]:
+    """Greedy answers of the unsplit model, where the plan has greedy cells to hold against them."""
+    if 0 not in run_plan.temperatures:
+        return {}
+    wanted = [prompt for windows in prompts.values() for prompt in windows]
+    task = bar.add_task("reference answers", total=len(wanted), note="the unsplit model in float32")
+    return reference.greedy_answers(model, wanted, new_tokens=run_plan.new_tokens, on_done=lambda: bar.advance(task))
+
+
+async def _measure(
+    run_plan: plan.Plan,
+    *,
+    files: emulated_system.Files,
+    preset: presets.Preset,
+    prompts: Mapping[int, Sequence[Prompt]],
+    references: Mapping[Prompt, tuple[int, ...]],
+    bar: rich.progress.Progress,
+) -> list[cells.Observation]:
+    def expected_s(cell: plan.Cell) -> float:
+        return progress.expected_s(cell, preset=preset, new_tokens=run_plan.new_tokens)
+
+    tasks = list(run_plan.tasks())
+    measuring = bar.add_task("measuring", total=sum(expected_s(task.cell) for task in tasks), note="starting")
+    async with emulated_system.running(
+        files, preset=preset, strategies=tuple(run_plan.strategies), torch_threads=os.cpu_count() or 1
+    ) as system:
+        return await runner.measure(
+            run_plan,
+            system=system,
+            prompts=prompts,
+            references=references,
+            deadline_s=lambda cell: DEADLINE_FACTOR * expected_s(cell) + DEADLINE_EXTRA_S,
+            pause_s=PAUSE_S * preset.time_scale,
+            on_done=lambda seen: bar.update(measuring, advance=expected_s(seen.cell), note=f"done: {seen.cell.label}"),
+        )
