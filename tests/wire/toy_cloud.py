@@ -22,6 +22,8 @@ class ToyCloud:
         self.kv_len: dict[str, int] = {}
         self.refuse_open: Exception | None = None
         self.refuse_frame: dict[int, Exception] = {}  # by round
+        self.delay_s: dict[int, float] = {}  # by round
+        self.cancelled = 0
         self.gate = asyncio.Event()  # cleared: frames wait
         self.gate.set()
 
@@ -38,7 +40,12 @@ class ToyCloud:
 
     async def forward(self, frame: types.HiddenFrame) -> types.HiddenReply:
         self.frames.append(frame)
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(self.delay_s.get(frame.round, 0.0))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         if frame.round in self.refuse_frame:
             raise self.refuse_frame[frame.round]
         self.kv_len[frame.session_id] = frame.start_pos + frame.num_tokens

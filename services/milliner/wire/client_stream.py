@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from milliner.core import errors, types
-from milliner.wire import layout, messages, status
+from milliner.wire import layout, messages, options, status
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,6 +81,11 @@ class ClientStream:
         """See `core.ports.CloudStream.send`. Raises `FrameTooLarge` before sending what the cloud would refuse."""
         self._check(frame)
         data = messages.write_frame(frame)
+        if len(data) > options.MAX_MESSAGE_BYTES:
+            raise errors.FrameTooLarge(
+                f"a message of {len(data)} bytes, at most {options.MAX_MESSAGE_BYTES}: send smaller chunks",
+                field="payloads",
+            )
         async with self._send_lock:
             if self._ended is not None:
                 raise self._ended

@@ -33,11 +33,14 @@ DEFAULT_LIMITS = StreamLimits()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Answered:
-    """A frame's place in the order of replies; the task never raises but when cancelled."""
+class _Place:
+    """A message's place in the order of answers: its error, or the task that computes its frame.
 
-    frame: types.HiddenFrame
-    task: asyncio.Task[types.HiddenReply | errors.MillinerError]
+    The task returns expected errors; it raises only when cancelled.
+    """
+
+    answer: errors.MillinerError | asyncio.Task[types.HiddenReply | errors.MillinerError]
+    frame: types.HiddenFrame | None = None  # None: what came was no frame
 
 
 class _StreamEnded(Exception):
@@ -61,7 +64,7 @@ class ServerStream:
         self._limits = limits
         self._sessions = sessions
         self._draining = draining
-        self._order: asyncio.Queue[_Answered | errors.MillinerError | None] = asyncio.Queue(limits.max_frames_in_flight)
+        self._order: asyncio.Queue[_Place | None] = asyncio.Queue(limits.max_frames_in_flight)
 
     async def run(self) -> None:
         """Serves the stream until either side ends it, then closes its session."""
@@ -126,15 +129,16 @@ class ServerStream:
         self, group: asyncio.TaskGroup, request: types.SessionOpen, opened: types.SessionOpened
     ) -> None:
         while isinstance(data := await self._context.read(), bytes):
+            frame = None
             try:
-                frame = messages.parse_device_message(data)
-                if not isinstance(frame, types.HiddenFrame):
-                    raise errors.ProtocolError("this stream's session is open already", field="open")
+                frame = _parse_frame(data)
                 _check_frame(frame, request, opened)
             except errors.MillinerError as error:
-                await self._order.put(error)
-                return
-            await self._order.put(_Answered(frame, group.create_task(self._answer(frame))))
+                await self._order.put(_Place(error, frame))
+                if status.ends_stream(error):
+                    return
+                continue
+            await self._order.put(_Place(group.create_task(self._answer(frame)), frame))
         await self._order.put(None)
 
     async def _answer(self, frame: types.HiddenFrame) -> types.HiddenReply | errors.MillinerError:
@@ -147,36 +151,29 @@ class ServerStream:
             return status.internal_error()
 
     async def _write_answers(self) -> None:
-        while (item := await self._order.get()) is not None:
-            if isinstance(item, errors.MillinerError):
-                await self._end(item)
-                raise _StreamEnded
-            answer = await item.task
+        while (place := await self._order.get()) is not None:
+            answer = place.answer if isinstance(place.answer, errors.MillinerError) else await place.answer
             if isinstance(answer, types.HiddenReply):
                 await self._context.write(messages.write_reply(answer))
             elif status.ends_stream(answer):
-                await self._end(answer, frame=item.frame)
+                await self._end(answer, frame=place.frame)
                 raise _StreamEnded
             else:
-                await self._context.write(
-                    status.write_error(
-                        answer, final=False, round_index=item.frame.round, start_pos=item.frame.start_pos
-                    )
-                )
+                await self._context.write(status.write_error(answer, final=False, frame=place.frame))
 
     async def _end(self, error: errors.MillinerError, *, frame: types.HiddenFrame | None = None) -> None:
         """Writes the stream's last message and sets its status."""
         _LOGGER.info("stream ended: %s: %s", type(error).__name__, error)
-        await self._context.write(
-            status.write_error(
-                error,
-                final=True,
-                round_index=frame.round if frame else 0,
-                start_pos=frame.start_pos if frame else 0,
-            )
-        )
+        await self._context.write(status.write_error(error, final=True, frame=frame))
         self._context.set_code(status.code_of(error))
         self._context.set_details(str(error))
+
+
+def _parse_frame(data: bytes) -> types.HiddenFrame:
+    frame = messages.parse_device_message(data)
+    if not isinstance(frame, types.HiddenFrame):
+        raise errors.ProtocolError("this stream's session is open already", field="open")
+    return frame
 
 
 def _check_frame(frame: types.HiddenFrame, request: types.SessionOpen, opened: types.SessionOpened) -> None:

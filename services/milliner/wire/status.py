@@ -9,7 +9,7 @@ from __future__ import annotations
 import grpc
 
 from milliner.contract.proto import hidden_states_pb2 as pb
-from milliner.core import errors
+from milliner.core import errors, types
 
 CODES: dict[type[errors.MillinerError], grpc.StatusCode] = {
     errors.MillinerError: grpc.StatusCode.INTERNAL,
@@ -46,7 +46,7 @@ def internal_error() -> errors.UnavailableError:
     return errors.UnavailableError("the cloud replica failed internally; its log says why", field="cloud")
 
 
-def write_error(error: errors.MillinerError, *, final: bool, round_index: int = 0, start_pos: int = 0) -> bytes:
+def write_error(error: errors.MillinerError, *, final: bool, frame: types.HiddenFrame | None = None) -> bytes:
     """The Error message that stands in the place of the Opened or Reply which it refuses."""
     body = pb.Error(
         name=type(error).__name__,
@@ -54,8 +54,8 @@ def write_error(error: errors.MillinerError, *, final: bool, round_index: int = 
         message=error.message,
         retry_after_s=error.retry_after_s if isinstance(error, errors.CapacityError) else 0.0,
         final=final,
-        round=round_index,
-        start_pos=start_pos,
+        round=frame.round if frame else 0,
+        start_pos=frame.start_pos if frame else 0,
     )
     return pb.CloudMessage(error=body).SerializeToString()
 
