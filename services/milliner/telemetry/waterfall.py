@@ -2,7 +2,8 @@
 
 Rounds after prefill share one scale, prefill has its own: prefill is often ten times as long, and a common scale
 would make a round three columns wide. A cell is the phase on the critical path at its middle; drafting that ran at
-the same time, hidden behind it, is shown by a lighter glyph. Long answers are summed up by a mean row.
+the same time, hidden behind it, is shown by a lighter glyph. Where there are no colours, a cell is the phase's letter,
+a small one where drafting was hidden behind it. Long answers are summed up by a mean row.
 """
 
 from __future__ import annotations
@@ -34,9 +35,22 @@ COLOURS: dict[Phase, str] = {
     Phase.ROLLBACK: "deep_pink2",
     Phase.TAKEOVER: "white",
 }
+LETTERS: dict[Phase, str] = {
+    Phase.TOKENIZE: "T",
+    Phase.DEVICE_FORWARD: "F",
+    Phase.DRAFT: "D",
+    Phase.PACK: "P",
+    Phase.NETWORK: "N",
+    Phase.QUEUE: "Q",
+    Phase.CLOUD_FORWARD: "C",
+    Phase.VERIFY: "V",
+    Phase.SAMPLE: "S",
+    Phase.ROLLBACK: "R",
+    Phase.TAKEOVER: "K",
+}
 
 
-def render(summary: RequestSummary, *, width: int = 100) -> console.Group:
+def render(summary: RequestSummary, *, width: int = 100, colours: bool = True) -> console.Group:
     """Something that rich prints, at most `width` columns wide (kept within 80 to 120)."""
     width = max(MIN_WIDTH, min(MAX_WIDTH, width))
     bar_columns = width - _LEFT_COLUMNS
@@ -48,17 +62,24 @@ def render(summary: RequestSummary, *, width: int = 100) -> console.Group:
     rows.add_column("where the time went", width=bar_columns, no_wrap=True)
     prefill = [round_ for round_ in summary.rounds if round_.kind == "prefill"]
     decode = [round_ for round_ in summary.rounds if round_.kind != "prefill"]
-    _add_rows(rows, prefill, bar_columns)
+    _add_rows(rows, prefill, bar_columns, colours=colours)
     if prefill and decode:
         rows.add_row("", "", "", "", text.Text("─" * bar_columns, style="grey35"))
-    _add_rows(rows, decode, bar_columns)
-    return console.Group(_headline(summary), text.Text(), rows, text.Text(), _totals(summary), _legend(summary))
+    _add_rows(rows, decode, bar_columns, colours=colours)
+    return console.Group(
+        _headline(summary),
+        text.Text(),
+        rows,
+        text.Text(),
+        _totals(summary, colours=colours),
+        _legend(summary, colours=colours),
+    )
 
 
 def print_waterfall(summary: RequestSummary, *, to: console.Console | None = None) -> None:
     """Prints the waterfall; without a console, on standard output."""
     out = to if to is not None else console.Console()
-    out.print(render(summary, width=out.width))
+    out.print(render(summary, width=out.width, colours=out.color_system is not None))
 
 
 def _headline(summary: RequestSummary) -> text.Text:
@@ -79,30 +100,29 @@ def _headline(summary: RequestSummary) -> text.Text:
     return line.append(" · " + " · ".join(parts), style="not bold")
 
 
-def _add_rows(rows: table.Table, rounds: Sequence[RoundSummary], bar_columns: int) -> None:
+def _add_rows(rows: table.Table, rounds: Sequence[RoundSummary], bar_columns: int, *, colours: bool) -> None:
+    def add(label: str, round_: RoundSummary) -> None:
+        rows.add_row(
+            label,
+            f"{round_.start_s * 1e3:.1f}",
+            f"{round_.duration_s * 1e3:.1f}",
+            str(round_.emitted_tokens),
+            _bar(round_, scale_s, bar_columns, colours=colours),
+        )
+
     scale_s = max((round_.duration_s for round_ in rounds), default=0.0)
     tail = max(0, len(rounds) - TAIL_ROWS)
     head = HEAD_ROWS if len(rounds) > MAX_ROWS else tail
     skipped = rounds[head:tail]
     for round_ in rounds[:head]:
-        _add_row(rows, f"{round_.index} {round_.kind}", round_, scale_s, bar_columns)
+        add(f"{round_.index} {round_.kind}", round_)
     if skipped:
-        _add_row(rows, f"… {len(skipped)}, mean", _mean(skipped), scale_s, bar_columns)
+        add(f"… {len(skipped)}, mean", _mean(skipped))
     for round_ in rounds[tail:]:
-        _add_row(rows, f"{round_.index} {round_.kind}", round_, scale_s, bar_columns)
+        add(f"{round_.index} {round_.kind}", round_)
 
 
-def _add_row(rows: table.Table, label: str, round_: RoundSummary, scale_s: float, bar_columns: int) -> None:
-    rows.add_row(
-        label,
-        f"{round_.start_s * 1e3:.1f}",
-        f"{round_.duration_s * 1e3:.1f}",
-        str(round_.emitted_tokens),
-        _bar(round_, scale_s, bar_columns),
-    )
-
-
-def _bar(round_: RoundSummary, scale_s: float, bar_columns: int) -> text.Text:
+def _bar(round_: RoundSummary, scale_s: float, bar_columns: int, *, colours: bool) -> text.Text:
     bar = text.Text()
     columns = max(1, round(bar_columns * round_.duration_s / scale_s)) if scale_s > 0 else 1
     critical = [span for span in round_.phases if not span.hidden]
@@ -113,8 +133,14 @@ def _bar(round_: RoundSummary, scale_s: float, bar_columns: int) -> text.Text:
         if span is None:
             bar.append(_GAP, style="grey50")
         else:
-            bar.append(_HIDDEN if _covering(hidden, at_s) else _SOLID, style=COLOURS[span.phase])
+            bar.append(_cell(span.phase, over_hidden=_covering(hidden, at_s) is not None, colours=colours))
     return bar
+
+
+def _cell(phase: Phase, *, over_hidden: bool, colours: bool) -> text.Text:
+    if colours:
+        return text.Text(_HIDDEN if over_hidden else _SOLID, style=COLOURS[phase])
+    return text.Text(LETTERS[phase].lower() if over_hidden else LETTERS[phase])
 
 
 def _covering(spans: Sequence[PhaseSpan], at_s: float) -> PhaseSpan | None:
@@ -144,7 +170,7 @@ def _mean(rounds: Sequence[RoundSummary]) -> RoundSummary:
     )
 
 
-def _totals(summary: RequestSummary) -> table.Table:
+def _totals(summary: RequestSummary, *, colours: bool) -> table.Table:
     totals = table.Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
     totals.add_column("phase", width=16)
     totals.add_column("total ms", justify="right")
@@ -156,18 +182,19 @@ def _totals(summary: RequestSummary) -> table.Table:
             continue
         seconds, hidden_s = summary.phases_s.get(phase, 0.0), summary.hidden_phases_s.get(phase, 0.0)
         totals.add_row(
-            text.Text.assemble((_SOLID + " ", COLOURS[phase]), phase.value),
+            text.Text.assemble(_cell(phase, over_hidden=False, colours=colours), " ", phase.value),
             f"{seconds * 1e3:.1f}",
             f"{seconds / duration_s:.1%}",
             f"{hidden_s * 1e3:.1f}" if hidden_s else "",
         )
-    rest_s = summary.duration_s - summary.attributed_s
+    rest_s = max(0.0, summary.duration_s - summary.attributed_s)
     totals.add_row(text.Text(f"{_GAP} other", style="grey50"), f"{rest_s * 1e3:.1f}", f"{rest_s / duration_s:.1%}", "")
     return totals
 
 
-def _legend(summary: RequestSummary) -> text.Text:
+def _legend(summary: RequestSummary, *, colours: bool) -> text.Text:
     if not summary.hidden_phases_s:
         return text.Text()
     names = ", ".join(phase.value for phase in summary.hidden_phases_s)
-    return text.Text(f"{_HIDDEN} while this phase ran, {names} ran hidden behind it", style="grey62")
+    sign = _HIDDEN if colours else "small letters:"
+    return text.Text(f"{sign} while this phase ran, {names} ran hidden behind it", style="grey62")

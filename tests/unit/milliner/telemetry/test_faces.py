@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from prometheus_client import parser
@@ -68,19 +69,27 @@ def make_summary(num_verifications: int = 3, **changes: object) -> RequestSummar
     return RequestSummary(**fields)  # type: ignore[arg-type]
 
 
-def drawn(summary: RequestSummary, width: int) -> list[str]:
+def drawn(summary: RequestSummary, width: int, *, colours: bool = False) -> list[str]:
     out = io.StringIO()
-    waterfall.print_waterfall(summary, to=console.Console(file=out, width=width, color_system=None))
-    return out.getvalue().splitlines()
+    to = console.Console(file=out, width=width, color_system="256" if colours else None, force_terminal=colours)
+    waterfall.print_waterfall(summary, to=to)
+    return [re.sub("\x1b\\[[0-9;]*m", "", line) for line in out.getvalue().splitlines()]
 
 
+@pytest.mark.parametrize("colours", [False, True])
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_the_waterfall_fits_and_shows_every_round(width: int) -> None:
-    lines = drawn(make_summary(num_verifications=19), width)
+def test_the_waterfall_fits_and_shows_every_round(width: int, colours: bool) -> None:
+    lines = drawn(make_summary(num_verifications=19), width, colours=colours)
     assert max(map(len, lines)) <= width
     assert sum("verify" in line for line in lines) == 19
     assert any("prefill" in line for line in lines)
-    assert any("▒" in line and "█" in line for line in lines)  # part of a round has drafting hidden behind it
+    hidden, alone = ("▒", "█") if colours else ("c", "C")
+    (first,) = (line.split()[-1] for line in lines if line.startswith("1 verify"))
+    assert first.strip(hidden + alone).strip("·") == ""
+    columns = width - 36
+    assert first.count(hidden) == pytest.approx(0.3 * columns, abs=1)  # drafting ran behind 30 of 100 ms
+    assert first.count(alone) == pytest.approx(0.5 * columns, abs=1)
+    assert first.count("·") == pytest.approx(0.2 * columns, abs=1)
     assert any("cloud_forward" in line for line in lines)
 
 
@@ -88,6 +97,11 @@ def test_a_long_answer_is_summed_up() -> None:
     lines = drawn(make_summary(num_verifications=60), 100)
     assert sum("verify" in line for line in lines) == waterfall.HEAD_ROWS + waterfall.TAIL_ROWS
     assert any("… 44, mean" in line for line in lines)
+
+
+def test_every_phase_has_a_colour_and_a_letter_of_its_own() -> None:
+    assert set(waterfall.COLOURS) == set(waterfall.LETTERS) == set(Phase)
+    assert len(set(waterfall.COLOURS.values())) == len(set(waterfall.LETTERS.values())) == len(Phase)
 
 
 def test_a_request_without_rounds_is_drawn() -> None:
