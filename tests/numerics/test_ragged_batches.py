@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from milliner.model import kv_cache, ragged
 
 # Softcapping, windows and plain layers; experts; sinks.
 CASES = ("llama", "mistral, window", "gemma2", "gemma3", "mixtral", "gpt_oss")
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
 
 
 @pytest.mark.parametrize("case", CASES)

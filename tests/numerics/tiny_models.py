@@ -115,7 +115,8 @@ def save(case: str, folder: Path, *, max_shard_size: str = "5GB", **overrides: A
             parameter.data.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     loaded: transformers.PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    return loaded.eval()
+    loaded.eval()
+    return loaded
 
 
 def load(path: Path, *bounds: int, ends: bool = True) -> list[slices.ModelSlice]:

@@ -155,7 +155,7 @@ class Adapter(nn.Module):
             return hidden
         if deep is None:
             return hidden + self.absent
-        seen = self.deep_proj(self.deep_norm(deep))
+        seen: torch.Tensor = self.deep_proj(self.deep_norm(deep))
         if deep_known is not None:
             seen = torch.where(deep_known[..., None], seen, self.absent)
         return hidden + seen
@@ -177,7 +177,8 @@ class Adapter(nn.Module):
 
 def _heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:
     """[B, T, H * Dh] -> [B, H, T, Dh]."""
-    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    heads: torch.Tensor = states.unflatten(-1, (-1, head_dim))
+    return heads.transpose(1, 2)
 
 
 def _rotary(positions: torch.Tensor, config: AdapterConfig, *, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

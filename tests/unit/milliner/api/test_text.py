@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -81,8 +82,8 @@ def test_special_tokens_do_not_grow_the_window() -> None:
     class Counting(ByteTokenizer):
         longest = 0
 
-        def decode(self, token_ids: object) -> str:  # type: ignore[override]
-            self.longest = max(self.longest, len(token_ids))  # type: ignore[arg-type]
+        def decode(self, token_ids: Sequence[int]) -> str:
+            self.longest = max(self.longest, len(token_ids))
             return super().decode(token_ids)
 
     codec = Counting()

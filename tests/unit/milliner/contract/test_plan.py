@@ -143,7 +143,11 @@ def test_notes_name_what_has_no_effect_without_a_cluster() -> None:
 
 def test_role_configurations_survive_their_file(tmp_path: pathlib.Path) -> None:
     found = resolved({"spec.devicePools.0.emulation": {"link": {}, "compute": {"head": {}}}})
-    for config in (*plan.cloud_configs(found), *plan.device_configs(found, cloud_endpoints=["h:1"])):
+    configs: list[role_config.CloudRoleConfig | role_config.DeviceRoleConfig] = [
+        *plan.cloud_configs(found),
+        *plan.device_configs(found, cloud_endpoints=["h:1"]),
+    ]
+    for config in configs:
         file = tmp_path / f"{config.role}.json"
         file.write_text(config.to_json())
         assert role_config.load(file) == config

@@ -112,7 +112,7 @@ def frame(
         num_tokens=tokens,
         kind=kind,
         reply_positions=reply,
-        decode=decode or (lambda: [float(position) for position in range(start, start + tokens)]),  # type: ignore[arg-type, return-value]
+        decode=decode or (lambda: [float(position) for position in range(start, start + tokens)]),  # type: ignore[arg-type]
         encode=lambda values: types.Payload(
             codec=types.Codec.FLOAT32, num_tokens=len(values), data=repr(list(values)).encode()
         ),
