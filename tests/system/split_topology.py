@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import AsyncIterator, Sequence
 
 import torch
 import transformers
 
-from milliner.core import clock, types
+from milliner.core import clock, compute, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits, slice_backend
 from milliner.engine.device import costs, device_model, submodels
@@ -23,6 +24,7 @@ from milliner.telemetry import cloud_span, record, tracing
 from milliner.wire import client, codecs, server
 
 CODECS = submodels.Codecs(encode=codecs.encode, decode=codecs.decode, bytes_per_position=codecs.bytes_per_position)
+GREEDY = types.SamplingParams()
 DTYPE, CPU = torch.float32, torch.device("cpu")
 
 
@@ -42,6 +44,40 @@ def write_adapter(folder: pathlib.Path, model: pathlib.Path, *, split_layer: int
     drafter_file.save(folder, drafter, card)
 
 
+def write_agreeing_pair(
+    folder: pathlib.Path, *, split_layer: int, deep_share: float
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """A tiny Llama and an adapter that agrees with it as far as the layers after the split add little.
+
+    `deep_share` scales what those layers add to the residual stream: 0 and the adapter is always right.
+    """
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=67,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        eos_token_id=None,
+    )
+    whole = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in whole.model.layers[split_layer:]:
+            layer.self_attn.o_proj.weight.mul_(deep_share)
+            layer.mlp.down_proj.weight.mul_(deep_share)
+    whole.save_pretrained(folder / "model")
+    write_adapter(folder / "adapter", folder / "model", split_layer=split_layer, form=adapter.AdapterForm.ATTENTION)
+    loaded = drafter_file.load_adapter(folder / "adapter", model_digest=digest.model_digest(folder / "model"))
+    loaded.o_proj.weight.zero_()
+    loaded.output_norm.weight.copy_(whole.model.norm.weight)
+    drafter_file.save(folder / "adapter", loaded, drafter_file.read_card(folder / "adapter"))
+    return folder / "model", folder / "adapter"
+
+
 def write_medusa(folder: pathlib.Path, model: pathlib.Path, *, num_heads: int = 3) -> None:
     """Untrained Medusa heads: each repeats the target's next guess."""
     source = checkpoint.Checkpoint.open(model)
@@ -57,15 +93,23 @@ def write_medusa(folder: pathlib.Path, model: pathlib.Path, *, num_heads: int = 
     drafter_file.save(folder, heads, card)
 
 
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One running cloud replica."""
+
+    engine: engines.Engine
+    listening: server.CloudServer
+
+
 class SplitTopology:
     """A running topology; `strategy` binds options to it."""
 
     def __init__(
-        self, device: device_model.DeviceModel, transport: client.GrpcTransport, engine: engines.Engine
+        self, device: device_model.DeviceModel, transport: client.GrpcTransport, replicas: Sequence[Replica]
     ) -> None:
         self.device = device
         self.transport = transport
-        self.engine = engine
+        self.replicas = replicas
 
     def strategy(self, options: strategy_options.HatOptions | strategy_options.UShapeOptions) -> base.Generator:
         return factory.build_generator(options, clock=clock.LoopClock(), transport=self.transport, device=self.device)
@@ -73,43 +117,51 @@ class SplitTopology:
 
 @contextlib.asynccontextmanager
 async def running(
-    files: device_model.DeviceFiles, *, device_costs: costs.DeviceCosts | None = None
+    files: device_model.DeviceFiles,
+    *,
+    device_costs: costs.DeviceCosts | None = None,
+    cloud_cost: compute.ComputeCost | None = None,
+    num_replicas: int = 1,
 ) -> AsyncIterator[SplitTopology]:
-    """Starts cloud and device over a checkpoint folder, float32 on CPU."""
+    """Starts cloud replicas and a device over a checkpoint folder, float32 on CPU."""
+    modules = device_model.load_submodels(files, dtype=DTYPE, torch_device=CPU)
     async with contextlib.AsyncExitStack() as stack:
-        cloud_worker = executor.ComputeExecutor(name="cloud", torch_threads=1)
-        device_worker = executor.ComputeExecutor(name="device", torch_threads=1)
-        stack.callback(cloud_worker.close)
-        stack.callback(device_worker.close)
-        modules = device_model.load_submodels(files, dtype=DTYPE, torch_device=CPU)
-        info = modules.info
-        cloud_slice = slices.load_slice(
-            checkpoint.Checkpoint.open(files.model),
-            slices.SliceSpec(info.split_layer, info.cloud_slice_end, embedding=False, lm_head=False),
-            dtype=DTYPE,
-            torch_device=CPU,
-        )
+        replicas = [
+            await stack.enter_async_context(_replica(files, modules.info, cloud_cost)) for _ in range(num_replicas)
+        ]
+        worker = executor.ComputeExecutor(name="device", torch_threads=1)
+        stack.callback(worker.close)
+        endpoints = [f"127.0.0.1:{replica.listening.port}" for replica in replicas]
+        transport = await stack.enter_async_context(client.GrpcTransport(endpoints))
+        device = device_model.DeviceModel(modules, codecs=CODECS, executor=worker, costs=device_costs)
+        yield SplitTopology(device, transport, replicas)
+
+
+@contextlib.asynccontextmanager
+async def _replica(
+    files: device_model.DeviceFiles, info: compute.DeviceInfo, cost: compute.ComputeCost | None
+) -> AsyncIterator[Replica]:
+    async with contextlib.AsyncExitStack() as stack:
+        worker = executor.ComputeExecutor(name="cloud", torch_threads=1)
+        stack.callback(worker.close)
+        spec = slices.SliceSpec(info.split_layer, info.cloud_slice_end, embedding=False, lm_head=False)
+        cloud_slice = slices.load_slice(checkpoint.Checkpoint.open(files.model), spec, dtype=DTYPE, torch_device=CPU)
         config = limits.EngineConfig(kv_cache_bytes=64 << 20, page_tokens=16, max_batch_tokens=256)
         time = clock.LoopClock()
-        engine = engines.Engine(
-            slice_backend.SliceBackend(cloud_slice, config=config), config=config, executor=cloud_worker, clock=time
-        )
+        backend = slice_backend.SliceBackend(cloud_slice, config=config)
+        engine = engines.Engine(backend, config=config, executor=worker, clock=time, cost=cost)
         traces = tracing.set_up(tier="cloud", topology="test", instance="cloud-0")
         stack.callback(traces.shutdown)
         service = hidden_state_service.HiddenStateService(
             engine,
-            served=hidden_state_service.Served(
-                info.model_digest, info.split_layer, info.cloud_slice_end, info.hidden_size, DTYPE
-            ),
+            served=hidden_state_service.Served(info.model_digest, spec.start, spec.end, info.hidden_size, DTYPE),
             spans=cloud_span.CloudSpans(traces.tracer),
             clock=time,
         )
         listening = await server.serve(service, host="127.0.0.1", port=0)
         serving = asyncio.create_task(engine.run())
-        transport = await stack.enter_async_context(client.GrpcTransport([f"127.0.0.1:{listening.port}"]))
-        device = device_model.DeviceModel(modules, codecs=CODECS, executor=device_worker, costs=device_costs)
         try:
-            yield SplitTopology(device, transport, engine)
+            yield Replica(engine, listening)
         finally:
             await listening.stop(0)
             await engine.stop()
@@ -132,12 +184,17 @@ async def answer(
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     *,
-    sampling: types.SamplingParams = types.SamplingParams(),
+    stop_token_ids: frozenset[int] = frozenset(),
+    sampling: types.SamplingParams = GREEDY,
     request_record: record.RequestRecord | None = None,
 ) -> list[int]:
     """The token ids of one answer."""
     request = types.GenerationRequest(
-        request_id="test", prompt_ids=tuple(prompt_ids), max_new_tokens=max_new_tokens, sampling=sampling
+        request_id="test",
+        prompt_ids=tuple(prompt_ids),
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_token_ids=stop_token_ids,
     )
     used = request_record or new_record(len(prompt_ids))
     tokens: list[int] = []
@@ -152,5 +209,11 @@ def reference(model: pathlib.Path, prompt_ids: Sequence[int], max_new_tokens: in
     whole = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE)
     prompt = torch.tensor([list(prompt_ids)])
     whole.generation_config.eos_token_id = None
-    said = whole.generate(prompt, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=0)
+    said = whole.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),  # else every token 0 of the prompt would be taken for padding
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
     return [int(token) for token in said[0, len(prompt_ids) :]]

@@ -1,4 +1,4 @@
-"""Value types that cross layers: requests, emissions, frames and replies. Frozen; no behaviour beyond derived lengths."""
+"""Value types that cross layers: requests, emissions, frames and replies. Frozen; derived lengths, nothing more."""
 
 from __future__ import annotations
 

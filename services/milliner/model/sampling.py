@@ -1,8 +1,8 @@
 """Picking tokens: sampling distributions, keyed random draws, and the acceptance rule of speculative decoding.
 
 The rule (Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318): a draft d ~ q is accepted with
-probability min(1, p(d) / q(d)); at the first rejection the token comes from the normalised positive part of p - q, after the
-last draft from p. Tokens are then distributed as if drawn from p alone.
+probability min(1, p(d) / q(d)); at the first rejection the token comes from the normalised positive part of p - q,
+after the last draft from p. Tokens are then distributed as if drawn from p alone.
 
 Draws are keyed by (seed, position, stream): the same request with the same seed and the same drafts gives the same
 answer on any machine with the same arithmetic, whatever ran in between. Called on executor threads.

@@ -42,7 +42,7 @@ class SessionPorts:
 
 
 class CloudSession:
-    """See the module. `load` is the cloud's last report; the one of the device's previous session until a reply came."""
+    """See the module. `load` is the cloud's last report."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class CloudSession:
         return reply
 
     async def receive_or_recover(self, sent: SentFrame) -> types.HiddenReply:
-        """The reply to `sent`, from another replica if this one is lost; the frame's commit_pos positions are replayed."""
+        """The reply to `sent`; if the replica is lost, from another one after a replay of what was committed."""
         while True:
             try:
                 return await self.receive(sent)

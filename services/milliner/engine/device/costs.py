@@ -22,7 +22,7 @@ class DeviceCosts:
     per_branch_s: float = 0.0
 
     def draft_step_s(self, *, num_shallow: int, num_drafting: int, num_caught_up: int) -> float:
-        """A batched step: shallow layers over `num_shallow` nodes, the adapter over `num_drafting`, and the adapter over
+        """A batched step: shallow layers over `num_shallow` nodes, the adapter over `num_drafting` of them and over
         `num_caught_up` committed positions that it had not seen."""
         seconds = self.adapter.fixed_s + self.adapter.per_token_s * num_caught_up
         if num_shallow > 0:

@@ -24,7 +24,7 @@ TREE_TOKENS = 1024  # room for a session's draft tree beside its context: 8 draf
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceFiles:
-    """What a device loads: the checkpoint (whole, or a slice of it) and, where it drafts, an adapter or Medusa heads."""
+    """What a device loads: the checkpoint (whole, or a slice of it) and an adapter or Medusa heads where it drafts."""
 
     model: pathlib.Path
     split_layer: int
@@ -98,6 +98,11 @@ class DeviceModel:
     @property
     def info(self) -> compute.DeviceInfo:
         return self._modules.info
+
+    @property
+    def used_share(self) -> float:
+        """The share of the shallow layers' KV cache that sessions hold, 0 … 1."""
+        return self._caches.shallow.used_share
 
     def bytes_per_position(self, codec: types.Codec) -> float:
         return self._codecs.bytes_per_position(codec, self.info.hidden_size)

@@ -94,7 +94,8 @@ class Drafting:
     def propose_now(self, tree: draft_tree.DraftTree) -> list[draft_tree.Node]:
         """The chain of the Medusa heads' choices below the root."""
         shallow = self._modules.shallow
-        assert self._modules.medusa is not None and shallow.norm is not None
+        assert self._modules.medusa is not None
+        assert shallow.norm is not None
         states = self._modules.medusa(shallow.norm(self._history.last_deep()))  # [K, D]
         distributions = sampling.distribution(shallow.project(states), self._sampling)  # [K, V]
         values, indices = distributions.max(dim=-1)

@@ -43,7 +43,7 @@ class History:
         return self._deep[-1]
 
     def deep_before(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Deep states [T, D] of the positions before start … end - 1, zero where unknown, and bool [T] which are known."""
+        """Of the positions before start … end - 1: deep states [T, D], zero where unknown, and which are known [T]."""
         rows = torch.zeros_like(self._hidden[:1]).repeat(end - start, 1)
         known = torch.zeros(end - start, dtype=torch.bool, device=rows.device)
         for row, position in enumerate(range(start - 1, end - 1)):

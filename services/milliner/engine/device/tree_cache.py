@@ -40,7 +40,7 @@ class TreeCache:
     def tree_batch(self, positions: Sequence[int], ancestors: Sequence[Sequence[int]]) -> ragged.RaggedBatch:
         """New nodes at `positions`; `ancestors[i]` are the tree slots that node i sees beside the history and itself.
 
-        Node i gets slot `length + i`, which later nodes of the same batch may name as an ancestor. Raises `KVCacheFull`.
+        Node i gets slot `length + i`, which later nodes of the batch may name as an ancestor. Raises `KVCacheFull`.
         """
         start = self.length
         self._sequence.reserve(start + len(positions) - self._sequence.kv_len)
@@ -75,7 +75,8 @@ class TreeCache:
 
     def rewind(self, committed: int) -> None:
         """Forgets the history from position `committed` on; the tree must be empty."""
-        assert not self._tree_positions and committed <= self.committed
+        assert not self._tree_positions
+        assert committed <= self.committed
         self.committed = committed
         self._sequence.truncate(committed)
 

@@ -1,12 +1,12 @@
 """Drafts from the adapter: before a frame is sent, and ahead of its outcome while the cloud verifies it.
 
 **Proposing.** The path follows what has been drafted below the root; more is drafted as long as the controller finds
-that it pays. A round whose root was drafted ahead usually has its drafts ready: it is *hidden*, its frame leaves at once.
+that it pays. A round whose root was drafted ahead has its drafts ready: it is *hidden*, its frame leaves at once.
 
 **Overlapping.** While the verification is outstanding, whole draft steps run as batches over the likeliest outcomes
 (`branches`): every step deepens the chain below each of them by one token. A step that would not be finished when the
-reply is expected is not begun; if there is still time for the shallow layers alone, they run over the chains' last tokens, so
-that the next frame need not wait for them.
+reply is expected is not begun; if there is still time for the shallow layers alone, they run over the chains' last
+tokens, so that the next frame need not wait for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from milliner.core import compute
 from milliner.strategies import decode
 from milliner.strategies.context import RequestContext
 from milliner.strategies.hat import branches, controller

@@ -1,1 +1,1 @@
-"""The U-shape baselines of the HAT paper: plain (one token a round), U-Sarathi (fixed chunks), U-Medusa (Medusa heads)."""
+"""The U-shape baselines of the HAT paper: plain, U-Sarathi (fixed chunks), U-Medusa (Medusa heads)."""

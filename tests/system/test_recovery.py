@@ -1,0 +1,74 @@
+"""Losing a cloud replica costs time, never a token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+
+import pytest
+
+from milliner.core import compute, errors, types
+from milliner.engine.device import device_model
+from milliner.strategies import options as strategy_options
+from tests.numerics import tiny_models
+from tests.system import split_topology
+
+SLOW_CLOUD = compute.ComputeCost(fixed_s=0.005)
+
+
+@pytest.mark.parametrize("lost_after_tokens", [1, 9, 25])
+@pytest.mark.parametrize("codec", [types.Codec.FLOAT32, types.Codec.INT8])
+async def test_an_answer_goes_on_at_the_same_token_on_another_replica(
+    lost_after_tokens: int, codec: types.Codec, tmp_path: pathlib.Path
+) -> None:
+    model, drafter = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=0.1)
+    prompt = tiny_models.prompt(90).remainder(67).tolist()
+    files = device_model.DeviceFiles(model, 2, adapter=drafter)
+    options = strategy_options.HatOptions(
+        codec=strategy_options.CodecOptions(prompt=codec, exact_tail_tokens=10),
+        recovery=strategy_options.RecoveryOptions(wait_s=5.0, retry_s=0.05),
+    )
+    async with split_topology.running(files, num_replicas=2, cloud_cost=SLOW_CLOUD) as topology:
+        undisturbed = await split_topology.answer(topology.strategy(options), prompt, 40)
+        used = split_topology.new_record(len(prompt))
+        request = types.GenerationRequest(request_id="test", prompt_ids=tuple(prompt), max_new_tokens=40)
+        said: list[int] = []
+        lost: list[split_topology.Replica] = []
+        async with contextlib.aclosing(topology.strategy(options).generate(request, used)) as emissions:
+            async for emission in emissions:
+                said.extend(token.token_id for token in emission.tokens)
+                if len(said) >= lost_after_tokens and not lost:
+                    lost = [replica for replica in topology.replicas if replica.listening.open_sessions]
+                    assert len(lost) == 1
+                    await lost[0].listening.stop(0)
+    assert said == undisturbed
+    assert used.finish(finish_reason="length").counters["recoveries"] == 1
+
+
+async def test_without_another_replica_the_request_fails_in_time_and_names_the_field(tmp_path: pathlib.Path) -> None:
+    model, _ = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=1.0)
+    options = strategy_options.UShapeOptions(recovery=strategy_options.RecoveryOptions(wait_s=0.5, retry_s=0.05))
+    async with split_topology.running(device_model.DeviceFiles(model, 2)) as topology:
+        await topology.replicas[0].listening.stop(0)
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.UnavailableError, match="no replica took over"):
+                await split_topology.answer(topology.strategy(options), [1, 2, 3], 8)
+
+
+async def test_cancelling_frees_both_tiers(tmp_path: pathlib.Path) -> None:
+    model, drafter = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=0.1)
+    files = device_model.DeviceFiles(model, 2, adapter=drafter)
+    async with split_topology.running(files, cloud_cost=SLOW_CLOUD) as topology:
+        generator = topology.strategy(strategy_options.HatOptions())
+        for delay_s in (0.0, 0.02, 0.1, 0.3):
+            task = asyncio.create_task(split_topology.answer(generator, list(range(60)), 60))
+            await asyncio.sleep(delay_s)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        async with asyncio.timeout(5):
+            while topology.replicas[0].engine.load().running_sessions:
+                await asyncio.sleep(0.01)
+        assert topology.device.used_share == 0.0
+        assert len(await split_topology.answer(generator, list(range(60)), 5)) == 5
