@@ -1,10 +1,8 @@
 """`RequestRecord`: one request's phases, tokens and counters while it runs, and its spans.
 
 Whoever accepts a request opens a record and finishes it; the strategy reports rounds, phases and emissions to it.
-Durations come from the clock that the caller passes (virtual in the simulator). Spans go through OpenTelemetry's
-API only, so without an SDK they cost almost nothing. One wall-clock anchor is read per request: every span's start
-and end is that anchor plus a duration, so clocks of two hosts are never compared. No span is ever made *current*:
-context does not survive an asynchronous generator's `yield`.
+Durations come from the clock that the caller passes (virtual in the simulator). One wall-clock anchor is read per
+request: every span's start and end is that anchor plus a duration, so clocks of two hosts are never compared.
 
 Used from the event loop only.
 """
@@ -23,27 +21,26 @@ from opentelemetry import trace
 
 from milliner.core import ports
 from milliner.telemetry import attributes as names
+from milliner.telemetry import request_spans
 from milliner.telemetry.phases import Phase
+from milliner.telemetry.request_spans import AttributeValue
 from milliner.telemetry.summary import PhaseSpan, RequestSummary, RoundSummary
 
 __all__ = ["AttributeValue", "RequestRecord", "RequestSummary"]
 
-AttributeValue = str | bool | int | float
 Operation = Literal["chat", "text_completion"]
 
 
 class _Round:
-    """An open round: its span and the phases so far."""
+    """An open round and the phases so far."""
 
-    __slots__ = ("context", "cursor_s", "emitted_tokens", "index", "kind", "phases", "span", "start_s")
+    __slots__ = ("cursor_s", "emitted_tokens", "index", "kind", "phases", "start_s")
 
-    def __init__(self, index: int, kind: str, *, start_s: float, span: trace.Span) -> None:
+    def __init__(self, index: int, kind: str, *, start_s: float) -> None:
         self.index = index
         self.kind = kind
         self.start_s = start_s
         self.cursor_s = start_s  # end of the last phase on the critical path
-        self.span = span
-        self.context = trace.set_span_in_context(span, otel_context.Context())
         self.phases: list[PhaseSpan] = []
         self.emitted_tokens = 0
 
@@ -81,13 +78,10 @@ class RequestRecord:
         self.prompt_tokens = prompt_tokens
         self._clock = clock
         self._start_s = clock.now()
-        self._anchor_ns = wall_ns()
-        self._tracer = tracer if tracer is not None else trace.get_tracer("milliner")
-        self._root = self._tracer.start_span(
+        self._spans = request_spans.RequestSpans(
             f"{operation} {model}",
-            context=parent if parent is not None else otel_context.Context(),
-            kind=trace.SpanKind.SERVER,
-            start_time=self._anchor_ns,
+            tracer=tracer if tracer is not None else trace.get_tracer("milliner"),
+            parent=parent if parent is not None else otel_context.Context(),
             attributes={
                 names.OPERATION_NAME: operation,
                 names.PROVIDER_NAME: names.PROVIDER,
@@ -95,9 +89,8 @@ class RequestRecord:
                 names.STRATEGY: strategy,
                 **(attributes or {}),
             },
+            anchor_ns=wall_ns(),
         )
-        self._root_context = trace.set_span_in_context(self._root, otel_context.Context())
-        self._recording = self._root.is_recording()
         self._round: _Round | None = None
         self._rounds: list[RoundSummary] = []
         self._outside: list[PhaseSpan] = []
@@ -113,13 +106,8 @@ class RequestRecord:
         """Opens a round; one that is still open ends first. Prefill is round 0 with kind `prefill`."""
         self.end_round()
         start_s = self._elapsed_s()
-        span = self._tracer.start_span(
-            f"round {kind}",
-            context=self._root_context,
-            start_time=self._wall(start_s),
-            attributes={names.ROUND_INDEX: index, names.ROUND_KIND: kind},
-        )
-        self._round = _Round(index, kind, start_s=start_s, span=span)
+        self._spans.start_round(index, kind, start_s=start_s)
+        self._round = _Round(index, kind, start_s=start_s)
 
     def end_round(self) -> None:
         """Ends the open round; nothing happens where none is open."""
@@ -127,8 +115,7 @@ class RequestRecord:
             return
         self._round = None
         end_s = self._elapsed_s()
-        open_round.span.set_attribute(names.ROUND_TOKENS, open_round.emitted_tokens)
-        open_round.span.end(end_time=self._wall(end_s))
+        self._spans.end_round(emitted_tokens=open_round.emitted_tokens, end_s=end_s)
         self._outside_cursor_s = end_s
         self._rounds.append(
             RoundSummary(
@@ -194,11 +181,7 @@ class RequestRecord:
     @property
     def traceparent(self) -> str:
         """W3C `traceparent` of the open round (of the request between rounds), or "" where nothing is traced."""
-        span = self._round.span if self._round is not None else self._root
-        context = span.get_span_context()
-        if not context.is_valid:
-            return ""
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return self._spans.traceparent
 
     # -- results -----------------------------------------------------------------------------------------------
 
@@ -222,16 +205,13 @@ class RequestRecord:
         self.end_round()
         duration_s = self._elapsed_s()
         self._summary = self._summarise(duration_s, finish_reason, error)
-        self._end_root(self._summary, error)
+        self._spans.end(self._summary, error)
         return self._summary
 
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _elapsed_s(self) -> float:
         return self._clock.now() - self._start_s
-
-    def _wall(self, elapsed_s: float) -> int:
-        return self._anchor_ns + round(elapsed_s * 1e9)
 
     def _lay(self, phase: Phase, duration_s: float, attributes: Mapping[str, AttributeValue]) -> None:
         start_s = self._round.cursor_s if self._round is not None else self._outside_cursor_s
@@ -245,21 +225,11 @@ class RequestRecord:
             open_round.phases.append(span)
             if not span.hidden:
                 open_round.cursor_s = max(open_round.cursor_s, end_s)
-            context = open_round.context
         else:
             self._outside.append(span)
             if not span.hidden:
                 self._outside_cursor_s = max(self._outside_cursor_s, end_s)
-            context = self._root_context
-        if not self._recording:
-            return
-        otel_span = self._tracer.start_span(
-            span.phase.value,
-            context=context,
-            start_time=self._wall(span.start_s),
-            attributes={**attributes, names.PHASE_HIDDEN: True} if span.hidden else dict(attributes),
-        )
-        otel_span.end(end_time=self._wall(end_s))
+        self._spans.phase(span, attributes, end_s=end_s)
 
     def _summarise(self, duration_s: float, finish_reason: str | None, error: BaseException | None) -> RequestSummary:
         phases_s: dict[Phase, float] = {}
@@ -270,7 +240,6 @@ class RequestRecord:
             sums[span.phase] = sums.get(span.phase, 0.0) + span.duration_s
         times = [at_s for at_s, _ in self._emissions]
         generated = sum(num_tokens for _, num_tokens in self._emissions)
-        context = self._root.get_span_context()
         return RequestSummary(
             request_id=self.request_id,
             operation=self.operation,
@@ -289,27 +258,5 @@ class RequestRecord:
             counters=dict(self._counters),
             rounds=tuple(self._rounds),
             outside_rounds=tuple(self._outside),
-            trace_id=f"{context.trace_id:032x}" if context.is_valid else "",
+            trace_id=self._spans.trace_id,
         )
-
-    def _end_root(self, summary: RequestSummary, error: BaseException | None) -> None:
-        root = self._root
-        if root.is_recording():
-            root.set_attribute(names.USAGE_INPUT_TOKENS, summary.prompt_tokens)
-            root.set_attribute(names.USAGE_OUTPUT_TOKENS, summary.generated_tokens)
-            root.set_attribute(names.RESPONSE_ID, summary.request_id)
-            root.set_attribute(names.RESPONSE_MODEL, summary.model)
-            if summary.finish_reason is not None:
-                root.set_attribute(names.RESPONSE_FINISH_REASONS, [summary.finish_reason])
-            if summary.ttft_s is not None:
-                root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, summary.ttft_s)
-            for phase, seconds in summary.phases_s.items():
-                root.set_attribute(f"{names.PHASES_S_PREFIX}{phase}", seconds)
-            for name, value in summary.counters.items():
-                root.set_attribute(f"{names.COUNTER_PREFIX}{name}", value)
-            if summary.error_type is not None:
-                root.set_attribute(names.ERROR_TYPE, summary.error_type)
-        if error is not None:
-            # The class only: messages of our errors may quote what a client sent.
-            root.set_status(trace.StatusCode.ERROR, type(error).__name__)
-        root.end(end_time=self._wall(summary.duration_s))
