@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,7 @@ class Checkpoint:
         config = _text_config(path, raw)
         families.check(config)
         files = tensor_files(path)
-        prefix = next((p for p in DECODER_PREFIXES if any(name.startswith(p) for name in files)), DECODER_PREFIXES[0])
-        return cls(path=path, config=config, files=files, prefix=prefix, held=held_slice(raw))
+        return cls(path=path, config=config, files=files, prefix=_decoder_prefix(files), held=held_slice(raw))
 
     @property
     def num_layers(self) -> int:
@@ -91,13 +91,10 @@ class Checkpoint:
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, on the CPU, memory-mapped: pages are read when they are touched."""
+        wanted_names = list(names)
+        self.check_present(wanted_names)
         by_file: dict[Path, list[str]] = {}
-        for name in names:
-            if name not in self.files:
-                raise errors.CheckpointError(
-                    f"the tensor is in no file of {self.path}: the checkpoint is incomplete, download it again",
-                    field=name,
-                )
+        for name in wanted_names:
             by_file.setdefault(self.files[name], []).append(name)
         tensors: dict[str, torch.Tensor] = {}
         for file, wanted in by_file.items():
@@ -111,6 +108,15 @@ class Checkpoint:
                         )
                     tensors[name] = content.get_tensor(name)
         return tensors
+
+    def check_present(self, names: Iterable[str]) -> None:
+        """Raises `CheckpointError` for the first name that no file of the folder has."""
+        missing = sorted(set(names) - self.files.keys())
+        if missing:
+            raise errors.CheckpointError(
+                f"the tensor is in no file of {self.path}: the checkpoint is incomplete, download it again",
+                field=missing[0],
+            )
 
     def check_holds(self, *, start: int, end: int, embedding: bool, lm_head: bool) -> None:
         """Raises `SplitOutsideModel` unless the folder has layers [start, end) and the ends that are asked for."""
@@ -157,6 +163,10 @@ def _text_config(path: Path, raw: dict[str, Any]) -> transformers.PretrainedConf
         raise errors.UnsupportedModel(
             f"transformers {transformers.__version__} does not know model_type {model_type!r}", field=CONFIG_FILE
         )
+    # Refused before it is parsed: other families' configurations fail in their own ways.
+    larger = "text_config" in transformers.CONFIG_MAPPING[model_type].sub_configs
+    if model_type not in families.FAMILIES and not larger:
+        raise errors.UnsupportedModel(families.unknown_family(model_type), field=CONFIG_FILE)
     try:
         config: transformers.PretrainedConfig = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     except Exception as error:  # validation errors of many types, all of them caused by the file
@@ -194,6 +204,13 @@ def _opened(file: Path) -> Any:
             f"{file} is not a readable safetensors file ({error}): it is damaged or cut short, download it again",
             field=file.name,
         ) from error
+
+
+def _decoder_prefix(names: Iterable[str]) -> str:
+    parts = tuple(re.escape(prefix) for prefix in DECODER_PREFIXES)
+    pattern = re.compile(rf"({'|'.join(parts)})(layers\.\d+|embed_tokens|norm)\.")
+    found = (pattern.match(name) for name in names)
+    return next((match[1] for match in found if match), DECODER_PREFIXES[0])
 
 
 def held_slice(raw: dict[str, Any]) -> HeldSlice | None:

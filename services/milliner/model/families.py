@@ -79,10 +79,15 @@ def check(config: transformers.PretrainedConfig) -> Family:
     return FAMILIES[config.model_type]
 
 
+def unknown_family(model_type: str) -> str:
+    """What to say of a family that is not listed."""
+    return f"model_type {model_type!r} cannot be sliced exactly; supported: {', '.join(sorted(FAMILIES))}"
+
+
 def _refusal(config: transformers.PretrainedConfig) -> str | None:
     model_type = config.model_type
     if model_type not in FAMILIES:
-        return f"model_type {model_type!r} cannot be sliced exactly; supported: {', '.join(sorted(FAMILIES))}"
+        return unknown_family(model_type)
     if getattr(config, "quantization_config", None) is not None:
         return "quantised weights are not supported: use the checkpoint before quantisation"
     foreign = sorted(set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES))

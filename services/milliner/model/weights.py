@@ -39,35 +39,54 @@ class WeightReader:
         return f"{self._checkpoint.prefix}embed_tokens."
 
     @property
-    def lm_head_prefix(self) -> str:
-        """`lm_head.`, or `language_model.lm_head.` where the text model sits inside a larger one."""
-        outer = self._checkpoint.prefix.removesuffix("model.") if self._checkpoint.prefix != "model." else ""
-        return next((p for p in (f"{outer}lm_head.", "lm_head.") if f"{p}weight" in self._checkpoint.files), "lm_head.")
+    def lm_head_source(self) -> str:
+        """The prefix of lm_head's tensors: its own, or the embedding's where they are tied.
 
-    def fill(self, module: torch.nn.Module, prefix: str) -> torch.nn.Module:
-        """Assigns every parameter of a module from the tensors under `prefix`; the module leaves the meta device."""
-        state: dict[str, torch.Tensor] = {}
-        used: set[str] = set()
-        for name, parameter in module.state_dict().items():
-            groups = self._sources(prefix, name)
-            stored = self._checkpoint.read(source for group in groups for source in group)
-            used.update(stored)
-            tensor = _combine([[stored[source] for source in group] for group in groups])
-            if tensor.shape != parameter.shape:
-                raise errors.CheckpointError(
-                    f"its shape is {list(tensor.shape)} and config.json asks for {list(parameter.shape)}: "
-                    "tensors and configuration belong to different models",
-                    field=prefix + name,
-                )
-            # A copy: the file may be replaced while the model serves.
-            state[name] = tensor.to(device=self._torch_device, dtype=self._dtype, copy=True)
-        extra = sorted(n for n in self._checkpoint.files if n.startswith(prefix) and n not in used)
+        Raises `CheckpointError` where neither is there.
+        """
+        outer = self._checkpoint.prefix.removesuffix("model.")  # `language_model.` inside some larger models
+        for prefix in (f"{outer}lm_head.", "lm_head."):
+            if f"{prefix}weight" in self._checkpoint.files:
+                return prefix
+        if self._checkpoint.config.tie_word_embeddings:
+            return self.embedding_prefix
+        raise errors.CheckpointError(
+            "the tensor is missing and config.json does not tie it to the embedding: download the checkpoint again",
+            field="lm_head.weight",
+        )
+
+    def sources(self, module: torch.nn.Module, prefix: str) -> dict[str, list[list[str]]]:
+        """For each parameter of a module, the stored tensors that make it up: groups are stacked, stacks joined.
+
+        Raises `CheckpointError` for a tensor that is missing and for one under `prefix` that no parameter takes.
+        """
+        found = {name: self._sources(prefix, name) for name in module.state_dict()}
+        used = {source for groups in found.values() for group in groups for source in group}
+        self._checkpoint.check_present(used)
+        extra = sorted(name for name in self._checkpoint.files if name.startswith(prefix) and name not in used)
         extra = [name for name in extra if not _IGNORED.search(name)]
         if extra:
             raise errors.CheckpointError(
                 "the model that config.json describes has no place for this tensor: it belongs to another architecture",
                 field=extra[0],
             )
+        return found
+
+    def fill(self, module: torch.nn.Module, prefix: str) -> torch.nn.Module:
+        """Assigns every parameter of a module from the tensors under `prefix`; the module leaves the meta device."""
+        expected = module.state_dict()
+        state: dict[str, torch.Tensor] = {}
+        for name, groups in self.sources(module, prefix).items():
+            stored = self._checkpoint.read(source for group in groups for source in group)
+            tensor = _combine([[stored[source] for source in group] for group in groups])
+            if tensor.shape != expected[name].shape:
+                raise errors.CheckpointError(
+                    f"its shape is {list(tensor.shape)} and config.json asks for {list(expected[name].shape)}: "
+                    "tensors and configuration belong to different models",
+                    field=prefix + name,
+                )
+            # A copy: the file may be replaced while the model serves.
+            state[name] = tensor.to(device=self._torch_device, dtype=self._dtype, copy=True)
         module.load_state_dict(state, strict=True, assign=True)
         left = [name for name, buffer in module.named_buffers() if buffer.is_meta]
         assert not left, f"buffers {left} of {type(module).__name__} are neither stored nor computed"
@@ -82,16 +101,9 @@ class WeightReader:
 
     def fill_lm_head(self, module: torch.nn.Module, *, shared: torch.Tensor | None) -> torch.nn.Module:
         """The stored lm_head, or the embedding's weights where they are tied; `shared` are these, if already read."""
-        prefix = self.lm_head_prefix
-        if f"{prefix}weight" in self._checkpoint.files:
+        prefix = self.lm_head_source
+        if shared is None or prefix != self.embedding_prefix:
             return self.fill(module, prefix)
-        if not self._checkpoint.config.tie_word_embeddings:
-            raise errors.CheckpointError(
-                "the tensor is missing and config.json does not tie it to the embedding: download the checkpoint again",
-                field=f"{prefix}weight",
-            )
-        if shared is None:
-            return self.fill(module, self.embedding_prefix)
         module.load_state_dict({"weight": shared}, strict=True, assign=True)
         return module.eval().requires_grad_(False)
 
