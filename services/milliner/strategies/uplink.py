@@ -7,29 +7,44 @@ two clocks are compared. Shared by all sessions of a device.
 difference of two consecutive frames, so while the link is backlogged the gap between two arrivals is the time that
 the second frame's bytes took. Where frames were spaced out by the sender, the gap says nothing and is ignored.
 
-**Round trip.** transit = received − sent − remote = round trip + bytes / rate for a frame sent into an idle link.
+**Round trip.** transit = received − sent − remote = round trip + bytes / rate for a frame sent into an idle link. A line
+through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even where
+no prompt was ever long enough for a backlog.
 """
 
 from __future__ import annotations
 
+from milliner.engine import delay_model
+
 RATE_WEIGHT = 0.3  # of a new sample in the moving average; arbitrary: settles in about five chunks
-ROUND_TRIP_WEIGHT = 0.1  # likewise; round trips are noisier and change slowly
+TRANSIT_UNIT_BYTES = 64  # the line's unit: frames of 0.5 to 64 KiB become 8 to 1,024 units; arbitrary
+MIN_SPREAD_BYTES = 4096  # frames must differ by this much before the line's slope means a rate; arbitrary
 BACKLOG_SHARE = 1.25  # arrivals this much further apart than the sends were prove a backlog; arbitrary
 
 
 class Uplink:
-    """Moving estimates of one device's uplink. `bytes_per_s` is None until a backlog has been seen."""
+    """Moving estimates of one device's uplink."""
 
     def __init__(self) -> None:
-        self.bytes_per_s: float | None = None
-        self.round_trip_s: float | None = None
+        self._backlog_bytes_per_s: float | None = None
+        self._transit = delay_model.DelayModel()
+        self._smallest_bytes = self._largest_bytes = 0
         self._free_at_s = 0.0
         self._last: tuple[str, float, float] | None = None  # session, sent, arrived + way back
 
+    @property
+    def bytes_per_s(self) -> float | None:
+        """The upload rate; None until a backlog, or frames of different sizes, have been seen."""
+        if self._backlog_bytes_per_s is not None:
+            return self._backlog_bytes_per_s
+        if self._largest_bytes - self._smallest_bytes < MIN_SPREAD_BYTES or self._transit.per_token_s == 0.0:
+            return None
+        return TRANSIT_UNIT_BYTES / self._transit.per_token_s
+
     def sent(self, *, at_s: float, num_bytes: int) -> None:
         """A frame was handed to the transport."""
-        if self.bytes_per_s is not None:
-            self._free_at_s = max(self._free_at_s, at_s) + num_bytes / self.bytes_per_s
+        if (rate := self.bytes_per_s) is not None:
+            self._free_at_s = max(self._free_at_s, at_s) + num_bytes / rate
 
     def backlog_s(self, *, now_s: float) -> float:
         """Seconds until the uplink has sent what it was given; 0 where the rate is unknown."""
@@ -37,7 +52,8 @@ class Uplink:
 
     def upload_s(self, num_bytes: float) -> float | None:
         """Seconds that `num_bytes` occupy the uplink, or None while the rate is unknown."""
-        return None if self.bytes_per_s is None else num_bytes / self.bytes_per_s
+        rate = self.bytes_per_s
+        return None if rate is None else num_bytes / rate
 
     def replied(self, *, session_id: str, sent_s: float, received_s: float, remote_s: float, num_bytes: int) -> None:
         """A reply came for a frame of `num_bytes`, sent at `sent_s`; `remote_s` is all that the cloud reported."""
@@ -49,14 +65,14 @@ class Uplink:
             if sent_s < previous_arrived_s and gap_s > BACKLOG_SHARE * (sent_s - previous_sent_s):
                 self._learn_rate(num_bytes / gap_s)
                 return
-        upload_s = self.upload_s(num_bytes)
-        if upload_s is not None:
-            self._learn_round_trip(max(0.0, arrived_s - sent_s - upload_s))
+        self._learn_transit(num_bytes, arrived_s - sent_s)
 
     def _learn_rate(self, sample: float) -> None:
-        old = self.bytes_per_s
-        self.bytes_per_s = sample if old is None else old + RATE_WEIGHT * (sample - old)
+        old = self._backlog_bytes_per_s
+        self._backlog_bytes_per_s = sample if old is None else old + RATE_WEIGHT * (sample - old)
 
-    def _learn_round_trip(self, sample_s: float) -> None:
-        old = self.round_trip_s
-        self.round_trip_s = sample_s if old is None else old + ROUND_TRIP_WEIGHT * (sample_s - old)
+    def _learn_transit(self, num_bytes: int, transit_s: float) -> None:
+        known = self._transit.num_batches > 0
+        self._smallest_bytes = min(self._smallest_bytes, num_bytes) if known else num_bytes
+        self._largest_bytes = max(self._largest_bytes, num_bytes)
+        self._transit.observe_batch(num_bytes // TRANSIT_UNIT_BYTES, transit_s)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from milliner.engine import delay_model
 from milliner.strategies import options as strategy_options
 
 NUM_BINS = 10
@@ -61,7 +62,7 @@ class DraftController:
         self.acceptance = Acceptance()
         self.pace_s: float | None = None  # seconds per token in drafted rounds
         self.plain_pace_s: float | None = None  # what a round would take without drafts
-        self.round_trip_s: float | None = None
+        self.round_trip = delay_model.DelayModel()  # of positions in the frame
         self._drafted_rounds = 0
         self._off_rounds = 0
         self._probe_left = 0
@@ -99,7 +100,7 @@ class DraftController:
         self, *, num_drafted: int, num_tokens: int, duration_s: float, drafting_s: float, round_trip_s: float
     ) -> None:
         """Takes a finished round: `duration_s` of which `drafting_s` were spent on drafts before the frame was sent."""
-        self.round_trip_s = _moved(self.round_trip_s, round_trip_s)
+        self.round_trip.observe_batch(num_drafted + 1, round_trip_s)
         self.plain_pace_s = _moved(self.plain_pace_s, duration_s - drafting_s)
         if num_drafted > 0:
             self._drafted_rounds += 1

@@ -108,8 +108,8 @@ class AdapterDrafts:
         self._sent_s = clock.now()
         if not self._control.drafting or self._control.options.parallel_branches == 0:
             return
-        expected_s = self._sent_s + (self._control.round_trip_s or 0.0)
-        known_trip = self._control.round_trip_s is not None
+        expected_s = self._sent_s + self._control.round_trip.seconds(len(path))
+        known_trip = self._control.round_trip.num_batches > 0
         while not reply.done():
             left_s = expected_s + REPLY_GRACE_S - clock.now()
             if known_trip and left_s < (self._steps.expand_s or 0.0):
