@@ -28,6 +28,7 @@ from milliner.engine import limits, slice_backend, work
 PREFILL_TOKENS = 512  # issue 4
 DECODE_SESSIONS = (1, 16)  # issue 4
 CACHED_TOKENS = 300  # "some hundred": a chat's usual context
+PAGE_TOKENS = 64  # the engine's default
 WARM_UP_TURNS = 3  # arbitrary: allocators and caches settle in the first two
 
 COLUMNS = (
@@ -133,7 +134,9 @@ class _SideBySide:
         cls, options: Options, *, dtype: torch.dtype, torch_device: torch.device, worker: executors.ComputeExecutor
     ) -> _SideBySide:
         config = limits.EngineConfig(
-            kv_cache_bytes=_kv_cache_bytes(options.shape, dtype), max_sessions=max(cell.sessions for cell in CELLS)
+            kv_cache_bytes=_kv_cache_bytes(options.shape, dtype),
+            page_tokens=PAGE_TOKENS,
+            max_sessions=max(cell.sessions for cell in CELLS),
         )
 
         def build() -> tuple[engine_model.BareLayers, slice_backend.SliceBackend]:
@@ -233,10 +236,11 @@ class _SideBySide:
 
 
 def _kv_cache_bytes(shape: engine_model.Shape, dtype: torch.dtype) -> int:
-    """Room for the largest cell with as much again for pages that are not full."""
+    """Room for the largest cell, and a page for each session's last tokens."""
     head_dim = shape.hidden_size // shape.heads
     bytes_per_token = 2 * shape.layers * shape.kv_heads * head_dim * dtype.itemsize
-    return 2 * bytes_per_token * max(cell.sessions * (cell.cached_tokens + cell.num_tokens) for cell in CELLS)
+    tokens = max(cell.sessions * (cell.cached_tokens + cell.num_tokens + PAGE_TOKENS) for cell in CELLS)
+    return bytes_per_token * tokens
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -86,7 +86,9 @@ async def test_durations_sum_to_the_time_in_the_engine_and_padding_counts_as_com
         assert done.queue_s + done.compute_s + done.codec_s <= total_s
         assert done.batched_tokens == 4
         report = cloud.load()
-        assert report.delay_fixed_s + 4 * report.delay_per_token_s == pytest.approx(done.compute_s + done.codec_s, rel=0.2)
+        assert report.delay_fixed_s + 4 * report.delay_per_token_s == pytest.approx(
+            done.compute_s + done.codec_s, rel=0.2
+        )
 
 
 async def test_a_repeated_frame_is_answered_from_memory_and_computed_once() -> None:
