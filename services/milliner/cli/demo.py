@@ -51,6 +51,8 @@ async def _demo(prompt_tokens: int, *, max_tokens: int, time_scale: float, as_js
     state = state_files.StateFiles(state_files.directory(os.environ))
     async with target.started(launch, state=state) as running:
         answers = await _race(chosen, running.urls, prompt=prompt, model=running.model, max_tokens=max_tokens, out=out)
+        assert running.runner is not None, "started here"
+        overrun_share = await running.runner.overrun_share()
     with out.status("the unsplit model answers"):
         expected = await asyncio.to_thread(_reference, prompt.token_ids, max_tokens)
     results = [
@@ -58,9 +60,10 @@ async def _demo(prompt_tokens: int, *, max_tokens: int, time_scale: float, as_js
         for variant, (answer, summary) in zip(chosen, answers, strict=True)
     ]
     if as_json:
-        typer.echo(json.dumps([result.to_json() for result in results], indent=2))
+        report = {"compute_overrun_share": overrun_share, "results": [result.to_json() for result in results]}
+        typer.echo(json.dumps(report, indent=2))
         return
-    demo_view.print_results(out, results, num_tokens=len(expected))
+    demo_view.print_results(out, results, num_tokens=len(expected), overrun_share=overrun_share)
 
 
 async def _race(
@@ -106,9 +109,12 @@ async def _answer(
 
 def _reference(prompt_ids: tuple[int, ...], num_tokens: int) -> tuple[int, ...]:
     """Greedy tokens of the unsplit demo model in float32, by transformers. Blocks for a few seconds."""
+    import transformers
+
     from milliner.bench import reference
     from milliner.demo import assets
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return reference.greedy_answers(assets.model_dir(), [prompt_ids], new_tokens=num_tokens)[prompt_ids]
 
 

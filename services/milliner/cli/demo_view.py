@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PROMPT_LINES = 6  # of the prompt's end; arbitrary
 _ANSWER_LINES = 14  # of a panel; an answer of 64 tokens has about ten at half the width
+_MOST_OVERRUNS = 0.01  # as in `milliner bench`, whose rows are invalid above
 _COLOURS = ("yellow", "green")
 
 
@@ -100,12 +101,17 @@ class SideBySide:
         )
 
 
-def print_results(out: rich.console.Console, results: list[Result], *, num_tokens: int) -> None:
+def print_results(out: rich.console.Console, results: list[Result], *, num_tokens: int, overrun_share: float) -> None:
     """The figures beside each other, the last one's waterfall, and what to do next."""
     from milliner.telemetry import waterfall
 
     out.print()
     out.print(_table(results, num_tokens=num_tokens))
+    if overrun_share > _MOST_OVERRUNS:
+        out.print(
+            f"[yellow]This machine was too slow for {overrun_share:.0%} of the emulated calls, so the times above are "
+            "not those of the hardware that it plays:[/] close other programs, or add [bold]--time-scale 3[/]."
+        )
     out.print()
     out.print(f"[bold]Where {results[-1].title}'s time went[/]")
     waterfall.print_waterfall(results[-1].summary, to=out)

@@ -15,6 +15,7 @@ from milliner.core import errors
 
 if TYPE_CHECKING:
     from milliner.local import launches, state_files
+    from milliner.local import runner as runners
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Target:
     urls: tuple[str, ...]
     model: str
     strategy: str
+    runner: runners.Runner | None = None  # where it was started for this command
 
     @property
     def url(self) -> str:
@@ -62,18 +64,19 @@ async def device(*, url: str | None, name: str | None, topology: pathlib.Path | 
 @contextlib.asynccontextmanager
 async def started(launch: launches.TopologyLaunch, *, state: state_files.StateFiles) -> AsyncGenerator[Target, None]:
     """A topology that runs while the context is open; nobody else finds it. Shows a spinner until it is ready."""
-    from milliner.local import console, runner
+    from milliner.local import console
+    from milliner.local import runner as runners
 
     names = tuple(role.name for role in launch.roles)
     shown = console.Console(rich.console.Console(stderr=True), names=names, quiet=True)
-    one = runner.Runner(dataclasses.replace(launch, name=f"{launch.name}-{os.getpid()}"), listener=shown, state=state)
+    one = runners.Runner(dataclasses.replace(launch, name=f"{launch.name}-{os.getpid()}"), listener=shown, state=state)
     async with one:
         shown.start_waiting()
         try:
             running = await one.wait_ready(note=False)
         finally:
             shown.stop_waiting()
-        yield _target(running)
+        yield dataclasses.replace(_target(running), runner=one)
 
 
 def _target(running: state_files.RunningTopology) -> Target:

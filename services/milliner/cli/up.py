@@ -33,7 +33,7 @@ def up(
     time_scale: Annotated[
         float, typer.Option(help="Slow emulated link and compute alike by this factor, for slow machines.")
     ] = 1.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Keep the processes' log lines back.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show what fails only.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="When ready, print one line of JSON per topology on standard output.")
     ] = False,

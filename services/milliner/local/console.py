@@ -15,6 +15,7 @@ import rich.text
 from milliner.local import state_files, supervisor
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "bright_cyan", "bright_magenta", "bright_yellow")
+_NEWS = (supervisor.State.RESTARTING, supervisor.State.FAILED)
 _EXAMPLE_PROMPT = "def main(argv"
 _SIGNS = {
     supervisor.State.STARTING: ("○", "dim"),
@@ -27,7 +28,7 @@ _SIGNS = {
 
 
 class Console:
-    """A `supervisor.Listener` that prints. `quiet` keeps the children's logs back but not their changes of state."""
+    """A `supervisor.Listener` that prints. `quiet` keeps back logs and all that goes as it should."""
 
     def __init__(self, console: rich.console.Console, *, names: tuple[str, ...], quiet: bool = False) -> None:
         self._console = console
@@ -47,7 +48,8 @@ class Console:
         elif self._status is not None:
             self._waiting_for[name] = detail or state.value
         quiet_states = (supervisor.State.STARTING, supervisor.State.WAITING)
-        if state not in quiet_states or not self._console.is_terminal:
+        shown_states = _NEWS if self._quiet else tuple(supervisor.State)
+        if state in shown_states and (state not in quiet_states or not self._console.is_terminal):
             sign, style = _SIGNS[state]
             first_line = detail.split("\n", 1)[0]
             words = f"{sign} {state.value}" + (f": {first_line}" if first_line else "")

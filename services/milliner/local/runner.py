@@ -13,6 +13,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import sys
 from types import TracebackType
 
@@ -20,6 +21,7 @@ from milliner.core import clock, errors
 from milliner.local import children, launches, state_files, supervisor
 
 _STOP_GRACE_S = 5.0  # arbitrary: "within a few seconds", after which SIGKILL
+_STATS_TIMEOUT_S = 5.0  # arbitrary: an answer takes milliseconds
 _READY_TIMEOUT_S = 120.0  # arbitrary: a model of some GB from a slow disk
 
 
@@ -103,6 +105,22 @@ class Runner:
             self._state.write(running)
             self._noted = True
         return running
+
+    async def overrun_share(self, *, timeout_s: float = _STATS_TIMEOUT_S) -> float:
+        """Share of all accelerators' calls whose real compute took longer than the modelled duration; 0 without calls.
+
+        A child that does not answer in time is left out.
+        """
+        for one in self.supervisors.values():
+            one.told_stats.clear()
+            one.send_signal(signal.SIGUSR1)
+        waits = [asyncio.ensure_future(one.told_stats.wait()) for one in self.supervisors.values()]
+        _, late = await asyncio.wait(waits, timeout=timeout_s)
+        for wait in late:
+            wait.cancel()
+        stats = [one.stats for one in self.supervisors.values() if one.told_stats.is_set()]
+        calls = sum(one.get("calls", 0.0) for one in stats)
+        return sum(one.get("overruns", 0.0) for one in stats) / calls if calls else 0.0
 
     def raise_failure(self) -> None:
         """Raises the error of a process that failed for good, if one did."""

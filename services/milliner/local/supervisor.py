@@ -55,6 +55,8 @@ class Supervisor:
         self.serving_event: role_events.RoleEvent | None = None
         self.failure: errors.MillinerError | None = None
         self.settled = asyncio.Event()  # set once the child is ready for the first time, or has failed for good
+        self.stats: dict[str, float] = {}  # the child's last answer to SIGUSR1
+        self.told_stats = asyncio.Event()
         self._ever_ready = False
         self._stopping = asyncio.Event()
         self._lifeline = lifeline
@@ -120,6 +122,9 @@ class Supervisor:
         elif event.event in (role_events.RoleEventKind.LOADING, role_events.RoleEventKind.WAITING):
             waiting = event.event is role_events.RoleEventKind.WAITING
             self._enter(State.WAITING if waiting else State.STARTING, event.message)
+        elif event.event is role_events.RoleEventKind.STATS:
+            self.stats = {name: float(value) for name, value in event.data.items()}
+            self.told_stats.set()
         elif event.event is role_events.RoleEventKind.FAILED:
             self._last_failed = event
 

@@ -15,7 +15,7 @@ from milliner.contract import model_checks, role_config, role_events
 from milliner.core import clock, compute, errors
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits
-from milliner.roles import hidden_state_service, reporter, shutdown
+from milliner.roles import counters, hidden_state_service, reporter, shutdown
 from milliner.telemetry import cloud_span, tracing
 from milliner.wire import server
 
@@ -50,8 +50,8 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             clock=time,
         )
         await engine.warm_up()
-        counters = _Counters(worker, engine=engine, service=service)
-        shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=counters.read()))
+        compute_counters = counters.ComputeCounters(worker)
+        shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
         listening = await server.serve(service, host=config.listen.host, port=config.listen.port)
         stack.push_async_callback(listening.stop)
         async with asyncio.TaskGroup() as group:
@@ -115,30 +115,6 @@ def _cost(config: role_config.CloudRoleConfig) -> compute.ComputeCost | None:
         return None
     layers = emulated.layers
     return compute.ComputeCost(fixed_s=layers.fixed_microseconds / 1e6, per_token_s=layers.per_token_microseconds / 1e6)
-
-
-class _Counters:
-    """What has been computed since the role was ready, loading and warm-up left out."""
-
-    def __init__(
-        self,
-        worker: executor.ComputeExecutor,
-        *,
-        engine: engines.Engine,
-        service: hidden_state_service.HiddenStateService,
-    ) -> None:
-        self._worker, self._engine, self._service = worker, engine, service
-        self._calls, self._overruns, self._busy_s = worker.calls, worker.overruns, worker.busy_s
-
-    def read(self) -> dict[str, float]:
-        """Calls of the accelerator, those that overran their modelled duration, busy seconds, frames, sessions."""
-        return {
-            "calls": self._worker.calls - self._calls,
-            "overruns": self._worker.overruns - self._overruns,
-            "busy_s": self._worker.busy_s - self._busy_s,
-            "frames": self._service.frames,
-            "running_sessions": self._engine.load().running_sessions,
-        }
 
 
 def _bounds(config: role_config.CloudRoleConfig) -> str:

@@ -16,7 +16,7 @@ from milliner.api import app, text_service, tokenizer
 from milliner.contract import model_checks, role_config, role_events
 from milliner.core import clock, errors
 from milliner.engine import executor
-from milliner.roles import device_options, http_server, probe, reporter, shutdown
+from milliner.roles import counters, device_options, http_server, probe, reporter, shutdown
 from milliner.strategies import factory
 from milliner.telemetry import tracing
 from milliner.wire import client, codecs, emulated_link
@@ -74,6 +74,10 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
             probing = group.create_task(readiness.establish(on_waiting=report.waiting))
             await asyncio.wait({stopped, probing}, return_when=asyncio.FIRST_COMPLETED)
             if probing.done() and not probing.cancelled() and probing.exception() is None:
+                compute_counters = counters.ComputeCounters(worker)
+                shutdown.on_stats_request(
+                    lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read())
+                )
                 report.say(
                     role_events.RoleEventKind.READY,
                     host=config.listen.host,

@@ -41,7 +41,6 @@ class HiddenStateService:
         spans: cloud_span.CloudSpans,
         clock: ports.Clock,
     ) -> None:
-        self.frames = 0
         self._engine = engine
         self._served = served
         self._spans = spans
@@ -58,7 +57,6 @@ class HiddenStateService:
 
     async def forward(self, frame: types.HiddenFrame) -> types.HiddenReply:
         """Computes one frame; what is wrong with it fails this frame alone."""
-        self.frames += 1
         started_s = self._clock.now()
         try:
             done = await self._engine.forward(self._work(frame))
