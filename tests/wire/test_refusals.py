@@ -13,6 +13,7 @@ from milliner.contract.proto import hidden_states_pb2 as pb
 from milliner.core import errors, types
 from milliner.wire import client_stream, messages, options, server, server_stream
 
+RAW = options.client_options(options.DATA, connect_s=5.0)
 SIZE = 4 * toy_cloud.HIDDEN_SIZE
 
 
@@ -44,7 +45,7 @@ class Ending:
 
 async def talk(port: int, *sent: bytes) -> Ending:
     """Writes raw messages, half-closes and reads to the end."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options.client_options()) as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=RAW) as channel:
         call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None)
         for data in sent:
             await call.write(data)
@@ -177,7 +178,7 @@ async def test_an_open_that_never_comes_ends_the_stream() -> None:
     limits = server_stream.StreamLimits(open_timeout_s=0.05)
     async with await server.serve(toy_cloud.ToyCloud(), limits=limits) as running:
         target = f"127.0.0.1:{running.port}"
-        async with grpc.aio.insecure_channel(target, options=options.client_options()) as channel:
+        async with grpc.aio.insecure_channel(target, options=RAW) as channel:
             call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None)
             message = messages.parse_cloud_message(await call.read())
             assert isinstance(message, pb.Error)
@@ -267,8 +268,8 @@ async def test_the_device_does_not_send_what_the_cloud_would_refuse(pair: confte
 async def test_a_message_above_the_limit_is_refused_on_the_device(pair: conftest.Pair) -> None:
     pair.cloud.max_frame_tokens = 1 << 30
     stream = await pair.transport.open(dataclasses.replace(toy_cloud.session_open(), max_positions=1 << 30))
-    frame = toy_cloud.frame(num_tokens=options.MAX_MESSAGE_BYTES // SIZE + 1)
-    with pytest.raises(errors.FrameTooLarge, match=str(options.MAX_MESSAGE_BYTES)):
+    frame = toy_cloud.frame(num_tokens=options.MAX_PAYLOAD_BYTES // SIZE + 1)
+    with pytest.raises(errors.FrameTooLarge, match=str(options.MAX_PAYLOAD_BYTES)):
         await stream.send(frame)
     await stream.send(toy_cloud.frame())
     assert (await stream.receive()).kv_len == 1
@@ -280,7 +281,7 @@ async def test_a_server_that_speaks_something_else_is_named() -> None:
     port = other.add_insecure_port("127.0.0.1:0")
     await other.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options.client_options()) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=RAW) as channel:
             with pytest.raises(errors.VersionMismatch, match="no hidden-state protocol"):
                 await client_stream.open_stream(
                     channel, toy_cloud.session_open(), endpoint="other", timeouts=conftest.TIMEOUTS

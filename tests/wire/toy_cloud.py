@@ -26,8 +26,11 @@ class ToyCloud:
         self.cancelled = 0
         self.gate = asyncio.Event()  # cleared: frames wait
         self.gate.set()
+        self.open_gate = asyncio.Event()  # cleared: sessions wait
+        self.open_gate.set()
 
     async def open(self, request: types.SessionOpen) -> types.SessionOpened:
+        await self.open_gate.wait()
         if self.refuse_open is not None:
             raise self.refuse_open
         if request.model_digest != DIGEST:

@@ -1,37 +1,28 @@
 """The device's end of the wire: opens cloud sessions over gRPC and chooses the replica.
 
-`GrpcTransport` implements `core.ports.CloudTransport`; `client_stream` holds one open session. Called by strategies
-on the device's event loop; calls no torch. Opening goes from endpoint to endpoint until one accepts: a dead, full or
-draining replica costs `connect_s` at most, never the request.
+`GrpcTransport` implements `core.ports.CloudTransport`; `replica` knows one replica, `client_stream` one open session.
+Called by strategies on the device's event loop; calls no torch. Opening goes from replica to replica until one
+accepts: a dead, full or draining one costs `connect_s` at most, never the request. Names are looked up again for every
+session, and each address behind a name is a replica of its own (a headless Service has one for each pod).
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import socket
 from collections.abc import Sequence
 
 import grpc
 
 from milliner.core import errors, types
-from milliner.wire import client_stream, options
-
-
-class _Endpoint:
-    """One address with its channel, and what is known of it."""
-
-    def __init__(self, target: str, channel: grpc.aio.Channel) -> None:
-        self.target = target
-        self.channel = channel
-        self.open_streams = 0
-        self.failures = 0  # opens refused or failed in a row
+from milliner.wire import client_stream, options, replica
 
 
 class GrpcTransport:
-    """Opens sessions on the first of `endpoints` ("host:port") that accepts. Needs a running event loop.
+    """Opens sessions on a replica behind one of `endpoints` ("host:port"). Needs a running event loop.
 
-    A new session prefers replicas that did not fail last time, then those with fewest sessions of this device, then
-    takes turns.
+    A new session prefers replicas that neither failed last time nor drain, then those with fewest sessions of this
+    device, then takes turns.
     """
 
     def __init__(
@@ -39,17 +30,16 @@ class GrpcTransport:
         endpoints: Sequence[str],
         *,
         timeouts: client_stream.Timeouts = client_stream.DEFAULT_TIMEOUTS,
-        keepalive: options.Keepalive = options.DEVICE_KEEPALIVE,
+        heartbeat: options.Keepalive = options.HEARTBEAT,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         if not endpoints:
             raise errors.ConfigError("at least one endpoint is needed, as host:port", field="endpoints")
+        self._endpoints = [_split(endpoint) for endpoint in endpoints]
         self._timeouts = timeouts
-        channel_options = options.client_options(keepalive)
-        self._endpoints = [
-            _Endpoint(target, _channel(target, channel_options=channel_options, credentials=credentials))
-            for target in endpoints
-        ]
+        self._heartbeat = heartbeat
+        self._credentials = credentials
+        self._replicas: dict[str, replica.Replica] = {}
         self._turn = 0
 
     async def open(self, request: types.SessionOpen) -> client_stream.ClientStream:
@@ -59,24 +49,17 @@ class GrpcTransport:
         full, `UnavailableError` when none answers.
         """
         refusals: list[errors.MillinerError] = []
-        for endpoint in self._in_order():
+        for candidate in self._in_order(await self._find()):
             try:
-                stream = await client_stream.open_stream(
-                    endpoint.channel, request, endpoint=endpoint.target, timeouts=self._timeouts
-                )
+                return await candidate.open(request)
             except errors.MillinerError as error:
-                endpoint.failures += 1
                 refusals.append(error)
-                continue
-            endpoint.failures = 0
-            endpoint.open_streams += 1
-            stream.on_close(functools.partial(_closed, endpoint))
-            return stream
         raise min(refusals, key=_how_telling)
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Until a connection to one of the endpoints stands. Raises `DeadlineExceeded` after `timeout_s`."""
-        waits = [asyncio.ensure_future(endpoint.channel.channel_ready()) for endpoint in self._endpoints]
+        """Until a connection to one replica stands. Raises `UnavailableError` if none does within `timeout_s`."""
+        found = await self._find()
+        waits = [asyncio.create_task(candidate.ready()) for candidate in found]
         try:
             done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -84,12 +67,13 @@ class GrpcTransport:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         if not done:
-            targets = ", ".join(endpoint.target for endpoint in self._endpoints)
+            targets = ", ".join(candidate.target for candidate in found)
             raise errors.DeadlineExceeded(f"no connection to {targets} within {timeout_s} s", field="cloud")
 
     async def close(self) -> None:
-        """Closes all connections; open streams end."""
-        await asyncio.gather(*(endpoint.channel.close(None) for endpoint in self._endpoints))
+        """Ends open sessions and closes all connections."""
+        await asyncio.gather(*(known.close() for known in self._replicas.values()))
+        self._replicas.clear()
 
     async def __aenter__(self) -> GrpcTransport:
         return self
@@ -97,23 +81,57 @@ class GrpcTransport:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _in_order(self) -> list[_Endpoint]:
-        count = len(self._endpoints)
-        turn, self._turn = self._turn, (self._turn + 1) % count
-        rotated = self._endpoints[turn:] + self._endpoints[:turn]
-        return sorted(rotated, key=lambda endpoint: (endpoint.failures > 0, endpoint.open_streams))
+    async def _find(self) -> list[replica.Replica]:
+        """The replicas that the endpoints' names lead to now; those with open sessions stay known."""
+        found: dict[str, str] = {}  # target → authority
+        refusals = []
+        for host, port in self._endpoints:
+            try:
+                for target in await _look_up(host, port, timeout_s=self._timeouts.connect_s):
+                    found[target] = f"{host}:{port}"
+            except errors.UnavailableError as error:
+                refusals.append(error)
+        if not found:
+            raise refusals[0]
+        for target in [target for target in self._replicas if target not in found]:
+            if self._replicas[target].num_streams == 0:
+                await self._replicas.pop(target).close()
+        for target, authority in found.items():
+            if target not in self._replicas:
+                self._replicas[target] = replica.Replica(
+                    target,
+                    authority="" if authority == target else authority,
+                    timeouts=self._timeouts,
+                    heartbeat=self._heartbeat,
+                    credentials=self._credentials,
+                )
+        return [self._replicas[target] for target in found]
+
+    def _in_order(self, found: list[replica.Replica]) -> list[replica.Replica]:
+        turn = self._turn % len(found)
+        self._turn += 1
+        return sorted(found[turn:] + found[:turn], key=lambda candidate: (candidate.shunned, candidate.num_streams))
 
 
-def _channel(
-    target: str, *, channel_options: options.ChannelOptions, credentials: grpc.ChannelCredentials | None
-) -> grpc.aio.Channel:
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options=channel_options)
-    return grpc.aio.secure_channel(target, credentials, options=channel_options)
+def _split(endpoint: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"."""
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise errors.ConfigError(f"found {endpoint!r}, expected host:port", field="endpoints")
+    return host.strip("[]"), int(port)
 
 
-def _closed(endpoint: _Endpoint) -> None:
-    endpoint.open_streams -= 1
+async def _look_up(host: str, port: int, *, timeout_s: float) -> list[str]:
+    """The addresses behind a name, as gRPC targets. Raises `UnavailableError` when there is none."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:  # TimeoutError is one
+        raise errors.UnavailableError(
+            f"the name {host} leads nowhere: {error or 'timed out'}", field="cloud"
+        ) from error
+    addresses = dict.fromkeys(address[0] for *_, address in found)
+    return [f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}" for address in addresses]
 
 
 def _how_telling(error: errors.MillinerError) -> int:

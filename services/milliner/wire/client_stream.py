@@ -20,8 +20,8 @@ from milliner.wire import layout, messages, options, status
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Deadlines of a device's stream, each with its own name in the error. All arbitrary; a silent peer is found
-    sooner, by keepalive (`options.DEVICE_KEEPALIVE`)."""
+    """Deadlines of a device's stream, each with its own name in the error. All arbitrary; a silent replica is found
+    sooner, by its heartbeat (`replica`)."""
 
     connect_s: float = 2.0  # TCP, TLS and HTTP/2 set-up to one endpoint
     open_s: float = 5.0  # Open sent to Opened received
@@ -51,7 +51,7 @@ class ClientStream:
         self._ended: errors.MillinerError | None = None
         self._reader: asyncio.Task[None] | None = None
         self._opened: types.SessionOpened | None = None
-        self._close_callbacks: list[Callable[[], None]] = []
+        self._close_callbacks: list[Callable[[ClientStream], None]] = []
         self.endpoint = endpoint
         self.bytes_sent = 0  # messages as serialised, without HTTP/2's framing (9 bytes a 16 KiB)
         self.bytes_received = 0
@@ -81,11 +81,6 @@ class ClientStream:
         """See `core.ports.CloudStream.send`. Raises `FrameTooLarge` before sending what the cloud would refuse."""
         self._check(frame)
         data = messages.write_frame(frame)
-        if len(data) > options.MAX_MESSAGE_BYTES:
-            raise errors.FrameTooLarge(
-                f"a message of {len(data)} bytes, at most {options.MAX_MESSAGE_BYTES}: send smaller chunks",
-                field="payloads",
-            )
         async with self._send_lock:
             if self._ended is not None:
                 raise self._ended
@@ -110,14 +105,23 @@ class ClientStream:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
 
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Called once, when the stream has ended for whatever reason."""
+    def on_close(self, callback: Callable[[ClientStream], None]) -> None:
+        """Called once with the stream, when it has ended for whatever reason."""
         self._close_callbacks.append(callback)
+
+    def fail(self, error: errors.MillinerError) -> None:
+        """Ends the stream with an error that was found elsewhere."""
+        self._end(error)
 
     def _check(self, frame: types.HiddenFrame) -> None:
         if frame.num_tokens > self.opened.max_frame_tokens:
             raise errors.FrameTooLarge(
                 f"{frame.num_tokens} positions in one frame, the cloud takes {self.opened.max_frame_tokens}",
+                field="payloads",
+            )
+        if frame.num_bytes > options.MAX_PAYLOAD_BYTES:
+            raise errors.FrameTooLarge(
+                f"{frame.num_bytes} bytes in one frame, at most {options.MAX_PAYLOAD_BYTES}: send smaller chunks",
                 field="payloads",
             )
         for index, payload in enumerate(frame.payloads):
@@ -206,7 +210,7 @@ class ClientStream:
         self._answers.put_nowait(error)
         self._call.cancel()
         for callback in self._close_callbacks:
-            callback()
+            callback(self)
 
 
 async def open_stream(

@@ -6,6 +6,9 @@ Called by the cloud role; runs on its event loop and calls no torch. One stream'
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -20,6 +23,8 @@ class CloudServer:
         self._service = service
         self._limits = limits
         self._sessions: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._draining = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # grpc-stubs lags behind
         self._server: grpc.aio.Server | None = None
@@ -72,9 +77,13 @@ class CloudServer:
         """Drains, gives open sessions `grace_s` seconds to end, then cuts them; safe to call twice."""
         if self._server is None:
             return
+        server, self._server = self._server, None
         await self.drain()
-        await self._server.stop(grace_s)
-        self._server = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        # gRPC's own grace would also wait for health watches, which devices keep open
+        await server.stop(None)
 
     async def wait(self) -> None:
         """Until the server has stopped."""
@@ -91,7 +100,12 @@ class CloudServer:
         stream = server_stream.ServerStream(
             self._service, context, limits=self._limits, sessions=self._sessions, draining=self._draining
         )
-        await stream.run()
+        self._idle.clear()
+        try:
+            await stream.run()
+        finally:
+            if not self._sessions:
+                self._idle.set()
 
 
 async def serve(
@@ -100,7 +114,7 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     limits: server_stream.StreamLimits = server_stream.DEFAULT_LIMITS,
-    keepalive: options.Keepalive = options.CLOUD_KEEPALIVE,
+    keepalive: options.Keepalive = options.DATA,
     credentials: grpc.ServerCredentials | None = None,
 ) -> CloudServer:
     """A started server on `host`:`port` (0: any free port, see `.port`), healthy at once.

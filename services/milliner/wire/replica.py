@@ -1,0 +1,126 @@
+"""One cloud replica as a device sees it: its connections, its open sessions, and whether it still answers.
+
+Hidden states and heartbeats use a connection each, because a ping's answer waits behind all data in the sockets. While
+sessions are open, a `grpc.health.v1` Watch stands on the heartbeat connection: it ends when the replica falls silent
+(`options.HEARTBEAT`), and all sessions end with it; it also tells when the replica drains. Event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from milliner.core import errors, types
+from milliner.wire import client_stream, messages, options
+
+_LINGER_S = 10.0  # heartbeats go on after the last session, so that the next finds them (arbitrary)
+
+
+class Replica:
+    """The replica at `target` ("host:port"); `authority` is the name that led to it, where that is not the target."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        authority: str,
+        timeouts: client_stream.Timeouts,
+        heartbeat: options.Keepalive,
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
+        self.target = target
+        self.failures = 0  # opens refused or failed in a row
+        self.draining = False
+        self._authority = authority
+        self._timeouts = timeouts
+        self._heartbeat = heartbeat
+        self._credentials = credentials
+        self._streams: set[client_stream.ClientStream] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._farewell: asyncio.TimerHandle | None = None
+        self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
+
+    @property
+    def num_streams(self) -> int:
+        """Open sessions of this device."""
+        return len(self._streams)
+
+    @property
+    def shunned(self) -> bool:
+        """Whether others are to be preferred."""
+        return self.failures > 0 or self.draining
+
+    async def open(self, request: types.SessionOpen) -> client_stream.ClientStream:
+        """Opens a session here. Raises the replica's refusal or `UnavailableError`."""
+        try:
+            stream = await client_stream.open_stream(
+                self._channel, request, endpoint=self.target, timeouts=self._timeouts
+            )
+        except errors.MillinerError as error:
+            self.failures += 1
+            if isinstance(error, errors.UnavailableError) and not self._streams:
+                await self._reconnect()  # the next try shall not wait for this channel's back-off
+            raise
+        self.failures = 0
+        self._streams.add(stream)
+        stream.on_close(self._forget)
+        if self._farewell is not None:
+            self._farewell.cancel()
+            self._farewell = None
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_health(), name=f"heartbeat of {self.target}")
+        return stream
+
+    async def ready(self) -> None:
+        """Until the connection stands."""
+        await self._channel.channel_ready()
+
+    async def close(self) -> None:
+        """Ends sessions and connections."""
+        for stream in list(self._streams):
+            await stream.close()
+        if self._farewell is not None:
+            self._farewell.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._channel.close(None)
+
+    def _forget(self, stream: client_stream.ClientStream) -> None:
+        self._streams.discard(stream)
+        if not self._streams and self._watch is not None:
+            self._farewell = asyncio.get_running_loop().call_later(_LINGER_S, self._watch.cancel)
+
+    async def _watch_health(self) -> None:
+        # a replica that takes the connection and says nothing is silent too
+        channel = self._connect(self._heartbeat, connect_s=self._heartbeat.interval_s + self._heartbeat.timeout_s)
+        try:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=messages.SERVICE))
+            while isinstance(health := await watch.read(), health_pb2.HealthCheckResponse):
+                self.draining = health.status != health_pb2.HealthCheckResponse.SERVING
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                await self._lost(error)
+        finally:
+            await channel.close(None)
+
+    async def _lost(self, reason: grpc.aio.AioRpcError) -> None:
+        """The replica fell silent: ends its sessions and drops the connection that may still look alive."""
+        self.failures += 1
+        for stream in list(self._streams):
+            stream.fail(
+                errors.UnavailableError(f"{self.target} does not answer any more: {reason.details()}", field="cloud")
+            )
+        await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        old, self._channel = self._channel, self._connect(options.DATA, connect_s=self._timeouts.connect_s)
+        await old.close(None)
+
+    def _connect(self, keepalive: options.Keepalive, *, connect_s: float) -> grpc.aio.Channel:
+        chosen = options.client_options(keepalive, connect_s=connect_s, authority=self._authority)
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, options=chosen)
+        return grpc.aio.secure_channel(self.target, self._credentials, options=chosen)
