@@ -83,9 +83,10 @@ async def _round(context: RequestContext, drafts: DraftSource, index: int) -> co
     device, record, clock = context.device, context.record, context.clock
     start_s, start = clock.now(), device.position
     path = tuple(await drafts.propose(context.answer.remaining - 1))
-    outgoing = await device.pack(path)
-    record.add(Phase.DEVICE_FORWARD, outgoing.forward_s)
-    record.add(Phase.PACK, outgoing.pack_s)
+    # Phases are what was waited for: the way to the executor's thread and back is part of what it was gone for.
+    with record.phase(Phase.DEVICE_FORWARD):
+        outgoing = await device.pack(path)
+        record.add(Phase.PACK, outgoing.pack_s)
     sent = await context.cloud.send_or_recover(
         outgoing.payloads, round_index=index, start=start, kind=types.FrameKind.VERIFY
     )
@@ -97,9 +98,9 @@ async def _round(context: RequestContext, drafts: DraftSource, index: int) -> co
         codec_s=reply.codec_s,
         batched_tokens=reply.batched_tokens,
     )
-    verdict = await device.verify(path, reply)
-    record.add(Phase.PACK, verdict.decode_s)
-    record.add(Phase.VERIFY if len(path) > 1 else Phase.SAMPLE, verdict.head_s)
+    with record.phase(Phase.VERIFY if len(path) > 1 else Phase.SAMPLE):
+        verdict = await device.verify(path, reply)
+        record.add(Phase.PACK, verdict.decode_s)
     with record.phase(Phase.ROLLBACK):
         kept = device.commit(path, verdict)
     _count(context, path, verdict)

@@ -51,8 +51,8 @@ class MedusaDrafts:
 
     async def propose(self, limit: int) -> decode.Path:
         """The chain of drafts, cut to `limit`."""
-        path, seconds = await self._context.device.propose()
-        self._context.record.add(Phase.DRAFT, seconds)
+        with self._context.record.phase(Phase.DRAFT):
+            path, _ = await self._context.device.propose()
         return path[: limit + 1]
 
     async def overlap(self, path: decode.Path, reply: asyncio.Future[Any]) -> None:
