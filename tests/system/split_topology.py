@@ -45,7 +45,7 @@ def write_adapter(folder: pathlib.Path, model: pathlib.Path, *, split_layer: int
 
 
 def write_agreeing_pair(
-    folder: pathlib.Path, *, split_layer: int, deep_share: float
+    folder: pathlib.Path, *, split_layer: int, deep_share: float, vocab_size: int = 67
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """A tiny Llama and an adapter that agrees with it as far as the layers after the split add little.
 
@@ -53,7 +53,7 @@ def write_agreeing_pair(
     """
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=67,
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=4,

@@ -7,12 +7,12 @@ import contextlib
 import pathlib
 
 import pytest
+from tests.numerics import tiny_models
+from tests.system import split_topology
 
 from milliner.core import compute, errors, types
 from milliner.engine.device import device_model
 from milliner.strategies import options as strategy_options
-from tests.numerics import tiny_models
-from tests.system import split_topology
 
 SLOW_CLOUD = compute.ComputeCost(fixed_s=0.005)
 

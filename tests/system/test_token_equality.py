@@ -7,12 +7,12 @@ import asyncio
 import pathlib
 
 import pytest
+from tests.numerics import tiny_models
+from tests.system import split_topology
 
 from milliner.engine.device import device_model
 from milliner.model import adapter
 from milliner.strategies import options as strategy_options
-from tests.numerics import tiny_models
-from tests.system import split_topology
 
 PROMPT_TOKENS = 70  # more than the largest fixed chunk and the windows of the tiny models
 NEW_TOKENS = 10

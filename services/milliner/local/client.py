@@ -45,10 +45,10 @@ def merged(earlier: Piece, later: Piece) -> Piece:
 class DeviceClient:
     """A client of one device; use as an asynchronous context manager."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         timeout = httpx.Timeout(_READ_S, connect=_CONNECT_S)
         # Proxies of the environment are for other hosts than the devices that a runner starts.
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, trust_env=False, transport=transport)
 
     async def __aenter__(self) -> DeviceClient:
         return self

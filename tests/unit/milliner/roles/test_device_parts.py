@@ -1,0 +1,177 @@
+"""What the device role is wired from: options, readiness, the HTTP server's socket, errors of a group."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from milliner.contract import emulation, kinds, operations, role_config, strategy
+from milliner.core import compute, errors, types
+from milliner.roles import __main__ as entry
+from milliner.roles import device_options, http_server, probe
+from milliner.strategies import options
+from milliner.telemetry import record
+
+DEVICE = compute.DeviceInfo(
+    model_digest="sha256:a",
+    num_layers=8,
+    split_layer=2,
+    tail_layers=0,
+    hidden_size=4,
+    vocab_size=5,
+    max_positions=64,
+    drafts=False,
+    num_medusa_heads=0,
+)
+
+
+def config(**changes: object) -> role_config.DeviceRoleConfig:
+    base = role_config.DeviceRoleConfig(
+        topology="t",
+        name="t-device-p-0",
+        pool="p",
+        model=role_config.ModelFiles(path="m", served_name="m", dtype=kinds.Dtype.FLOAT32),
+        split=role_config.Split(layers=8, split_layer=2),
+        strategy=role_config.DeviceStrategy(
+            type=kinds.StrategyType.HAT,
+            adapter_path="a",
+            drafting=strategy.Drafting(max_tokens=5, min_confidence_percent=40, parallel_branches=3),
+            chunking=strategy.Chunking(mode=kinds.ChunkingMode.FIXED, tokens=33, min_tokens=2, max_tokens=99),
+            prompt_codec=kinds.Codec.INT4,
+            exact_tail_tokens=7,
+            decode_codec=kinds.Codec.FLOAT16,
+        ),
+        cloud_endpoints=("127.0.0.1:1",),
+    )
+    return base.model_copy(update=changes)
+
+
+def test_every_option_reaches_the_strategy() -> None:
+    found = device_options.strategy_options(config())
+    assert found == options.HatOptions(
+        chunking=options.ChunkingOptions(options.ChunkingMode.FIXED, min_tokens=2, max_tokens=99, fixed_tokens=33),
+        drafting=options.DraftingOptions(
+            options.DraftControl.ADAPTIVE, max_tokens=5, min_confidence=0.4, parallel_branches=3
+        ),
+        codec=options.CodecOptions(types.Codec.INT4, types.Codec.FLOAT16, exact_tail_tokens=7),
+        recovery=options.RecoveryOptions(wait_s=30.0),
+    )
+
+
+def test_ushape_has_heads_where_a_folder_is_named_and_fails_at_once_where_asked() -> None:
+    plain = config().strategy.model_copy(update={"type": kinds.StrategyType.U_SHAPE})
+    heads = plain.model_copy(update={"heads_path": "h"})
+    fails = operations.Fallback(on_cloud_loss=kinds.OnCloudLoss.FAIL)
+    without = device_options.strategy_options(config(strategy=plain))
+    with_heads = device_options.strategy_options(config(strategy=heads, fallback=fails))
+    assert isinstance(without, options.UShapeOptions)
+    assert isinstance(with_heads, options.UShapeOptions)
+    assert (without.medusa, with_heads.medusa) == (False, True)
+    assert (without.recovery.wait_s, with_heads.recovery.wait_s) == (30.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "contract"),
+    [
+        (options.ChunkingMode, kinds.ChunkingMode),
+        (options.DraftControl, kinds.DraftControl),
+        (types.Codec, kinds.Codec),
+    ],
+)
+def test_enumerations_of_contract_and_strategies_agree(ours: type[str], contract: type[str]) -> None:
+    assert {str(one.value) for one in ours} == {str(one.value) for one in contract}  # type: ignore[attr-defined]
+
+
+def test_emulation_becomes_conditions_and_costs_or_nothing() -> None:
+    assert device_options.link_conditions(config(), seed=1) is None
+    assert device_options.device_costs(config()) is None
+    emulated = emulation.DeviceEmulation(
+        link=emulation.LinkEmulation(uplink_kilobits_per_second=8, round_trip_milliseconds=20, loss_permille=5),
+        compute=emulation.DeviceCompute(
+            shallow=emulation.CallCost(fixed_microseconds=6000, per_token_microseconds=65), per_branch_microseconds=100
+        ),
+    )
+    link = device_options.link_conditions(config(emulation=emulated), seed=1)
+    costs = device_options.device_costs(config(emulation=emulated))
+    assert link is not None
+    assert costs is not None
+    assert (link.uplink_bytes_per_s, link.round_trip_s, link.loss_share, link.seed) == (1000.0, 0.02, 0.005, 1)
+    assert costs.shallow.duration_s(100) == pytest.approx(0.0125)
+    assert costs.head.duration_s(100) == 0.0
+    assert costs.per_branch_s == pytest.approx(1e-4)
+
+
+class ToyGenerator:
+    """Raises its errors one after the other, then answers."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.requests: list[types.GenerationRequest] = []
+
+    async def generate(
+        self, request: types.GenerationRequest, request_record: record.RequestRecord
+    ) -> AsyncGenerator[types.Emission, None]:
+        self.requests.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        yield types.Emission((), types.FinishReason.LENGTH)
+
+
+class VirtualClock:
+    def __init__(self) -> None:
+        self.time_s = 0.0
+
+    def now(self) -> float:
+        return self.time_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+        await asyncio.sleep(0)
+
+
+async def test_readiness_waits_for_what_passes_and_tells_why() -> None:
+    generator = ToyGenerator(errors.UnavailableError("no replica"), errors.TooManySessions("full"))
+    readiness = probe.Readiness(generator, device=DEVICE, clock=VirtualClock())
+    assert readiness.reason
+    heard: list[str] = []
+    await readiness.establish(on_waiting=heard.append)
+    assert heard == ["no replica", "full"]
+    assert readiness.reason == ""
+    assert all(token < DEVICE.vocab_size for token in generator.requests[-1].prompt_ids)
+
+
+async def test_another_model_in_the_cloud_is_a_configuration_error() -> None:
+    generator = ToyGenerator(errors.DigestMismatch("differs", field="model_digest"))
+    readiness = probe.Readiness(generator, device=DEVICE, clock=VirtualClock())
+    with pytest.raises(errors.ConfigError, match="model_digest: differs"):
+        await readiness.establish(on_waiting=lambda _: None)
+    assert readiness.reason
+
+
+def test_a_taken_address_is_a_configuration_error() -> None:
+    taken = http_server.bind("127.0.0.1", 0)
+    taken.listen()
+    with taken, pytest.raises(errors.ConfigError, match=r"listen.port: cannot listen on 127.0.0.1:"):
+        http_server.bind("127.0.0.1", taken.getsockname()[1])
+    free = http_server.bind("127.0.0.1", 0)
+    assert free.getsockname()[1] > 0
+    free.close()
+
+
+def test_expected_errors_are_found_inside_groups() -> None:
+    wanted = errors.ConfigError("x")
+    group = BaseExceptionGroup("g", [ValueError(), ExceptionGroup("h", [wanted])])
+    assert entry._expected(group, (errors.MillinerError,)) is wanted
+    assert entry._expected(ValueError(), (errors.MillinerError,)) is None
+
+
+def test_a_role_that_is_started_as_the_other_says_so(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(config().to_json())
+    assert entry._run("cloud", path) == entry.EXIT_WRONG_CONFIGURATION
+    assert '"field": "role"' in capsys.readouterr().out
