@@ -1,4 +1,4 @@
-"""The network that pretraining runs: a Llama with fused projections, quick on CPU; its weights under Hugging Face names.
+"""The network that pretraining runs: a Llama with fused projections, quick on CPU; and its Hugging Face names.
 
 `transformers`' own Llama is what serves the result. This one computes the same function (a test compares them) with
 query, key and value in one matrix, gate and up in one, and attention as blocked matrix products, which torch 2.13 runs

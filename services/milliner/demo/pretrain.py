@@ -16,9 +16,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy
+import numpy.typing
 import torch
 
 from milliner.demo import network
+
+Ids = numpy.typing.NDArray[numpy.uint16]
 
 LONG_SHARE = 0.2
 """Share of the run on long sequences (arbitrary: enough for about two million tokens of them)."""
@@ -67,7 +70,11 @@ class Run:
     """One pretraining over token ids (`uint16` arrays, documents joined by end-of-text). Synchronous."""
 
     def __init__(
-        self, config: PretrainConfig, folder: pathlib.Path, train: numpy.ndarray, held_out: numpy.ndarray
+        self,
+        config: PretrainConfig,
+        folder: pathlib.Path,
+        train: Ids,
+        held_out: Ids,
     ) -> None:
         self.config = config
         self.folder = folder
