@@ -73,6 +73,9 @@ class CellRow:
     token_agreement: float | None
     hidden_draft_share: float | None
     compute_overrun_share: float
+    ttft_over_optimum: float
+    ttft_over_ushape_float16: float | None = None  # the baselines of these two are filled in by `summary.compare`
+    tbt_over_ushape: float | None = None
     invalid_because: str
 
 
@@ -109,6 +112,7 @@ def row(cell: plan.Cell, observations: Sequence[Observation], *, ttft_optimum_s:
         token_agreement=token_agreement(observations),
         hidden_draft_share=hidden_draft_share(observations),
         compute_overrun_share=overrun_share,
+        ttft_over_optimum=percentile(ttfts, 0.5) / ttft_optimum_s,
         invalid_because=f"real compute exceeded the model in {overrun_share:.1%} of the calls" if invalid else "",
     )
 

@@ -17,34 +17,12 @@ import rich.console
 import rich.progress
 import tokenizers
 
-from milliner.bench import cells, emulated_system, optimum, plan, presets, progress, reference, report, runner, summary
+from milliner.bench import cells, emulated_system, paper_wifi_report, plan, presets, progress, reference, report, runner
 from milliner.bench import prompts as prompt_cutter
 from milliner.bench.prompts import Prompt
 from milliner.model import checkpoint, drafter_file
 
 DEADLINE_FACTOR, DEADLINE_EXTRA_S = 10.0, 60.0  # a request takes this many times what it should, and more: it hangs
-PAUSE_S = 0.05  # between requests, at time scale 1; arbitrary: the longest draft step is a fifth of it
-
-COLUMNS = (
-    report.Column("temperature", "T", digits=1),
-    report.Column("prompt_tokens", "prompt"),
-    report.Column("strategy", "strategy"),
-    report.Column("codec", "codec"),
-    report.Column("ttft_p50_s", "TTFT p50 ms", 1e3, 0),
-    report.Column("ttft_p95_s", "p95", 1e3, 0),
-    report.Column("ttft_optimum_s", "optimum", 1e3, 0),
-    report.Column("tbt_p50_s", "TBT p50 ms", 1e3, 1),
-    report.Column("tbt_p95_s", "p95", 1e3, 1),
-    report.Column("tpot_p50_s", "TPOT p50 ms", 1e3, 1),
-    report.Column("tpot_p95_s", "p95", 1e3, 1),
-    report.Column("acceptance_length", "accept"),
-    report.Column("hidden_draft_share", "hidden"),
-    report.Column("bytes_up_per_token", "B/tok up", digits=0),
-    report.Column("bytes_down_per_token", "B/tok down", digits=0),
-    report.Column("cloud_busy_ms_per_token", "cloud ms/tok", digits=1),
-    report.Column("token_agreement", "agree", digits=3),
-    report.Column("compute_overrun_share", "overrun %", 1e2, 1),
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,25 +73,8 @@ def run(
         observations = asyncio.run(
             _measure(run_plan, files=found.files, preset=preset, prompts=prompts, references=references, bar=bar)
         )
-    optima = {
-        (codec, length): optimum.optimum(preset, prompt_tokens=length, codec=presets.CODEC_NAMES[codec]).ttft_s
-        for codec in run_plan.codecs
-        for length in run_plan.prompt_tokens
-    }
-    rows = [
-        cells.row(
-            cell,
-            [o for o in observations if o.cell == cell],
-            ttft_optimum_s=optima[cell.variant.codec, cell.prompt_tokens],
-        )
-        for cell in run_plan.cells
-    ]
-    return report.Report(
-        command=command,
-        title=f"{preset.name}: one user, {run_plan.new_tokens} new tokens, time scale {time_scale:g}",
-        rows=[dataclasses.asdict(row) for row in rows],
-        columns=COLUMNS,
-        summary={"time_scale": time_scale, **summary.summarise(observations, preset=preset, optima=optima)},
+    return paper_wifi_report.build(
+        run_plan, observations, preset=preset, command=command, title=f"{preset_name}, time scale {time_scale:g}"
     )
 
 
@@ -157,7 +118,10 @@ async def _measure(
     tasks = list(run_plan.tasks())
     measuring = bar.add_task("measuring", total=sum(expected_s(task.cell) for task in tasks), note="starting")
     async with emulated_system.running(
-        files, preset=preset, strategies=tuple(run_plan.strategies), torch_threads=os.cpu_count() or 1
+        files,
+        preset=preset,
+        strategies=tuple(run_plan.strategies),
+        torch_threads=max(1, (os.cpu_count() or 1) // 2),  # the tiers work at the same time
     ) as system:
         return await runner.measure(
             run_plan,
@@ -165,6 +129,6 @@ async def _measure(
             prompts=prompts,
             references=references,
             deadline_s=lambda cell: DEADLINE_FACTOR * expected_s(cell) + DEADLINE_EXTRA_S,
-            pause_s=PAUSE_S * preset.time_scale,
+            pause_s=paper_wifi_report.PAUSE_S * preset.time_scale,
             on_done=lambda seen: bar.update(measuring, advance=expected_s(seen.cell), note=f"done: {seen.cell.label}"),
         )

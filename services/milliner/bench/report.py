@@ -46,7 +46,7 @@ class Column:
 class Report:
     """What one bench measured. `columns` empty: the table shows every field of the rows.
 
-    A row whose field `invalid_because` is neither missing nor empty is shown dimmed with that reason.
+    A row whose field `invalid_because` is neither missing nor empty is shown dimmed, with the reason below the table.
     Raises `ReportError` for a row that is not flat or holds a number that is not finite.
     """
 
@@ -55,6 +55,7 @@ class Report:
     summary: Summary
     title: str = ""
     columns: Sequence[Column] = ()
+    not_printed: Sequence[str] = ()  # summary entries that the table's columns show already
     commit: str = dataclasses.field(default_factory=provenance.commit)
     hardware: Row = dataclasses.field(default_factory=provenance.hardware)
 
@@ -96,8 +97,12 @@ class Report:
         console = console or rich.console.Console()
         if self.rows:
             console.print(_rows_table(self))
-        if self.summary:
-            console.print(_summary_table(self.summary))
+        for row in self.rows:
+            if reason := row.get("invalid_because"):
+                named = " ".join(str(value) for value in list(row.values())[:4])
+                console.print(f"[red]invalid[/red] [dim]{rich.markup.escape(f'{named}: {reason}')}")
+        if shown := {name: value for name, value in self.summary.items() if name not in self.not_printed}:
+            console.print(_summary_table(shown))
         console.print(
             f"[dim]{rich.markup.escape(self.command)} · commit {self.commit} · {_hardware_line(self.hardware)}"
         )
@@ -134,10 +139,9 @@ def _rows_table(report: Report) -> rich.table.Table:
         numeric = all(isinstance(row.get(column.field), (int, float, type(None))) for row in report.rows)
         table.add_column(column.heading, justify="right" if numeric else "left")
     for row in report.rows:
-        invalid = row.get("invalid_because")
-        table.add_row(*(_cell(row.get(c.field), c) for c in columns), style="dim" if invalid else None)
-        if invalid:
-            table.add_row(f"[red]invalid: {rich.markup.escape(str(invalid))}", *[""] * (len(columns) - 1))
+        table.add_row(
+            *(_cell(row.get(c.field), c) for c in columns), style="dim strike" if row.get("invalid_because") else None
+        )
     return table
 
 

@@ -81,6 +81,23 @@ def tbt_p50_s(observations: Sequence[cells.Observation]) -> float:
     return cells.percentile([cells.mean_gap_s(o) for o in observations], 0.5)
 
 
+def compare(rows: Sequence[cells.CellRow]) -> list[cells.CellRow]:
+    """The rows with their ratios to UShape's rows of the same prompt length and temperature, where those were run."""
+    base = {(r.codec, r.prompt_tokens, r.temperature): r for r in rows if r.strategy == Name.USHAPE}
+    compared = []
+    for row in rows:
+        float16 = base.get(("float16", row.prompt_tokens, row.temperature))
+        same = base.get((row.codec, row.prompt_tokens, row.temperature))
+        compared.append(
+            dataclasses.replace(
+                row,
+                ttft_over_ushape_float16=row.ttft_p50_s / float16.ttft_p50_s if float16 else None,
+                tbt_over_ushape=row.tbt_p50_s / same.tbt_p50_s if same else None,
+            )
+        )
+    return compared
+
+
 def summarise(
     observations: Sequence[cells.Observation], *, preset: presets.Preset, optima: Mapping[tuple[str, int], float]
 ) -> report.Summary:

@@ -15,11 +15,12 @@ import rich.console
 import typer
 
 from milliner.bench import plan
+from milliner.core import errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from milliner.bench import report
+    from milliner.bench import paper_wifi, report
 
 T = TypeVar("T")
 
@@ -51,6 +52,21 @@ def strategies(
     quick: Annotated[
         bool, typer.Option("--quick", help="One request per cell, 512 tokens, float16 and greedy only: a minute.")
     ] = False,
+    modelled: Annotated[
+        bool, typer.Option("--modelled", help="In virtual time over a modelled device and cloud: seconds, greedy only.")
+    ] = False,
+    agreement: Annotated[
+        float, typer.Option(help="With --modelled: how often the drafter's first choice is the target's.")
+    ] = 0.77,
+    model: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="DIR", help="Another model than the demo; needs --adapter and --text."),
+    ] = None,
+    adapter: Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="Its adapter.")] = None,
+    medusa: Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="Its Medusa heads, for UMedusa.")] = None,
+    text: Annotated[
+        list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Text that prompts are cut from; repeatable.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Compare strategies on the same prompts, real processes, link and compute emulated as the preset says.
@@ -65,11 +81,15 @@ def strategies(
       [bold]milliner bench --quick --strategies UShape,Hat[/bold]
 
       [bold]milliner bench --codecs float16,int4 --prompt-tokens 2048 --json bench.json[/bold]
+
+      [bold]milliner bench --modelled --agreement 0.8 --requests 20[/bold]
     """
     if context.invoked_subcommand is not None:
         return
     if quick:
         requests, prompt_tokens, codecs, temperatures = 1, "512", "float16", "0"
+    if modelled:
+        temperatures = "0"
     run_plan = plan.Plan(
         strategies=_list("--strategies", strategies, _strategy),
         codecs=_list("--codecs", codecs, str),
@@ -78,14 +98,43 @@ def strategies(
         requests=requests,
         new_tokens=new_tokens,
     )
+    if modelled:
+        from milliner.bench import paper_wifi_modelled
+
+        result = paper_wifi_modelled.run(run_plan, preset_name=preset, agreement=agreement, command=_command())
+    else:
+        from milliner.bench import paper_wifi
+
+        result = paper_wifi.run(
+            run_plan,
+            preset_name=preset,
+            time_scale=time_scale,
+            command=_command(),
+            console=rich.console.Console(stderr=True),
+            run_inputs=_inputs(model, adapter=adapter, medusa=medusa, texts=text or []),
+        )
+    _deliver(result, json_file)
+
+
+def _inputs(
+    model: pathlib.Path | None,
+    *,
+    adapter: pathlib.Path | None,
+    medusa: pathlib.Path | None,
+    texts: list[pathlib.Path],
+) -> paper_wifi.Inputs | None:
+    """The user's own model, or None for the demo. Raises `ConfigError` where only part of it is named."""
     from milliner.bench import paper_wifi
 
-    _deliver(
-        paper_wifi.run(
-            run_plan, preset_name=preset, time_scale=time_scale, command=_command(), console=rich.console.Console()
-        ),
-        json_file,
-    )
+    if model is None:
+        for option, given in (("--adapter", adapter), ("--medusa", medusa), ("--text", texts or None)):
+            if given is not None:
+                raise errors.ConfigError("belongs to --model DIR: name both", field=option)
+        return None
+    if adapter is None or not texts:
+        missing = "--adapter" if adapter is None else "--text"
+        raise errors.ConfigError("is needed with --model", field=missing)
+    return paper_wifi.inputs(model=model, adapter=adapter, medusa=medusa, texts=texts)
 
 
 @app.command("engine")
@@ -119,6 +168,47 @@ def engine(
         dtype=dtype,
     )
     _deliver(engine_bench.run(options, command=_command(), console=rich.console.Console()), json_file)
+
+
+@app.command("acceptance")
+def acceptance(
+    model: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="DIR", help="Another model than the demo; needs --adapter and --text."),
+    ] = None,
+    adapter: Annotated[
+        list[pathlib.Path] | None,
+        typer.Option(metavar="DIR", help="Adapter to measure; repeatable. Default: every form of the demo's."),
+    ] = None,
+    text: Annotated[
+        list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Documents to draft along, one prompt from each.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the sampled answers.")] = 1,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure how many tokens a round of drafting yields: accepted drafts + 1, at most 8 drafts, no early exit.
+
+    Along held-out text itself, in answers sampled at temperature 0.8, and in greedy answers (which flatter: a small
+    model's run into loops).
+
+    Examples:
+
+      [bold]milliner bench acceptance[/bold]
+
+      [bold]milliner bench acceptance --documents 4 --json acceptance.json[/bold]
+    """
+    from milliner.bench import acceptance as acceptance_bench
+
+    if model is not None and (not adapter or not text):
+        raise errors.ConfigError("is needed with --model", field="--text" if adapter else "--adapter")
+    options = acceptance_bench.Options(
+        model=model, adapters=tuple(adapter or ()), texts=tuple(text or ()), documents=documents, seed=seed
+    )
+    console = rich.console.Console(stderr=True)
+    with console.status("measuring") as status:
+        result = acceptance_bench.run(options, command=_command(), advance=lambda what: status.update(f"done: {what}"))
+    _deliver(result, json_file)
 
 
 def _strategy(name: str) -> plan.StrategyName:

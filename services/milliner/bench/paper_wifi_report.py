@@ -1,0 +1,67 @@
+"""The report of the strategies' bench, measured or modelled: columns, rows with their ratios, summary. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from milliner.bench import cells, optimum, plan, presets, report, summary
+
+PAUSE_S = 0.05  # between requests, at time scale 1; arbitrary: the longest draft step is a fifth of it
+
+COLUMNS = (
+    report.Column("temperature", "T", digits=1),
+    report.Column("prompt_tokens", "prompt"),
+    report.Column("strategy", "strategy"),
+    report.Column("codec", "codec"),
+    report.Column("ttft_p50_s", "TTFT p50 ms", 1e3, 0),
+    report.Column("ttft_p95_s", "p95", 1e3, 0),
+    report.Column("ttft_optimum_s", "optimum", 1e3, 0),
+    report.Column("ttft_over_optimum", "× opt."),
+    report.Column("ttft_over_ushape_float16", "× UShape f16"),
+    report.Column("tbt_p50_s", "TBT p50 ms", 1e3, 1),
+    report.Column("tbt_p95_s", "p95", 1e3, 1),
+    report.Column("tbt_over_ushape", "× UShape"),
+    report.Column("emission_gap_p50_s", "gap p50 ms", 1e3, 0),
+    report.Column("emission_gap_p95_s", "p95", 1e3, 0),
+    report.Column("acceptance_length", "accept"),
+    report.Column("hidden_draft_share", "hidden"),
+    report.Column("bytes_up_per_token", "B/tok up", digits=0),
+    report.Column("bytes_down_per_token", "B/tok down", digits=0),
+    report.Column("cloud_busy_ms_per_token", "cloud ms/tok", digits=1),
+    report.Column("token_agreement", "agree", digits=3),
+    report.Column("compute_overrun_share", "overrun %", 1e2, 1),
+)
+
+
+def build(
+    run_plan: plan.Plan,
+    observations: Sequence[cells.Observation],
+    *,
+    preset: presets.Preset,
+    command: str,
+    title: str,
+) -> report.Report:
+    """The report of a run that measured every cell of the plan; `preset` is the one that it ran on."""
+    optima = {
+        (codec, length): optimum.optimum(preset, prompt_tokens=length, codec=presets.CODEC_NAMES[codec]).ttft_s
+        for codec in run_plan.codecs
+        for length in run_plan.prompt_tokens
+    }
+    rows = [
+        cells.row(
+            cell,
+            [o for o in observations if o.cell == cell],
+            ttft_optimum_s=optima[cell.variant.codec, cell.prompt_tokens],
+        )
+        for cell in run_plan.cells
+    ]
+    figures = summary.summarise(observations, preset=preset, optima=optima)
+    return report.Report(
+        command=command,
+        title=f"{title}: one user, {run_plan.new_tokens} new tokens",
+        rows=[dataclasses.asdict(row) for row in summary.compare(rows)],
+        columns=COLUMNS,
+        summary={"time_scale": preset.time_scale, **figures},
+        not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name != "targets"),
+    )
