@@ -87,7 +87,7 @@ def test_an_overdue_chunk_overtakes_with_a_quarter_of_the_budget() -> None:
 def test_nobody_starves_under_verification_that_fills_every_batch() -> None:
     policy = scheduler.VerifyFirst()
     left_tokens, skipped, batches = 60, 0, 0
-    while left_tokens > 0:
+    while left_tokens > 0 and batches < 100:
         frames = [waiting(1, "chunk", CHUNK, left_tokens, skipped=skipped)]
         frames += [waiting(2 + index, f"verify{index}", VERIFY, 10) for index in range(20)]
         shares = {share.ticket: share.num_tokens for share in policy.plan(frames, budget_tokens=100)}
