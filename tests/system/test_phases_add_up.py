@@ -8,7 +8,7 @@ import pytest
 
 from milliner.bench import plan, presets, variants
 from milliner.bench.modelled import cloud, device, language, virtual_time
-from milliner.core import types
+from milliner.core import errors, ports, types
 from milliner.strategies import factory
 from milliner.telemetry import record, summary
 from milliner.telemetry.phases import Phase
@@ -24,12 +24,44 @@ class SlowHandOver(device.ModelledDevice):
         return await super().busy(seconds)
 
 
+class LosingStream:
+    """A stream that is lost when the sixth reply is waited for."""
+
+    def __init__(self, stream: ports.CloudStream, *, clock: ports.Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._receives = 0
+        self.opened = stream.opened
+        self.send, self.close = stream.send, stream.close
+
+    async def receive(self) -> types.HiddenReply:
+        self._receives += 1
+        if self._receives == 6:
+            await self._clock.sleep(0.030)
+            raise errors.UnavailableError("the replica went away")
+        return await self._stream.receive()
+
+
+class LosingCloud(cloud.ModelledCloud):
+    """Loses its first stream."""
+
+    lost = False
+
+    async def open(self, request: types.SessionOpen) -> ports.CloudStream:  # type: ignore[override]
+        stream = await super().open(request)
+        if self.lost:
+            return stream
+        self.lost = True
+        return LosingStream(stream, clock=self._clock)
+
+
 async def answer(
     variant: plan.Variant,
     *,
     prompt_tokens: int,
     new_tokens: int,
     device_class: type[device.ModelledDevice] = device.ModelledDevice,
+    cloud_class: type[cloud.ModelledCloud] = cloud.ModelledCloud,
 ) -> summary.RequestSummary:
     clock = virtual_time.VirtualClock()
     modelled = device_class(
@@ -42,7 +74,7 @@ async def answer(
     generator = factory.build_generator(
         variants.strategy_options(variant),
         clock=clock,
-        transport=cloud.ModelledCloud(presets.PAPER_WIFI, clock=clock),
+        transport=cloud_class(presets.PAPER_WIFI, clock=clock),
         device=modelled,
     )
     request = types.GenerationRequest("r", tuple(range(prompt_tokens)), new_tokens)
@@ -75,3 +107,12 @@ def test_the_way_to_the_accelerator_is_explained_too(strategy: plan.StrategyName
     one = virtual_time.run(answer(variant, prompt_tokens=128, new_tokens=48, device_class=SlowHandOver))
     for round_ in one.rounds:
         assert round_.attributed_s == pytest.approx(round_.duration_s, rel=0.05), round_
+
+
+@pytest.mark.parametrize("strategy", [Name.USHAPE, Name.HAT])
+def test_a_recovery_is_a_phase_and_not_network_as_well(strategy: plan.StrategyName) -> None:
+    variant = plan.Variant(strategy=strategy, codec="float16")
+    one = virtual_time.run(answer(variant, prompt_tokens=128, new_tokens=48, cloud_class=LosingCloud))
+    assert one.counters["recoveries"] == 1
+    (recovered,) = [round_ for round_ in one.rounds if any(span.phase is Phase.TAKEOVER for span in round_.phases)]
+    assert recovered.attributed_s == pytest.approx(recovered.duration_s, rel=0.05)

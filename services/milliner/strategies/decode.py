@@ -119,9 +119,12 @@ async def _round(context: RequestContext, drafts: DraftSource, index: int) -> co
 async def _await_reply(
     context: RequestContext, drafts: DraftSource, path: Path, sent: cloud_session.SentFrame
 ) -> tuple[types.HiddenReply, float]:
-    """The reply and how long it took; a draft step that outlasts it is recorded as drafting, not as network."""
+    """The reply and how long it took, without what moving to another replica took, which is a phase of its own.
+
+    A draft step that outlasts the reply is recorded as drafting, not as network.
+    """
     clock = context.clock
-    sent_s = clock.now()
+    sent_s, moved_s = clock.now(), context.record.spent_s(Phase.TAKEOVER)
 
     async def receive() -> tuple[types.HiddenReply, float]:
         reply = await context.cloud.receive_or_recover(sent)
@@ -135,7 +138,8 @@ async def _await_reply(
         waiting.cancel()
     if (late_s := clock.now() - received_s) > 0.0:
         context.record.add(Phase.DRAFT, late_s, late=True)
-    return reply, received_s - sent_s
+    moved_s = context.record.spent_s(Phase.TAKEOVER) - moved_s
+    return reply, received_s - sent_s - moved_s
 
 
 def _count(context: RequestContext, path: Path, verdict: compute.Verdict) -> None:

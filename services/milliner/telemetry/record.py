@@ -183,6 +183,11 @@ class RequestRecord:
         """W3C `traceparent` of the open round (of the request between rounds), or "" where nothing is traced."""
         return self._spans.traceparent
 
+    def spent_s(self, phase: Phase) -> float:
+        """Seconds of this phase on the open round's critical path so far; 0 between rounds."""
+        spans = self._round.phases if self._round is not None else []
+        return sum(span.duration_s for span in spans if span.phase is phase and not span.hidden)
+
     # -- results -----------------------------------------------------------------------------------------------
 
     def emitted(self, num_tokens: int) -> None:
