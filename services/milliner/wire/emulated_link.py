@@ -17,6 +17,7 @@ import dataclasses
 import enum
 import random
 import socket
+import struct
 from collections.abc import Callable
 from typing import cast
 
@@ -33,6 +34,7 @@ _RECEIVE_BUFFER_BYTES = 65536  # of accepted sockets: what the kernel takes beyo
 # at zero; it is learnt in these steps, up to the limit (arbitrary: small beside a round trip, quick to settle).
 _EARLY_STEP_S = 20e-6
 _MAX_EARLY_S = 0.002
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for zero seconds
 
 
 class _Ending(enum.Enum):
@@ -168,6 +170,8 @@ class _End(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Resets the connection at once."""
         if self._transport is not None:
+            # without this option the kernel says goodbye (FIN) instead of resetting (RST)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,0 +1,74 @@
+"""The generated code is that of the committed schema, and every value type crosses it unharmed."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from google.protobuf import descriptor_pb2
+
+from milliner.contract import proto
+from milliner.contract.proto import hidden_states_pb2 as pb
+from milliner.core import types
+from milliner.wire import messages
+
+SERVICES = pathlib.Path(proto.__file__).parents[3]
+
+
+def test_generated_code_is_that_of_the_schema(tmp_path: pathlib.Path) -> None:
+    """Compares descriptors, so that the compiler's version does not matter. `make proto` regenerates."""
+    protoc = pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools (extra dev) is not installed")
+    target = tmp_path / "descriptors"
+    name = "milliner/contract/proto/hidden_states.proto"
+    assert protoc.main(["protoc", f"-I{SERVICES}", f"--descriptor_set_out={target}", str(SERVICES / name)]) == 0
+    compiled = descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes()).file[0]
+    committed = descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+    for message in compiled.message_type:
+        for field in message.field:
+            field.ClearField("json_name")  # written by the compiler, left out of generated code
+    assert compiled == committed
+
+
+def test_every_enum_value_has_a_number_of_its_own_name() -> None:
+    for enum, prefix, members in (
+        (pb.Codec, "CODEC_", types.Codec),
+        (pb.FrameKind, "FRAME_KIND_", types.FrameKind),
+        (pb.ReplyPositions, "REPLY_POSITIONS_", types.ReplyPositions),
+    ):
+        names = {name.removeprefix(prefix) for name in enum.keys()}  # noqa: SIM118  # a protobuf enum is no dict
+        assert names == {"UNSPECIFIED", *(member.name for member in members)}
+
+
+@pytest.mark.parametrize("codec", list(types.Codec))
+@pytest.mark.parametrize("kind", list(types.FrameKind))
+@pytest.mark.parametrize("reply_positions", list(types.ReplyPositions))
+def test_a_frame_crosses_the_wire(
+    codec: types.Codec, kind: types.FrameKind, reply_positions: types.ReplyPositions
+) -> None:
+    frame = types.HiddenFrame(
+        session_id="s",
+        round=2**31,
+        commit_pos=7,
+        start_pos=9,
+        kind=kind,
+        payloads=(types.Payload(codec, 3, b"\x00\xff"), types.Payload(types.Codec.FLOAT16, 1, b"")),
+        reply_positions=reply_positions,
+        reply_codec=codec,
+        traceparent="00-a-b-01",
+    )
+    assert messages.parse_device_message(messages.write_frame(frame)) == frame
+
+
+def test_open_opened_and_reply_cross_the_wire() -> None:
+    load = types.LoadReport(0.024, 0.00021, 17.5, 3, 4, 0.25, 512)
+    opened = types.SessionOpened("s", 2048, load)
+    request = types.SessionOpen("s", "sha256:ab", 2, 32, 4096, 8192, "00-a-b-01", 1)
+    payload = types.Payload(types.Codec.INT8, 1, b"12")
+    replies = [
+        types.HiddenReply("s", 1, 2, 3, payload, 0.1, 0.2, 5, load, 0.3),
+        types.HiddenReply("s", 0, 0, 0, None, 0.0, 0.0, 0, types.LoadReport()),
+    ]
+    assert messages.parse_device_message(messages.write_open(request)) == request
+    assert messages.parse_cloud_message(messages.write_opened(opened)) == opened
+    for reply in replies:
+        assert messages.parse_cloud_message(messages.write_reply(reply)) == reply
