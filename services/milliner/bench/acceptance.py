@@ -57,6 +57,7 @@ class Options:
     adapters: tuple[Path, ...] = ()
     texts: tuple[Path, ...] = ()
     documents: int = 16
+    prompt_tokens: int = PROMPT_TOKENS
     text_tokens: int = 96
     seed: int = 1
 
@@ -88,7 +89,7 @@ def run(options: Options, *, command: str, advance: Callable[[str], None] = lamb
     """
     model = options.model or assets.model_dir()
     folders = options.adapters or tuple(assets.adapter_dir(form) for form in assets.FORMS)
-    documents = list(_documents(model, options.texts or assets.heldout_texts(), options.documents))
+    documents = list(_documents(model, options.texts or assets.heldout_texts(), options))
     model_digest = digest.model_digest(model)
     rows: list[report.Row] = []
     for folder in folders:
@@ -124,30 +125,28 @@ def run(options: Options, *, command: str, advance: Callable[[str], None] = lamb
     )
 
 
-def _documents(model: Path, texts: Sequence[Path], count: int) -> Iterator[list[int]]:
-    """The first `count` documents' ids that hold a prompt and the text rounds after it."""
+def _documents(model: Path, texts: Sequence[Path], options: Options) -> Iterator[list[int]]:
+    """The first documents' ids that hold a prompt and the text rounds after it."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, local_files_only=True)
-    found = 0
+    found, needed = 0, 2 * options.prompt_tokens
     for path in texts:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise errors.ConfigError(f"{path} cannot be read as UTF-8 text: {error}", field="--text") from error
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) > 2 * PROMPT_TOKENS and found < count:
+        if len(ids) > needed and found < options.documents:
             found += 1
             yield ids
     if not found:
-        raise errors.ConfigError(
-            f"no document holds {2 * PROMPT_TOKENS} tokens: name longer held-out files", field="--text"
-        )
+        raise errors.ConfigError(f"no document holds {needed} tokens: name longer held-out files", field="--text")
 
 
 def _text(
     target: drafter_target.FrozenTarget, drafter: adapters.Adapter, ids: list[int], options: Options, seed: int
 ) -> list[int]:
     """Rounds along the document, from a place that differs from document to document."""
-    start = PROMPT_TOKENS + seed * 389 % (len(ids) - 2 * PROMPT_TOKENS + 1)
+    start = options.prompt_tokens + seed * 389 % (len(ids) - 2 * options.prompt_tokens + 1)
     start = min(start, target.max_positions - options.text_tokens - NUM_DRAFTS - 2)
     end = min(start + options.text_tokens, len(ids) - 1)
     rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=end + NUM_DRAFTS + 2)
@@ -166,27 +165,31 @@ def _text(
 def _sampled(
     target: drafter_target.FrozenTarget, drafter: adapters.Adapter, ids: list[int], options: Options, seed: int
 ) -> list[int]:
-    return _answer(target, drafter, ids, types.SamplingParams(temperature=TEMPERATURE), seed)
+    return _answer(target, drafter, _prompt(ids, options, seed), types.SamplingParams(temperature=TEMPERATURE), seed)
 
 
 def _greedy(
     target: drafter_target.FrozenTarget, drafter: adapters.Adapter, ids: list[int], options: Options, seed: int
 ) -> list[int]:
-    return _answer(target, drafter, ids, types.SamplingParams(), seed)
+    return _answer(target, drafter, _prompt(ids, options, seed), types.SamplingParams(), seed)
+
+
+def _prompt(ids: list[int], options: Options, seed: int) -> list[int]:
+    start = seed * 389 % (len(ids) - options.prompt_tokens)
+    return ids[start : start + options.prompt_tokens]
 
 
 def _answer(
     target: drafter_target.FrozenTarget,
     drafter: adapters.Adapter,
-    ids: list[int],
+    prompt: list[int],
     params: types.SamplingParams,
     seed: int,
 ) -> list[int]:
     """Rounds of one answer of `ANSWER_TOKENS` tokens; end of text does not end it."""
-    start = seed * 389 % (len(ids) - PROMPT_TOKENS)
-    rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=PROMPT_TOKENS + ANSWER_TOKENS + 2 * NUM_DRAFTS)
-    row = sampling.distribution(rounds.prefill(ids[start : start + PROMPT_TOKENS])[None], params)[0]
-    place, stream = PROMPT_TOKENS, sampling.Stream.TARGET
+    rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=len(prompt) + ANSWER_TOKENS + 2 * NUM_DRAFTS)
+    row = sampling.distribution(rounds.prefill(prompt)[None], params)[0]
+    place, stream = len(prompt), sampling.Stream.TARGET
     root = int(row.argmax()) if params.greedy else sampling.draw(row, seed=seed, position=place, stream=stream)
     accepted, emitted = [], 1
     while emitted < ANSWER_TOKENS:
