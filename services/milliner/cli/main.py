@@ -15,7 +15,8 @@ import rich.console
 import rich.text
 import typer
 
-from milliner.cli import bench, chat, demo, doctor, generate, up
+from milliner.cli import bench, chat, demo, doctor, generate, train_adapter, up
+from milliner.cli import slice as slices
 from milliner.contract import errors as contract_errors
 from milliner.core import errors
 
@@ -56,6 +57,8 @@ app.command("up")(up.up)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.add_typer(bench.app, name="bench")
+app.command("train-adapter")(train_adapter.train_adapter)
+app.command("slice")(slices.slice_)
 app.command("doctor")(doctor.doctor)
 
 

@@ -106,6 +106,8 @@ async def _serve(
     from milliner.local import runner
 
     async with contextlib.AsyncExitStack() as stack:
+        for note in (note for one in planned for note in one.notes):
+            shown.say(f"note: {note}")
         shown.start_waiting()
         runners = [await stack.enter_async_context(runner.Runner(one, listener=shown, state=state)) for one in planned]
         running = [await one.wait_ready(timeout_s=timeout_s) for one in runners]

@@ -11,7 +11,7 @@ import os
 import pathlib
 from importlib import resources
 
-from milliner.contract import documents, names, plan, role_config, topology
+from milliner.contract import availability, documents, names, plan, role_config, topology
 from milliner.core import errors
 from milliner.local import model_facts, ports
 
@@ -42,6 +42,7 @@ class TopologyLaunch:
     model: str
     clouds: tuple[RoleLaunch, ...]
     devices: tuple[RoleLaunch, ...]
+    notes: tuple[str, ...] = ()  # fields of the topology that have no effect here, one sentence each
 
     @property
     def roles(self) -> tuple[RoleLaunch, ...]:
@@ -117,6 +118,7 @@ def plan_topology(
         model=wanted.served_name,
         clouds=tuple(_role_launch(config, threads=threads) for config in clouds),
         devices=tuple(_role_launch(config, threads=threads) for config in devices),
+        notes=tuple(availability.notes(wanted)),
     )
 
 

@@ -155,5 +155,5 @@ def test_help_answers_without_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    for command in ("up", "generate", "chat", "demo", "bench", "doctor"):
+    for command in ("up", "generate", "chat", "demo", "bench", "train-adapter", "slice", "doctor"):
         assert f" {command} " in result.stdout
