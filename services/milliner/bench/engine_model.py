@@ -53,12 +53,13 @@ class BareLayers:
         self.layers = [layer.to_empty(device=torch_device).to(dtype).eval().requires_grad_(False) for layer in layers]
         self._rotary = modeling_qwen2.Qwen2RotaryEmbedding(config).to(torch_device)
         self._cache = transformers.DynamicCache()
-        for layer in self.layers:
-            for name, parameter in layer.named_parameters():
-                if "layernorm" in name:
-                    parameter.fill_(1.0)
-                else:
-                    parameter.normal_(0.0, 0.02, generator=generator)
+        for name, parameter in self.layers[0].named_parameters():
+            if "layernorm" in name:
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, 0.02, generator=generator)
+        for layer in self.layers[1:]:  # copies: their values do not matter, that each has memory of its own does
+            layer.load_state_dict(self.layers[0].state_dict())
 
     def reset(self) -> None:
         """Forgets all sequences."""

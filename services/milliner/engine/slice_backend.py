@@ -113,10 +113,11 @@ class SliceBackend:
             raise errors.ShapeMismatch(
                 f"found {list(hidden.shape)}, expected [{num_tokens}, {self._slice.hidden_size}]", field="payloads"
             )
-        hidden = hidden.to(dtype=self._slice.dtype, device=self._slice.torch_device)
+        hidden = hidden.to(dtype=self._slice.dtype)
+        # Before the copy to a GPU, where asking would make the host wait for it, frame by frame.
         if not bool(torch.isfinite(hidden).all()):
             raise errors.ShapeMismatch("hidden states hold infinities or NaN", field="payloads")
-        return hidden
+        return hidden.to(self._slice.torch_device)
 
     def _forward_isolated(self, spans: Sequence[_Span]) -> None:
         try:
