@@ -5,10 +5,11 @@ two clocks are compared. Shared by all sessions of a device.
 
 **Rate.** A frame reaches the cloud at (reply received − remote durations − way back). The way back cancels in the
 difference of two consecutive frames, so while the link is backlogged the gap between two arrivals is the time that
-the second frame's bytes took. Where frames were spaced out by the sender, the gap says nothing and is ignored.
+the second frame's bytes took. Where frames were spaced out by the sender, the gap says nothing; once the round trip
+is known, it tells the two cases apart (the frame before had left at its arrival − round trip).
 
-**Round trip.** transit = received − sent − remote = round trip + bytes / rate for a frame sent into an idle link. A line
-through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even where
+**Round trip.** transit = received − sent − remote = round trip + bytes / rate for a frame sent into an idle link. A
+line through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even where
 no prompt was ever long enough for a backlog.
 """
 
@@ -37,9 +38,7 @@ class Uplink:
         """The upload rate; None until a backlog, or frames of different sizes, have been seen."""
         if self._backlog_bytes_per_s is not None:
             return self._backlog_bytes_per_s
-        if self._largest_bytes - self._smallest_bytes < MIN_SPREAD_BYTES or self._transit.per_token_s == 0.0:
-            return None
-        return TRANSIT_UNIT_BYTES / self._transit.per_token_s
+        return None if self._round_trip_s is None else TRANSIT_UNIT_BYTES / self._transit.per_token_s
 
     def sent(self, *, at_s: float, num_bytes: int) -> None:
         """A frame was handed to the transport."""
@@ -62,10 +61,28 @@ class Uplink:
         if previous is not None and previous[0] == session_id:
             _, previous_sent_s, previous_arrived_s = previous
             gap_s = arrived_s - previous_arrived_s
-            if sent_s < previous_arrived_s and gap_s > BACKLOG_SHARE * (sent_s - previous_sent_s):
+            if self._had_to_wait(sent_s, gap_s, previous_sent_s=previous_sent_s, previous_arrived_s=previous_arrived_s):
                 self._learn_rate(num_bytes / gap_s)
                 return
+            if self._round_trip_s is None and sent_s < previous_arrived_s:
+                return  # whether it found the link idle is unknown
         self._learn_transit(num_bytes, arrived_s - sent_s)
+
+    @property
+    def _round_trip_s(self) -> float | None:
+        """The transit of no bytes at all; None until frames of different sizes have been seen."""
+        if self._largest_bytes - self._smallest_bytes < MIN_SPREAD_BYTES or self._transit.per_token_s == 0.0:
+            return None
+        return self._transit.fixed_s
+
+    def _had_to_wait(self, sent_s: float, gap_s: float, *, previous_sent_s: float, previous_arrived_s: float) -> bool:
+        """Whether a frame was sent before the one before it had left, so that their gap is its own upload.
+
+        Without that, a sender that spaces its frames by too slow an estimate would find it confirmed for ever.
+        """
+        if self._round_trip_s is not None:
+            return sent_s < previous_arrived_s - self._round_trip_s
+        return sent_s < previous_arrived_s and gap_s > BACKLOG_SHARE * (sent_s - previous_sent_s)
 
     def _learn_rate(self, sample: float) -> None:
         old = self._backlog_bytes_per_s
