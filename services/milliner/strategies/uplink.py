@@ -9,8 +9,8 @@ the second frame's bytes took. Where frames were spaced out by the sender, the g
 is known, it tells the two cases apart (the frame before had left at its arrival − round trip).
 
 **Round trip.** transit = received − sent − remote = round trip + bytes / rate for a frame sent into an idle link. A
-line through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even where
-no prompt was ever long enough for a backlog.
+line through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even
+where no prompt was ever long enough for a backlog.
 """
 
 from __future__ import annotations
