@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import pathlib
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import rich.console
 import rich.progress
@@ -12,10 +13,9 @@ import typer
 from milliner.core import errors
 
 if TYPE_CHECKING:
-    import enum
-
     from milliner.model import drafter_file, drafter_training
 
+Member = TypeVar("Member", bound=enum.StrEnum)
 _DIR, _FILES = "DIR", "FILE"
 
 
@@ -79,7 +79,7 @@ def train_adapter(
     typer.echo(_summary(out, _with_bar(config)))
 
 
-def _member(kinds: type[enum.StrEnum], text: str, *, option: str) -> enum.StrEnum:
+def _member(kinds: type[Member], text: str, *, option: str) -> Member:
     """The member of that name, in any case. Raises `ConfigError` naming the option and the choices."""
     for member in kinds:
         if member.value.lower() == text.lower():

@@ -91,7 +91,7 @@ class Run:
                 adjust_lr_fn="match_rms_adamw",
             ),
             torch.optim.AdamW(
-                [{"params": [self.network.embedding.weight]}, {"params": vectors}],
+                [self.network.embedding.weight, *vectors],
                 lr=config.learning_rate,
                 betas=(0.9, 0.95),
                 weight_decay=0.0,
@@ -187,20 +187,17 @@ class Run:
     def held_out_loss(self, max_tokens: int | None = None) -> float:
         """Mean loss in nats per token over the held-out text, in the windows and precision of training."""
         length = self.config.sequence_tokens
-        rows = (min(len(self._held_out), max_tokens or len(self._held_out)) - 1) // length
         text = torch.from_numpy(self._held_out.astype(numpy.int64))
-        total, seen = 0.0, 0
-        for first in range(0, rows, self.config.batch_sequences):
-            count = min(self.config.batch_sequences, rows - first)
-            if count < self.config.batch_sequences and seen:
-                break  # a last partial batch would compile the network once more
-            at = first * length
-            ids = text[at : at + count * length].view(count, length)
-            following = text[at + 1 : at + count * length + 1].view(count, length)
+        available = (len(text) - 1) // length
+        rows = min(available, (max_tokens or len(text)) // length)
+        starts = [index * available // rows * length for index in range(rows)]  # spread over all documents
+        count = min(self.config.batch_sequences, rows)
+        losses = []
+        for first in range(0, rows - count + 1, count):  # full batches only: another size would be compiled anew
+            windows = torch.stack([text[start : start + length + 1] for start in starts[first : first + count]])
             with torch.autocast("cpu", torch.bfloat16):
-                total += float(self.network(ids, following)) * count
-            seen += count
-        return total / seen
+                losses.append(float(self.network(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())))
+        return sum(losses) / len(losses)
 
     def save(self) -> None:
         """Writes the checkpoint beside the log, replacing the last one only once it is whole."""

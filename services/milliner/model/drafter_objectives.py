@@ -98,7 +98,7 @@ class AdapterObjective:
         target_logits = self._target.logits(features.deep.flatten(0, 1))
         wanted, choices = target_logits.softmax(-1), target_logits.argmax(-1).view(batch, length)
         tally = Tally()
-        agreements = []
+        agreements: list[torch.Tensor] = []
         for index, states in enumerate(passes):
             if index and not self.adapter.sees_deep_states:
                 agreements.append(agreements[0])
