@@ -87,6 +87,18 @@ async def test_a_ping_takes_the_round_trip() -> None:
         assert statistics.median(times) == pytest.approx(0.02, abs=0.006)  # room for a busy machine
 
 
+async def test_a_message_of_several_packets_is_not_held_back() -> None:
+    """Nagle's algorithm and delayed acknowledgements once added 40 ms to messages a little above a packet's size."""
+    conditions = emulated_link.LinkConditions(uplink_bytes_per_s=1e6, downlink_bytes_per_s=1e6, round_trip_s=0.01)
+    async with (
+        echo_server() as port,
+        emulated_link.EmulatedLink("127.0.0.1", port, conditions) as link,
+        connection(link.port) as (reader, writer),
+    ):
+        times = [await transfer(reader, writer, 2500) for _ in range(15)]
+        assert statistics.median(times) < 0.03  # 10 ms of round trip and 2.5 ms each way
+
+
 async def test_the_first_byte_waits_for_the_handshake() -> None:
     conditions = emulated_link.LinkConditions(uplink_bytes_per_s=1e8, downlink_bytes_per_s=1e8, round_trip_s=0.1)
     async with echo_server() as port, emulated_link.EmulatedLink("127.0.0.1", port, conditions) as link:

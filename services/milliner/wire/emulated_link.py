@@ -176,6 +176,9 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        # asyncio sets it only on sockets made with an explicit protocol number; without it the kernel holds a message's
+        # last packet back until the one before is acknowledged, up to 40 ms
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._path.sources.add(self)
         self.regulate()
         if self._on_connected is not None:
