@@ -10,11 +10,11 @@ import pytest
 import torch
 import typer
 import typer.testing
+from tests.unit.milliner.model import drafter_models
 
 from milliner.cli import train_adapter
 from milliner.core import errors
 from milliner.model import drafter_file
-from tests.unit.milliner.model import drafter_models
 
 app = typer.Typer()
 app.command()(train_adapter.train_adapter)
