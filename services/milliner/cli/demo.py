@@ -13,6 +13,7 @@ import rich.live
 import typer
 
 from milliner.cli import demo_view, target
+from milliner.contract import kinds
 
 if TYPE_CHECKING:
     from milliner.local import client, demonstration
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 def demo(
     prompt_tokens: Annotated[int, typer.Option(min=1, max=2048, help="Length of the held-out prompt.")] = 512,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, max=512, help="Length of the answers.")] = 64,
+    codec: Annotated[
+        kinds.Codec, typer.Option(help="How prompt positions are written on the wire; Int8 and Int4 are not exact.")
+    ] = kinds.Codec.FLOAT16,
     time_scale: Annotated[float, typer.Option(help="Slow link and compute alike by this factor.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
 ) -> None:
@@ -35,15 +39,24 @@ def demo(
 
       [bold]milliner demo[/bold]
 
-      [bold]milliner demo --prompt-tokens 2048 --json[/bold]
+      [bold]milliner demo --prompt-tokens 2048 --codec Int4[/bold]
     """
-    asyncio.run(_demo(prompt_tokens, max_tokens=max_tokens, time_scale=time_scale, as_json=as_json))
+    from milliner.local import demonstration
+
+    chosen = demonstration.variants(codec)
+    asyncio.run(_demo(chosen, prompt_tokens, max_tokens=max_tokens, time_scale=time_scale, as_json=as_json))
 
 
-async def _demo(prompt_tokens: int, *, max_tokens: int, time_scale: float, as_json: bool) -> None:
+async def _demo(
+    chosen: tuple[demonstration.Variant, ...],
+    prompt_tokens: int,
+    *,
+    max_tokens: int,
+    time_scale: float,
+    as_json: bool,
+) -> None:
     from milliner.local import demonstration, state_files
 
-    chosen = demonstration.variants()
     prompt = demonstration.prompt(prompt_tokens)
     launch = demonstration.plan(chosen, time_scale=time_scale)
     out = rich.console.Console(quiet=as_json, highlight=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import rich.console
@@ -18,29 +20,38 @@ _STYLES = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗"
 
 
 def doctor(
+    topology: Annotated[
+        pathlib.Path | None,
+        typer.Option("--topology", "-f", metavar="FILE", help="Check this topology and its model folders too."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check this machine: Python, packages, torch, memory, cores, ports; say what to do.
 
     Exit status 1 if something keeps Milliner from working.
 
-    Example: [bold]milliner doctor[/bold]
+    Examples:
+
+      [bold]milliner doctor[/bold]
+
+      [bold]milliner doctor -f topology.yaml[/bold]
     """
     from milliner.local import checks, state_files
 
     folder = state_files.directory(os.environ)
-    findings = checks.run_all(
-        {
-            "python": checks.check_python,
-            "packages": checks.check_packages,
-            "torch": checks.check_torch,
-            "memory": checks.check_memory,
-            "cores": checks.check_cores,
-            "port": checks.check_port,
-            "state folder": lambda: checks.check_state_folder(folder),
-            "demo model": checks.check_demo_model,
-        }
-    )
+    wanted: dict[str, Callable[[], checks.Finding]] = {
+        "python": checks.check_python,
+        "packages": checks.check_packages,
+        "torch": checks.check_torch,
+        "memory": checks.check_memory,
+        "cores": checks.check_cores,
+        "port": checks.check_port,
+        "state folder": lambda: checks.check_state_folder(folder),
+        "demo model": checks.check_demo_model,
+    }
+    if topology is not None:
+        wanted["topology"] = lambda: checks.check_topology(topology)
+    findings = checks.run_all(wanted)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
@@ -51,6 +62,8 @@ def doctor(
 
 def _print(findings: list[checks.Finding]) -> None:
     table = rich.table.Table(box=None, show_header=False, pad_edge=False)
+    for column in ("sign", "subject", "found"):
+        table.add_column(column, overflow="fold")
     for finding in findings:
         sign, style = _STYLES[finding.level.value]
         remedy = f"  → {finding.remedy}" if finding.remedy else ""

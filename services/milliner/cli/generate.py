@@ -130,7 +130,7 @@ def _print_figures(explain: Any, *, trace: bool) -> None:
     if trace:
         waterfall.print_waterfall(summary, to=to)
     else:
-        to.print(figures.line(summary))
+        to.print(figures.line(summary), style="dim", highlight=False)
 
 
 def _prompt(argument: str | None) -> str:

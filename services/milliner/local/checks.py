@@ -16,8 +16,10 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 
+from milliner.contract import errors as contract_errors
+from milliner.core import errors
 from milliner.demo import assets
-from milliner.local import ports
+from milliner.local import launches, ports
 
 _MIN_MEMORY_BYTES = 1 << 30  # the demo's two processes need about 0.7 GB, nearly all of it torch itself
 _MIN_DISK_BYTES = 1 << 28  # arbitrary: logs, slices of small models
@@ -128,9 +130,24 @@ def check_demo_model() -> Finding:
     wanted = (model / "config.json", model / "tokenizer.json", adapter / "adapter.json")
     absent = [str(file) for file in wanted if not file.is_file()]
     if absent:
-        return Finding("demo model", Level.PROBLEM, f"absent: {', '.join(absent)}", "install milliner again")
+        return Finding(
+            "demo model",
+            Level.PROBLEM,
+            f"absent: {', '.join(absent)}",
+            "install milliner again, or make it: python -m milliner.demo",
+        )
     size_bytes = sum(file.stat().st_size for file in model.iterdir())
     return Finding("demo model", Level.OK, f"builtin://demo, {size_bytes / 1e6:.0f} MB")
+
+
+def check_topology(file: pathlib.Path) -> Finding:
+    """Everything that `milliner up` finds before it starts processes."""
+    try:
+        planned = launches.plan_file(file)
+    except (errors.MillinerError, contract_errors.ContractError) as error:
+        return Finding("topology", Level.PROBLEM, str(error))
+    counts = [f"{one.name}: {len(one.clouds)} cloud, {len(one.devices)} device" for one in planned]
+    return Finding("topology", Level.OK, "; ".join(counts))
 
 
 def run_all(checks: Mapping[str, Callable[[], Finding]]) -> list[Finding]:

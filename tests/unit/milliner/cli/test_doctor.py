@@ -1,0 +1,58 @@
+"""`milliner doctor`: what it finds, what it advises, and that a failing check does not hide the others."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+from milliner.cli import main
+from milliner.demo import assets
+from milliner.local import checks, ports
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["milliner", "doctor", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    return int(ended.value.code or 0)
+
+
+def test_findings_as_json_and_as_a_table(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for name in ("config.json", "tokenizer.json", "adapter.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr(assets, "model_dir", lambda: tmp_path)
+    monkeypatch.setattr(assets, "adapter_dir", lambda: tmp_path)
+    assert run(["--json"], monkeypatch) == 0
+    findings = {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["python"]["level"] == "ok"
+    assert "torch" in findings["packages"]["found"]
+    assert findings["state folder"]["found"] == str(tmp_path / "milliner")
+
+    (tmp_path / "adapter.json").unlink()
+    assert run(["-f", str(tmp_path / "absent.yaml")], monkeypatch) == 1
+    shown = "".join(capsys.readouterr().out.split())  # the table folds long paths
+    assert "adapter.json" in shown
+    assert "python-mmilliner.demo" in shown
+    assert "nosuchfile" in shown
+
+
+def test_a_check_that_breaks_is_a_finding() -> None:
+    def broken() -> checks.Finding:
+        raise RuntimeError("boom")
+
+    first, second = checks.run_all({"a": broken, "python": checks.check_python})
+    assert (first.level, first.found) == (checks.Level.PROBLEM, "RuntimeError: boom")
+    assert second.level is checks.Level.OK
+
+
+def test_a_taken_port_is_a_warning_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "is_free", lambda host, port: False)
+    finding = checks.check_port()
+    assert finding.level is checks.Level.WARNING
+    assert "--device-port" in finding.remedy
