@@ -55,6 +55,7 @@ class Engine:
         self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
         self._tickets = itertools.count()
         self._delay = delay_model.DelayModel()
+        self._service_floor = 0  # counters of sessions that become busy are lifted to it
         self._wake = asyncio.Event()
         self._running = False
         self._stopping = False
@@ -175,6 +176,7 @@ class Engine:
         if not waiting:
             return []
         views = [owner.view(frame) for owner, frame in waiting.values()]
+        self._service_floor = scheduler.service_floor(views)
         shares = self._policy.plan(views, budget_tokens=self._config.max_batch_tokens)
         assert shares, "a policy takes at least one of what waits"
         for _, frame in waiting.values():
@@ -245,8 +247,7 @@ class Engine:
             )
         owner.check(frame)
         if not owner.queue:
-            busy = (other.served_tokens for other in self._sessions.values() if other.queue)
-            owner.served_tokens = scheduler.lifted_counter(owner.served_tokens, busy)
+            owner.served_tokens = max(owner.served_tokens, self._service_floor)
         self._wake.set()
         return owner.take_in(frame, ticket=next(self._tickets), now_s=self._clock.now())
 

@@ -7,7 +7,7 @@ The policy of this module, `VerifyFirst`:
    frame that `PATIENCE_BATCHES` batches in a row left out overtakes all, for at most a quarter of the budget: nobody
    starves, and verification goes on beside it.
 3. Among equally urgent sessions the one that was served the fewest tokens comes first (virtual token counter,
-   arXiv 2401.00588: a session that was idle is lifted to the least served of the busy ones, see `lifted_counter`).
+   arXiv 2401.00588: a session that was idle is lifted to the least served of the busy ones, see `service_floor`).
 4. Chunks may be split at the end of the token budget and go on in the next batch. Verification frames are split only
    where one exceeds the whole budget: half a verification is of no use to anyone.
 5. When a session's frame is taken whole, its next one joins the same batch if it continues it: a backlog of small
@@ -19,7 +19,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from milliner.core import types
@@ -41,7 +41,7 @@ class Waiting:
     session_id: str
     kind: types.FrameKind
     num_tokens: int  # still to be computed
-    served_tokens: int  # of the session, virtual (see `lifted_counter`)
+    served_tokens: int  # of the session, virtual (see `service_floor`)
     skipped_batches: int = 0  # batches since it came in which it got nothing
     joins_previous: bool = False  # continues the session's frame before it without truncation
 
@@ -91,9 +91,9 @@ class VerifyFirst:
         return shares
 
 
-def lifted_counter(served_tokens: int, busy_counters: Iterable[int]) -> int:
-    """The virtual token counter of a session that becomes busy: idling earns no credit over those who kept working."""
-    return max(served_tokens, min(busy_counters, default=0))
+def service_floor(waiting: Sequence[Waiting]) -> int:
+    """Where the counter of a session that becomes busy starts at least: idling earns no credit over those who work."""
+    return min(frame.served_tokens for frame in waiting)
 
 
 def _rank(frame: Waiting) -> tuple[int, int, int, str]:

@@ -115,7 +115,7 @@ class Session:
         self.queue: collections.deque[Pending] = collections.deque()
         self.frames: dict[int, Pending] = {}  # of the current round by start_pos, done ones included
         self.last_used_s = now_s
-        self.served_tokens = 0  # virtual: see scheduler.lifted_counter
+        self.served_tokens = 0  # virtual: see scheduler.service_floor
 
     def repeated(self, work: work_module.Work) -> Pending | None:
         """The frame that `work` repeats, if any; raises `PositionMismatch` for late and contradictory frames."""

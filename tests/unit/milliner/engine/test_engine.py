@@ -353,6 +353,31 @@ async def test_warm_up_teaches_the_delay_model_before_the_first_frame() -> None:
         assert report.delay_fixed_s + 8 * report.delay_per_token_s == pytest.approx(0.018, rel=0.2)
 
 
+async def test_a_session_that_idled_gets_no_credit_for_it() -> None:
+    """Without the floor a newcomer's prompt would hold up everyone who was served before it came."""
+    backend = toys.ToyBackend(num_pages=400)
+    config = limits.EngineConfig(kv_cache_bytes=0, max_batch_tokens=8, max_frame_tokens=64)
+    async with serving(backend, config=config) as cloud:
+        for name in "abc":
+            await cloud.open(toys.session_open(name, max_positions=100))
+        for start in (0, 32):
+            frame = toys.frame("a", start=start, tokens=32, kind=FrameKind.CHUNK)
+            await asyncio.gather(cloud.forward(frame), cloud.forward(toys.frame("b", start=start, tokens=32)))
+        gate = Gate(backend)
+        done_before = len(backend.batches)
+        tasks = [
+            asyncio.create_task(
+                cloud.forward(toys.frame(name, start=64 if name == "a" else 0, tokens=16, kind=FrameKind.CHUNK))
+            )
+            for name in "ac"
+        ]
+        await gate.until_busy()
+        gate.opened.set()
+        await asyncio.gather(*tasks)
+        order = [pieces[0][0] for pieces in backend.batches[done_before:]]
+        assert order in (["a", "c", "a", "c"], ["c", "a", "c", "a"], ["a", "c", "c", "a"], ["c", "a", "a", "c"])
+
+
 async def test_another_policy_can_be_plugged_in() -> None:
     class OneAtATime:
         def plan(self, waiting: Sequence[scheduler.Waiting], *, budget_tokens: int) -> list[scheduler.Share]:

@@ -116,7 +116,6 @@ def test_service_is_shared_equally_by_sessions_that_always_have_work() -> None:
     assert min(served.values()) > 0
 
 
-def test_an_idle_session_is_lifted_to_the_least_served_busy_one() -> None:
-    assert scheduler.lifted_counter(10, [500, 300]) == 300
-    assert scheduler.lifted_counter(400, [500, 300]) == 400
-    assert scheduler.lifted_counter(10, []) == 10
+def test_a_session_that_becomes_busy_starts_with_the_least_served_of_those_that_are() -> None:
+    frames = [waiting(0, "a", CHUNK, 5, served=500), waiting(1, "b", VERIFY, 5, served=300)]
+    assert scheduler.service_floor(frames) == 300
