@@ -22,6 +22,7 @@ def greedy_answers(
 
     Raises what `transformers` raises for a folder that it cannot load.
     """
+    transformers.utils.logging.disable_progress_bar()  # the bench has one of its own
     model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     answers: dict[Prompt, tuple[int, ...]] = {}
     for prompt in dict.fromkeys(prompts):
