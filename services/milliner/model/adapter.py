@@ -64,8 +64,14 @@ class AdapterConfig:
             head_dim=layer.head_dim,
             intermediate_size=config.intermediate_size,
             rope_theta=_rope_theta(config),
-            rms_norm_eps=config.rms_norm_eps,
+            rms_norm_eps=_norm_eps(config),
         )
+
+
+def _norm_eps(config: transformers.PretrainedConfig) -> float:
+    """The target's epsilon, under whichever name its family has it."""
+    names = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon")
+    return float(next((getattr(config, name) for name in names if getattr(config, name, None)), 1e-5))
 
 
 def _rope_theta(config: transformers.PretrainedConfig) -> float:

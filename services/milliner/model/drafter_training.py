@@ -245,9 +245,12 @@ def _build(
     sizes = adapters.AdapterConfig.from_target(target.checkpoint.config, form=config.form)
     drafter = adapters.Adapter(sizes)
     # The target's final norm, as effective weights whatever the family's parametrisation, is where the adapter's own
-    # starts: its states then begin in the same space as deep states.
-    ones = torch.ones(1, sizes.hidden_size, device=target.torch_device, dtype=target.shallow.dtype)
-    drafter.output_norm.weight.data.copy_(target.final_norm(ones)[0].float())
+    # starts: its states then begin in the same space as deep states. Signs have mean 0 and norm 1, so that norms with
+    # and without mean subtraction leave them; the difference of both signs cancels a bias.
+    signs = torch.ones(1, sizes.hidden_size, device=target.torch_device, dtype=target.shallow.dtype)
+    signs[:, 1::2] = -1.0
+    weight = (target.final_norm(signs) - target.final_norm(-signs)) / 2 * signs
+    drafter.output_norm.weight.data.copy_(weight[0].float())
     return drafter, drafter_objectives.AdapterObjective(drafter, target, num_passes=config.num_passes)
 
 
