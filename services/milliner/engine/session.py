@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
+from typing import NoReturn
 
 from milliner.core import errors, types
 from milliner.engine import scheduler
@@ -83,6 +85,11 @@ class Pending:
             codec_s=self.codec_s,
         )
         self.future.set_result(done)
+
+    def forget_payload(self, kv: work_module.KVHandle) -> None:
+        """Drops the frame's bytes and tensors; what stays is what a repeat is recognised by, and its answer."""
+        self.work = dataclasses.replace(self.work, decode=_spent, encode=_spent)
+        self.job = work_module.Job(self.work, kv)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -184,8 +191,8 @@ class Session:
         """The oldest frame is done."""
         oldest = self.queue.popleft()
         assert oldest is pending, "frames of a session end in their order"
-        pending.job.hidden, pending.job.outputs = None, []
         pending.resolve(payload, now_s=now_s)
+        pending.forget_payload(self.kv)
         self.last_used_s = now_s
 
     def fail_from(self, pending: Pending, error: Exception, *, now_s: float) -> None:
@@ -217,6 +224,10 @@ class Session:
         if self.frames.get(pending.work.start_pos) is pending:
             del self.frames[pending.work.start_pos]
         return pending
+
+
+def _spent(*_: object) -> NoReturn:
+    raise AssertionError("a frame is computed once")
 
 
 def _mark_retrieved(future: asyncio.Future[work_module.Done]) -> None:

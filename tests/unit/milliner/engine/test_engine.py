@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -99,6 +101,25 @@ async def test_a_repeated_frame_is_answered_from_memory_and_computed_once() -> N
         first = await cloud.forward(frame)
         assert await cloud.forward(frame) == first
         assert len(backend.batches) == 1
+
+
+async def test_an_answered_frames_bytes_are_not_kept() -> None:
+    """A prompt's payloads are megabytes, and its round is remembered until the next one begins."""
+
+    class Payload:
+        def read(self) -> list[float]:
+            return [0.0, 1.0]
+
+    payload = Payload()
+    kept = weakref.ref(payload)
+    backend = toys.ToyBackend()
+    async with serving(backend) as cloud:
+        await cloud.open(toys.session_open())
+        await cloud.forward(toys.frame(tokens=2, decode=payload.read))
+        await cloud.forward(toys.frame(start=2, round_index=0, commit=2))
+        del payload
+        gc.collect()
+        assert kept() is None
 
 
 async def test_a_repeat_of_a_frame_under_way_waits_for_the_same_result() -> None:
