@@ -19,7 +19,7 @@ from milliner.engine import admission, delay_model, limits, scheduler, session, 
 from milliner.engine import executor as executor_module
 
 # Batch sizes computed before the first frame, so that the first prompt finds warm kernels and a delay model. Arbitrary.
-WARM_UP_TOKENS = (1, 64, 256, 1)
+WARM_UP_TOKENS = (1, 64, 256)
 # Idle sessions are looked for this many times per idle limit: an expired one lives at most a quarter longer.
 EXPIRY_CHECKS = 4
 
@@ -129,12 +129,16 @@ class Engine:
         )
 
     async def warm_up(self) -> None:
-        """Computes a few batches of zeros: call it before the first session, from whoever reports readiness."""
+        """Computes a few batches of zeros: call it before the first session, from whoever reports readiness.
+
+        Every size runs twice and only the second time counts: the first pays for what is set up on first use.
+        """
         capacity_tokens = self._backend.num_pages * self._backend.page_tokens
+        limit_tokens = min(capacity_tokens, self._backend.max_positions, self._config.max_batch_tokens)
         for wanted_tokens in WARM_UP_TOKENS:
-            num_tokens = min(wanted_tokens, capacity_tokens, self._config.max_batch_tokens)
-            duration_s = await self._measure(num_tokens)
-            self._delay.observe_batch(num_tokens, duration_s)
+            num_tokens = min(wanted_tokens, limit_tokens)
+            await self._measure(num_tokens)
+            self._delay.observe_batch(num_tokens, await self._measure(num_tokens))
 
     async def run(self) -> None:
         """Serves until `stop` or until cancelled; then everything queued fails with `UnavailableError`."""
