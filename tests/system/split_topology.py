@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import torch
 import transformers
@@ -206,7 +207,7 @@ async def answer(
 
 def reference(model: pathlib.Path, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
     """What `transformers` says, greedily, without stopping."""
-    whole = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE)
+    whole: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE)
     prompt = torch.tensor([list(prompt_ids)])
     whole.generation_config.eos_token_id = None
     said = whole.generate(

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import httpx
 import pytest
@@ -52,7 +53,7 @@ async def served(
 def traced(monkeypatch: pytest.MonkeyPatch) -> tracing.Tracing:
     """Device and cloud write to one place, so that a test sees whether their spans meet."""
     shared = tracing.set_up(tier="device")
-    monkeypatch.setattr(split_topology.tracing, "set_up", lambda **_: shared)
+    monkeypatch.setattr(tracing, "set_up", lambda **_: shared)
     return shared
 
 
@@ -96,7 +97,7 @@ async def test_closing_a_stream_frees_the_session_in_the_cloud(
             await first.wait()
             return {"type": "http.disconnect"}
 
-        async def note(message: dict[str, object]) -> None:
+        async def note(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.body":
                 first.set()
 

@@ -155,8 +155,8 @@ def test_a_damaged_model_ends_up_with_one_clear_line(
     for file in tiny_model.iterdir():
         (damaged / file.name).write_bytes(file.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"not safetensors")
-    file = str(write_topology(source=damaged.as_uri()))  # type: ignore[operator]
-    result = milliner("up", "-f", file, "--quiet", environment=environment)
+    topology: pathlib.Path = write_topology(source=damaged.as_uri())  # type: ignore[operator]
+    result = milliner("up", "-f", str(topology), "--quiet", environment=environment)
     assert result.returncode == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
