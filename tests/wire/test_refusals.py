@@ -52,8 +52,8 @@ async def talk(port: int, *sent: bytes) -> Ending:
         await call.done_writing()
         received = []
         try:
-            while isinstance(data := await call.read(), bytes):
-                received.append(messages.parse_cloud_message(data))
+            while isinstance(answer := await call.read(), bytes):
+                received.append(messages.parse_cloud_message(answer))
         except grpc.aio.AioRpcError:
             pass  # the code and details are asked for below
         return Ending(received, await call.code(), await call.details())
@@ -180,7 +180,9 @@ async def test_an_open_that_never_comes_ends_the_stream() -> None:
         target = f"127.0.0.1:{running.port}"
         async with grpc.aio.insecure_channel(target, options=RAW) as channel:
             call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None)
-            message = messages.parse_cloud_message(await call.read())
+            data = await call.read()
+            assert isinstance(data, bytes)
+            message = messages.parse_cloud_message(data)
             assert isinstance(message, pb.Error)
             assert (message.name, message.field) == ("DeadlineExceeded", "open")
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED

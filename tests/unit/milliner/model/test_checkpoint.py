@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def edit_config(path: Path, **fields: Any) -> None:
     (path / "config.json").write_text(json.dumps({**content, **fields}))
 
 
-def edit_tensors(path: Path, *, drop: str = "", **replaced: torch.Tensor) -> None:
+def edit_tensors(path: Path, replaced: Mapping[str, torch.Tensor] | None = None, *, drop: str = "") -> None:
     tensors = safetensors.torch.load_file(path / "model.safetensors")
-    tensors.update(replaced)
+    tensors.update(replaced or {})
     tensors.pop(drop, None)
     safetensors.torch.save_file(tensors, path / "model.safetensors")
 
@@ -108,18 +109,18 @@ def test_missing_tensor_is_named(folder: Path, name: str) -> None:
 
 def test_wrong_shape_and_superfluous_tensor_are_named(folder: Path) -> None:
     name = "model.layers.2.self_attn.k_proj"
-    edit_tensors(folder, **{f"{name}.weight": torch.zeros(5, 5)})
+    edit_tensors(folder, {f"{name}.weight": torch.zeros(5, 5)})
     with pytest.raises(errors.CheckpointError, match=r"\[5, 5\]") as refused:
         load(folder)
     assert refused.value.field == f"{name}.weight"
-    edit_tensors(folder, **{f"{name}.weight": torch.zeros(16, 32), f"{name}.bias": torch.zeros(16)})
+    edit_tensors(folder, {f"{name}.weight": torch.zeros(16, 32), f"{name}.bias": torch.zeros(16)})
     with pytest.raises(errors.CheckpointError) as refused:
         load(folder)
     assert refused.value.field == f"{name}.bias"
 
 
 def test_old_checkpoints_with_stored_frequencies_load(folder: Path) -> None:
-    edit_tensors(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
+    edit_tensors(folder, {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
     load(folder)
 
 
