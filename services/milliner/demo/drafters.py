@@ -30,11 +30,11 @@ class Recipe:
 
 RECIPES = (
     Recipe(
-        "adapter/LayerWithDeepState", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.LAYER_WITH_DEEP_STATE, 0.48
+        "adapter/LayerWithDeepState", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.LAYER_WITH_DEEP_STATE, 0.5
     ),
-    Recipe("adapter/Layer", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.LAYER, 0.24),
-    Recipe("medusa", drafter_file.DrafterKind.MEDUSA, adapters.AdapterForm.LAYER, 0.14),
-    Recipe("adapter/Attention", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.ATTENTION, 0.14),
+    Recipe("adapter/Layer", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.LAYER, 0.26),
+    Recipe("medusa", drafter_file.DrafterKind.MEDUSA, adapters.AdapterForm.LAYER, 0.12),
+    Recipe("adapter/Attention", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.ATTENTION, 0.12),
 )  # shares are arbitrary: the default form gets most
 
 
