@@ -10,11 +10,16 @@ from __future__ import annotations
 import torch
 
 
+ANSWER_TOKENS = 64  # room beside the prompt before the first doubling; arbitrary
+
+
 class History:
-    """Rows by position; grows by doubling."""
+    """Rows by position; memory is taken with the first rows and grows by doubling."""
 
     def __init__(self, *, hidden_size: int, dtype: torch.dtype, torch_device: torch.device, prompt_tokens: int) -> None:
-        self._hidden = torch.empty(prompt_tokens + 64, hidden_size, dtype=dtype, device=torch_device)
+        self._width, self._dtype, self._torch_device = hidden_size, dtype, torch_device
+        self._capacity = prompt_tokens + ANSWER_TOKENS
+        self._rows: torch.Tensor | None = None
         self._deep: list[torch.Tensor] = []
         self._first_deep = prompt_tokens - 1
         self.length = 0
@@ -22,17 +27,20 @@ class History:
     def append(self, hidden: torch.Tensor) -> None:
         """Hidden states [T, D] of the next T positions."""
         end = self.length + hidden.shape[0]
-        if end > self._hidden.shape[0]:
-            grown = torch.empty(2 * end, self._hidden.shape[1], dtype=self._hidden.dtype, device=self._hidden.device)
-            grown[: self.length] = self._hidden[: self.length]
-            self._hidden = grown
-        self._hidden[self.length : end] = hidden
+        if self._rows is None or end > self._capacity:
+            self._capacity = max(self._capacity, 2 * end)
+            grown = torch.empty(self._capacity, self._width, dtype=self._dtype, device=self._torch_device)
+            if self._rows is not None:
+                grown[: self.length] = self._rows[: self.length]
+            self._rows = grown
+        self._rows[self.length : end] = hidden
         self.length = end
 
     def hidden(self, start: int, end: int) -> torch.Tensor:
         """[end - start, D]; a view."""
         assert 0 <= start <= end <= self.length
-        return self._hidden[start:end]
+        assert self._rows is not None
+        return self._rows[start:end]
 
     def append_deep(self, deep: torch.Tensor) -> None:
         """Deep states [T, D] of the next T positions, the first being the prompt's last."""
@@ -44,7 +52,7 @@ class History:
 
     def deep_before(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the positions before start … end - 1: deep states [T, D], zero where unknown, and which are known [T]."""
-        rows = torch.zeros_like(self._hidden[:1]).repeat(end - start, 1)
+        rows = torch.zeros(end - start, self._width, dtype=self._dtype, device=self._torch_device)
         known = torch.zeros(end - start, dtype=torch.bool, device=rows.device)
         for row, position in enumerate(range(start - 1, end - 1)):
             index = position - self._first_deep
