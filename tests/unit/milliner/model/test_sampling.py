@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -32,7 +33,8 @@ def test_distributions_are_those_of_transformers(temperature: float, top_k: int,
         warpers.append(transformers.TopKLogitsWarper(top_k))
     if top_p < 1.0:
         warpers.append(transformers.TopPLogitsWarper(top_p))
-    expected = warpers(torch.zeros(4, 1, dtype=torch.long), logits.clone()).softmax(-1)
+    seen: Any = torch.zeros(4, 1, dtype=torch.long)
+    expected = warpers(seen, logits.clone()).softmax(-1)
     ours = sampling.distribution(logits, types.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p))
     torch.testing.assert_close(ours, expected)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from milliner.strategies import options as strategy_options
@@ -79,7 +81,13 @@ def test_drafting_that_loses_is_switched_off_and_probed_again() -> None:
     control = new_controller()
     rounds(control, controller.MIN_ROUNDS, num_tokens=1, duration_s=0.1)  # plain decoding would take 60 ms
     assert not control.drafting
-    plain = {"num_drafted": 0, "num_tokens": 1, "duration_s": 0.06, "drafting_s": 0.0, "round_trip_s": 0.05}
+    plain: dict[str, Any] = {
+        "num_drafted": 0,
+        "num_tokens": 1,
+        "duration_s": 0.06,
+        "drafting_s": 0.0,
+        "round_trip_s": 0.05,
+    }
     for _ in range(controller.PROBE_EVERY - 1):
         control.learn_round(**plain)
         assert not control.drafting
