@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from milliner.bench import cells, optimum, plan, presets, report, summary
 
+PRINTED = ("targets", "ushape_round_ms", "hat_round_ms")  # of the summary's groups; the others repeat the columns
 PAUSE_S = 0.05  # between requests, at time scale 1; arbitrary: the longest draft step is a fifth of it
 
 COLUMNS = (
@@ -63,5 +64,5 @@ def build(
         rows=[dataclasses.asdict(row) for row in summary.compare(rows)],
         columns=COLUMNS,
         summary={"time_scale": preset.time_scale, **figures},
-        not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name != "targets"),
+        not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name not in PRINTED),
     )

@@ -117,6 +117,8 @@ def summarise(
         "ushape_plain_step_model_s": optimum.plain_step_s(preset),
     }
     result |= _pooled(seen)
+    for strategy in (Name.USHAPE, Name.HAT):
+        result[f"{strategy}_round_ms".lower()] = round_ms(seen.of(strategy))
     result["targets"] = {
         f"{t.name} {'≥' if t.at_least else '≤'} {t.limit:g}": f"{t.measured:.3f} {'met' if t.met else 'MISSED'}"
         for t in targets(seen, optima)
@@ -152,6 +154,22 @@ def targets(seen: Observations, optima: Mapping[tuple[str, int], float]) -> list
             if ratios := _over(seen, baseline, figure, only=Name.HAT):
                 found.append(Target(f"Hat {name} / {baseline}, worst cell", max(ratios.values()), 1.0))
     return found
+
+
+def round_ms(observations: Sequence[cells.Observation]) -> dict[str, float]:
+    """Where a round after prefill goes: mean milliseconds of each phase on the critical path, and what none explains.
+
+    Phases that overlap with others (drafting ahead) are left out; what is missing to `total` is the last entry.
+    """
+    rounds = [r for o in observations for r in o.summary.rounds if r.index > 0]
+    if not rounds:
+        return {}
+    sums: dict[str, float] = {}
+    for span in (span for r in rounds for span in r.phases if not span.hidden):
+        sums[span.phase] = sums.get(span.phase, 0.0) + span.duration_s
+    total_s = sum(r.duration_s for r in rounds)
+    parts = {**sums, "total": total_s, "unexplained": total_s - sum(sums.values())}
+    return {name: 1e3 * seconds / len(rounds) for name, seconds in parts.items()}
 
 
 def _pooled(seen: Observations) -> dict[str, report.Scalar]:

@@ -64,6 +64,23 @@ def test_ushape_takes_what_the_formulas_say() -> None:
     assert row["tbt_p50_s"] == pytest.approx(optimum.plain_step_s(PRESET), rel=0.001)
 
 
+def test_a_plain_round_is_explained_by_its_phases() -> None:
+    run_plan = plan.Plan(
+        strategies=[Name.USHAPE],
+        codecs=["float16"],
+        prompt_tokens=[16],
+        temperatures=[0.0],
+        requests=1,
+        new_tokens=8,
+    )
+    result = paper_wifi_modelled.run(run_plan, preset_name="paper-wifi", agreement=0.8, command="test")
+    parts = result.summary["ushape_round_ms"]
+    assert isinstance(parts, dict)
+    assert parts["total"] == pytest.approx(1e3 * optimum.plain_step_s(PRESET), rel=0.001)
+    assert parts["cloud_forward"] == pytest.approx(1e3 * PRESET.cloud.duration_s(1), rel=0.001)
+    assert parts["unexplained"] == pytest.approx(0.0, abs=0.01)
+
+
 @pytest.mark.parametrize("codec", ["float16", "int8", "int4"])
 def test_hat_comes_near_the_best_ttft_that_the_preset_allows(codec: str) -> None:
     # Two requests and the first still learns the link; the target for real processes is 1.10.
