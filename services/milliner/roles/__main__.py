@@ -81,5 +81,13 @@ async def _serve(config: object, report: object) -> None:
         await device.run(config, report=report)
 
 
+def _end(status: int) -> None:
+    """Ends the process at once: everything is closed, and tearing down torch's modules takes half a second of CPU."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

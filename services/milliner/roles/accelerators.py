@@ -29,9 +29,3 @@ def dtype(wanted: kinds.Dtype) -> torch.dtype:
     """The numeric type of weights and activations."""
     assert wanted is not kinds.Dtype.AUTO, "the plan resolves Auto"
     return _DTYPES[wanted]
-
-
-def set_threads(wanted: int | None) -> None:
-    """Sets torch's threads for work outside the executor (loading), if the configuration says how many."""
-    if wanted is not None:
-        torch.set_num_threads(wanted)

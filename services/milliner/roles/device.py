@@ -16,7 +16,7 @@ from milliner.api import app, text_service, tokenizer
 from milliner.contract import model_checks, role_config, role_events
 from milliner.core import clock, errors
 from milliner.engine import executor
-from milliner.roles import counters, device_options, http_server, probe, reporter, shutdown
+from milliner.roles import counters, device_options, http_server, probe, reporter, shutdown, stopping
 from milliner.strategies import factory
 from milliner.telemetry import tracing
 from milliner.wire import client, codecs, emulated_link
@@ -35,13 +35,14 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
         split = config.split
         report.say(role_events.RoleEventKind.LOADING, message=f"loading layers [0, {split.split_layer})")
         (device, codec), _ = await worker.run(lambda: _load(config, worker))
-        stopping = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
+        asked_to_stop = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
         time = clock.LoopClock()
         transport = client.GrpcTransport(await _endpoints(config, stack))
         stack.push_async_callback(transport.close)
-        generator = factory.build_generator(
+        strategy = factory.build_generator(
             device_options.strategy_options(config), clock=time, transport=transport, device=device
         )
+        generator = stopping.StoppableGenerator(strategy, clock=time)
         traces = tracing.set_up(tier="device", topology=config.topology, instance=config.name)
         stack.callback(traces.shutdown)
         service = text_service.TextService(
@@ -66,11 +67,11 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
         )
         listening = http_server.bind(config.listen.host, config.listen.port)
         port: int = listening.getsockname()[1]
-        server = http_server.Server(application, grace_s=_DRAIN_S)
+        server = http_server.Server(application)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listening]))
             report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
-            stopped = group.create_task(stopping.wait())
+            stopped = group.create_task(asked_to_stop.wait())
             probing = group.create_task(readiness.establish(on_waiting=report.waiting))
             await asyncio.wait({stopped, probing}, return_when=asyncio.FIRST_COMPLETED)
             if probing.done() and not probing.cancelled() and probing.exception() is None:
@@ -87,6 +88,8 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
                 )
             await stopped
             probing.cancel()
+            readiness.reason = "the device is stopping"
+            await generator.drain(_DRAIN_S)
             server.should_exit = True
             await serving
     report.say(role_events.RoleEventKind.STOPPED)

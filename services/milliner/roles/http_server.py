@@ -13,9 +13,9 @@ from milliner.core import errors
 
 
 class Server(uvicorn.Server):
-    """Serves `application`; ends when `should_exit` is set, cutting after `grace_s` what still runs."""
+    """Serves `application`; ends when `should_exit` is set, cutting what has not ended a second later."""
 
-    def __init__(self, application: applications.Starlette, *, grace_s: float) -> None:
+    def __init__(self, application: applications.Starlette) -> None:
         # Starlette's application has no lifespan of its own; log records go to the role's handlers.
         super().__init__(
             uvicorn.Config(
@@ -23,7 +23,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                timeout_graceful_shutdown=max(1, round(grace_s)),
+                timeout_graceful_shutdown=1,  # the role has drained before
                 server_header=False,
             )
         )

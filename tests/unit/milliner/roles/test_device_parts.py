@@ -11,7 +11,7 @@ import pytest
 from milliner.contract import emulation, kinds, operations, role_config, strategy
 from milliner.core import compute, errors, types
 from milliner.roles import __main__ as entry
-from milliner.roles import device_options, http_server, probe
+from milliner.roles import device_options, http_server, probe, stopping
 from milliner.strategies import options
 from milliner.telemetry import record
 
@@ -149,6 +149,64 @@ async def test_another_model_in_the_cloud_is_a_configuration_error() -> None:
     with pytest.raises(errors.ConfigError, match="model_digest: differs"):
         await readiness.establish(on_waiting=lambda _: None)
     assert readiness.reason
+
+
+class EndlessGenerator:
+    """Emits until it is closed; notes that it was."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def generate(
+        self, request: types.GenerationRequest, request_record: record.RequestRecord
+    ) -> AsyncGenerator[types.Emission, None]:
+        try:
+            while True:
+                yield types.Emission(())
+                await asyncio.sleep(0)
+        finally:
+            self.closed = True
+
+
+async def test_stopping_gives_answers_time_and_then_an_error_that_clients_can_read() -> None:
+    inner, clock = EndlessGenerator(), VirtualClock()
+    one = stopping.StoppableGenerator(inner, clock=clock)
+    request = types.GenerationRequest("r", (1,), max_new_tokens=1)
+    emitted = 0
+
+    async def consume() -> None:
+        nonlocal emitted
+        a_record = record.RequestRecord(clock=clock, request_id="r", operation="text_completion", model="", strategy="")
+        async for _ in one.generate(request, a_record):
+            emitted += 1
+
+    answer = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    await one.drain(2.0)
+    assert clock.now() >= 2.0
+    with pytest.raises(errors.UnavailableError, match="the device is stopping"):
+        await answer
+    assert inner.closed
+    assert emitted > 10
+    await one.drain(2.0)  # nothing runs: at once
+    assert clock.now() < 2.2
+
+
+async def test_a_client_that_leaves_is_no_stop() -> None:
+    inner, clock = EndlessGenerator(), VirtualClock()
+    one = stopping.StoppableGenerator(inner, clock=clock)
+
+    async def consume() -> None:
+        a_record = record.RequestRecord(clock=clock, request_id="r", operation="text_completion", model="", strategy="")
+        async for _ in one.generate(types.GenerationRequest("r", (1,), max_new_tokens=1), a_record):
+            pass
+
+    answer = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    assert inner.closed
 
 
 def test_a_taken_address_is_a_configuration_error() -> None:
