@@ -45,8 +45,13 @@ format: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: $(STAMP) ## Generate the protocol's Python code from contract/proto
-	$(BIN)/python -m milliner.contract.proto.generate
+# An older compiler on purpose: generated code runs with its own version of protobuf and all later ones, so this one
+# leaves users the choice between protobuf 6 and 7. It does not go with .venv's protobuf, hence a place of its own.
+proto: ## Generate the protocol's Python code from contract/proto
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/pip install $(PIP_FLAGS) -q grpcio-tools==1.74.0
+	build/proto/bin/python -m grpc_tools.protoc -Iservices --python_out=services --pyi_out=services \
+		milliner/contract/proto/hidden_states.proto
 
 docs: $(STAMP) ## Generate docs/topology.md from the schema
 	$(BIN)/python -m milliner.contract.reference docs/topology.md
