@@ -105,7 +105,8 @@ def test_draft_tree_equals_each_path_alone(case: str, start: int, tmp_path: Path
     tiny_models.save(case, tmp_path)
     model_slices = tiny_models.load(tmp_path, 0, 2, 3)
     prompt = tiny_models.prompt(start)
-    parents = [-1, -1, 0, 0, 1, 2, 4, 6, 7, 8, 9]  # two roots, a branch, a path longer than the window after it
+    # A chain with a sibling at each step: deeper than the window, and slots run ahead of positions.
+    parents = [-1, -1, *(node - 2 if node % 2 == 0 else node - 3 for node in range(2, 24))]
     nodes = tiny_models.prompt(len(parents), seed=5)
     positions, visible, slot_positions = tree_of(parents, start)
     session = tiny_models.open_session(model_slices)

@@ -98,7 +98,7 @@ class Checkpoint:
             by_file.setdefault(self.files[name], []).append(name)
         tensors: dict[str, torch.Tensor] = {}
         for file, wanted in by_file.items():
-            with _opened(file) as content:
+            with opened(file) as content:
                 present = set(content.keys())
                 for name in wanted:
                     if name not in present:
@@ -192,11 +192,12 @@ def tensor_files(path: Path) -> dict[str, Path]:
             f"neither {WEIGHTS_FILE} nor {INDEX_FILE} is in {path}: only safetensors checkpoints can be sliced",
             field=WEIGHTS_FILE,
         )
-    with _opened(file) as content:
+    with opened(file) as content:
         return dict.fromkeys(content.keys(), file)
 
 
-def _opened(file: Path) -> Any:
+def opened(file: Path) -> Any:
+    """A safetensors file whose header has been checked against its size; raises `CheckpointError` with its name."""
     try:
         return safetensors.safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:

@@ -14,7 +14,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from milliner.core import errors
 from milliner.model import checkpoint as checkpoints
 
 # Fields that tools add or that only suggest something; all others may decide the output.
@@ -64,13 +63,10 @@ class _Mapped:
 
 
 def _header(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length))
-    except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
-        raise errors.CheckpointError(
-            f"{file} is not a readable safetensors file ({error}): download it again", field=file.name
-        ) from error
+    with checkpoints.opened(file):  # checks the header, so that it can be read plainly
+        pass
+    with file.open("rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header: dict[str, dict[str, Any]] = json.loads(handle.read(length))
     header.pop("__metadata__", None)
-    return dict(header)
+    return header
