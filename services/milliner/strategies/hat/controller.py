@@ -3,10 +3,14 @@
 **Acceptance.** Whether a draft is accepted depends on how sure the drafter was. Drafts are binned by confidence (the
 highest draft probability) and each bin keeps a moving acceptance rate that starts at the confidence itself.
 
-**Adaptive rule.** Drafting one more token costs time now and brings one token with the probability that it and all
-drafts before it are accepted. At the current pace of `pace_s` seconds per token it pays for itself when
+**Adaptive rule.** Drafting one more token costs time now, and a little more in the round trip (its position on the wire
+and in the cloud, measured), and brings one token with the probability that it and all drafts before it are accepted. At
+the current pace of `pace_s` seconds per token it pays for itself when
 
-    P(all accepted up to it) · pace_s  >  cost_s.
+    P(all accepted up to it) · pace_s  >  cost_s + round trip per position.
+
+The pace is time over tokens of the last rounds, not the mean of their ratios: rounds that yield one token would weigh
+far too much in that. Until the first round has been measured, drafts end as with `Fixed` control.
 
 This is the optimal stopping rule for maximising tokens per second (the marginal gain must exceed the average rate).
 With a longer round trip the pace is slower and drafts grow, about logarithmically, as they should (PAPERS A.4).
@@ -26,7 +30,7 @@ from milliner.strategies import options as strategy_options
 NUM_BINS = 10
 BIN_PRIOR_DRAFTS = 8.0  # weight of the prior in drafts; arbitrary
 BIN_MEMORY_DRAFTS = 400.0  # drafts that a bin remembers; arbitrary
-PACE_WEIGHT = 0.05  # of a new round in the moving paces; arbitrary: about twenty rounds
+PACE_WEIGHT = 0.05  # of a new round in the moving sums and paces; arbitrary: about twenty rounds
 PROBE_EVERY = 32  # rounds without drafts between two probes; arbitrary: a probe costs at most a tenth
 PROBE_ROUNDS = 4  # drafted rounds per probe; arbitrary
 MIN_ROUNDS = 8  # drafted rounds before drafting may be switched off; arbitrary
@@ -60,12 +64,17 @@ class DraftController:
     def __init__(self, options: strategy_options.DraftingOptions) -> None:
         self.options = options
         self.acceptance = Acceptance()
-        self.pace_s: float | None = None  # seconds per token in drafted rounds
+        self._drafted_s = self._drafted_tokens = 0.0  # of drafted rounds, older ones fading
         self.plain_pace_s: float | None = None  # what a round would take without drafts
         self.round_trip = delay_model.DelayModel()  # of positions in the frame
         self._drafted_rounds = 0
         self._off_rounds = 0
         self._probe_left = 0
+
+    @property
+    def pace_s(self) -> float | None:
+        """Seconds per token in drafted rounds; None before the first."""
+        return self._drafted_s / self._drafted_tokens if self._drafted_tokens else None
 
     @property
     def drafting(self) -> bool:
@@ -82,12 +91,10 @@ class DraftController:
         """Whether drafting the token that `confidences[-1]` belongs to, after those before it, is worth `cost_s`."""
         if len(confidences) > self.options.max_tokens:
             return False
-        if self.options.control is strategy_options.DraftControl.FIXED:
+        pace_s = self.pace_s
+        if pace_s is None or self.options.control is strategy_options.DraftControl.FIXED:
             return all(confidence >= self.options.min_confidence for confidence in confidences[:-1])
-        pace_s = self.pace_s or self.plain_pace_s
-        if pace_s is None:
-            return True
-        return self.reach(confidences) * pace_s > cost_s
+        return self.reach(confidences) * pace_s > cost_s + self.round_trip.per_token_s
 
     def reach(self, confidences: Sequence[float]) -> float:
         """The probability that drafts with these confidences are all accepted."""
@@ -104,7 +111,8 @@ class DraftController:
         self.plain_pace_s = _moved(self.plain_pace_s, duration_s - drafting_s)
         if num_drafted > 0:
             self._drafted_rounds += 1
-            self.pace_s = _moved(self.pace_s, duration_s / num_tokens)
+            self._drafted_s += duration_s - PACE_WEIGHT * self._drafted_s
+            self._drafted_tokens += num_tokens - PACE_WEIGHT * self._drafted_tokens
             self._probe_left = max(0, self._probe_left - 1)
             return
         self._off_rounds += 1
@@ -112,9 +120,10 @@ class DraftController:
             self._probe_left = PROBE_ROUNDS
 
     def _losing(self) -> bool:
-        if self.pace_s is None or self.plain_pace_s is None or self._drafted_rounds < MIN_ROUNDS:
+        pace_s = self.pace_s
+        if pace_s is None or self.plain_pace_s is None or self._drafted_rounds < MIN_ROUNDS:
             return False
-        return self.pace_s > self.plain_pace_s
+        return pace_s > self.plain_pace_s
 
 
 def _moved(old: float | None, sample: float) -> float:

@@ -60,6 +60,37 @@ def test_a_slower_pace_drafts_more() -> None:
     assert lengths[2] - lengths[1] == pytest.approx(lengths[1] - lengths[0], abs=1)  # logarithmic
 
 
+def test_the_pace_is_time_over_tokens_not_the_mean_of_ratios() -> None:
+    control = new_controller()
+    for num_tokens in [1, 5] * 100:
+        rounds(control, 1, num_tokens=num_tokens, duration_s=0.09)
+    assert control.pace_s == pytest.approx(0.03, rel=0.05)  # 180 ms for 6 tokens; the ratios' mean is 54 ms
+    assert control.drafting
+
+
+def test_a_position_that_lengthens_the_round_trip_must_pay_for_it_too() -> None:
+    control = new_controller()
+    for num_drafted in [1, 4, 8] * 20:
+        control.learn_round(
+            num_drafted=num_drafted,
+            num_tokens=2,
+            duration_s=0.04,
+            drafting_s=0.0,
+            round_trip_s=0.05 + 0.004 * num_drafted,
+        )
+    for _ in range(200):
+        control.acceptance.learn(0.15, accepted=False)
+    assert control.worthwhile([0.95], cost_s=0.012)  # 0.95 · 20 ms
+    assert not control.worthwhile([0.95], cost_s=0.017)
+    assert not control.worthwhile([0.15], cost_s=0.0)
+
+
+def test_before_anything_is_measured_drafts_end_where_the_drafter_is_unsure() -> None:
+    control = new_controller(min_confidence=0.6)
+    assert control.worthwhile([0.9, 0.3], cost_s=0.01)
+    assert not control.worthwhile([0.9, 0.3, 0.9], cost_s=0.01)
+
+
 def test_the_longest_draft_is_never_exceeded() -> None:
     control = new_controller(max_tokens=3)
     assert control.worthwhile([1.0] * 3, cost_s=0.0)
