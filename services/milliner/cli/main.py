@@ -72,6 +72,13 @@ def main() -> None:
             raise
         _print_error(error)
         sys.exit(exit_status(error))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if settings.debug or missing in ("", "milliner"):  # a module of our own that is missing is a bug
+            raise
+        remedy = "this command computes and needs the runtime: pip install 'milliner[runtime]', or make setup"
+        _print_error(errors.ConfigError(f"{missing} is not installed; {remedy}"))
+        sys.exit(EXIT_FAILED)
 
 
 def exit_status(error: Exception) -> int:
