@@ -1,15 +1,19 @@
 """Finds TCP ports on this machine for the processes of a topology. Blocking, instant; called before they start.
 
-A port is free if it can be bound now; between that and the child's own bind another program may take it, in which
-case the child fails with a message that names the port.
+A port is free if it can be bound now. Seconds pass until the child binds it, so runners tell one another which ports
+they have given away: each holds, while it lives, a socket of an abstract name per port (Linux; the kernel frees the
+name with the process). Against other programs nothing helps: then the child fails with a message that names the port.
 """
 
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Collection
 
 from milliner.core import errors
+
+_held: dict[int, socket.socket] = {}  # ports that this process has given away, for its whole life
 
 
 def is_free(host: str, port: int) -> bool:
@@ -24,18 +28,18 @@ def is_free(host: str, port: int) -> bool:
 
 
 def any_free(host: str, *, avoid: Collection[int] = ()) -> int:
-    """A port that the kernel calls free and that is not in `avoid`."""
+    """A port that the kernel calls free, that is not in `avoid` and that no other runner has given away."""
     while True:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0))
             port: int = probe.getsockname()[1]
-        if port not in avoid:
+        if port not in avoid and _claim(port):
             return port
 
 
 def required(host: str, port: int, *, field: str) -> int:
     """`port` itself; raises `ConfigError` on `field` when another program holds it."""
-    if not is_free(host, port):
+    if not is_free(host, port) or not _claim(port):
         raise errors.ConfigError(
             f"port {port} on {host} is in use by another program: stop it or choose another port", field=field
         )
@@ -44,6 +48,20 @@ def required(host: str, port: int, *, field: str) -> int:
 
 def preferred(host: str, port: int, *, avoid: Collection[int] = ()) -> int:
     """`port` if it is free and not in `avoid`, else any free one."""
-    if port not in avoid and is_free(host, port):
+    if port not in avoid and is_free(host, port) and _claim(port):
         return port
     return any_free(host, avoid=avoid)
+
+
+def _claim(port: int) -> bool:
+    """Whether this process may give the port away: no other runner on this machine has."""
+    if port in _held or sys.platform != "linux":
+        return True
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(f"\0milliner/port/{port}")
+    except OSError:
+        claim.close()
+        return False
+    _held[port] = claim
+    return True
