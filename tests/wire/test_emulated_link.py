@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 from tests.wire import conftest
 
-from milliner.wire import emulated_link
+from milliner.core import errors
+from milliner.wire import emulated_link, link_process
 
 FAST = emulated_link.LinkConditions(uplink_bytes_per_s=1e8, downlink_bytes_per_s=1e8, round_trip_s=0.0)
 
@@ -236,3 +239,55 @@ async def test_lateness_is_reported() -> None:
         time.sleep(0.05)  # noqa: ASYNC251  # the loop is busy with something else
         await reader.readexactly(1)
         await conftest.eventually(lambda: link.max_lateness_s > 0)
+
+
+async def test_a_link_in_its_own_process_behaves_as_one_in_this() -> None:
+    conditions = emulated_link.LinkConditions(
+        uplink_bytes_per_s=1e6, downlink_bytes_per_s=1e8, round_trip_s=0.02, seed=7
+    )
+    async with (
+        echo_server() as port,
+        link_process.LinkProcess("127.0.0.1", port, conditions) as link,
+        connection(link.port) as (reader, writer),
+    ):
+        await transfer(reader, writer, 1)
+        assert 0.21 < await transfer(reader, writer, 200_000) < 0.6
+        counters = await link.counters()
+        assert counters.bytes_up == counters.bytes_down == 200_001
+        await link.cut()
+        waiting = asyncio.create_task(transfer(reader, writer, 10))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await link.mend()
+        await waiting
+        await link.drop_connections()
+        with pytest.raises(ConnectionError):
+            await reader.readexactly(1)
+    with pytest.raises(errors.UnavailableError):
+        await link.counters()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_a_link_process_does_not_outlive_its_parent() -> None:
+    """Its standard input ends when the parent is killed; here the parent is a process that never reads or waits."""
+    code = (
+        "import asyncio, os\n"
+        "from milliner.wire import emulated_link, link_process\n"
+        "async def main():\n"
+        "    link = link_process.LinkProcess('127.0.0.1', 1, emulated_link.LinkConditions(1e6, 1e6, 0.0))\n"
+        "    await link.__aenter__()\n"
+        "    print(link.port, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    port = int(await parent.stdout.readline())
+    assert listens(port)
+    parent.kill()
+    await parent.wait()
+    await conftest.eventually(lambda: not listens(port), within_s=10)

@@ -1,0 +1,137 @@
+"""An emulated link in a process of its own, for measurements: no other work on its loop, no torch beside its GIL.
+
+`LinkProcess` stands where an `emulated_link.EmulatedLink` would.
+
+The child is `python -m milliner.wire.link_process`. Line by line as JSON, it reads its configuration and then commands
+on standard input, and writes its port and then counters on standard output. It ends when its standard input does: when
+it is stopped, or when its parent dies in whatever way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+from typing import Any
+
+from milliner.core import errors
+from milliner.wire import emulated_link
+
+_START_WITHIN_S = 30.0  # arbitrary: an interpreter on a busy machine
+_ANSWER_WITHIN_S = 5.0  # arbitrary
+_COMMANDS = ("counters", "cut", "mend", "drop_connections")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LinkCounters:
+    """What has entered the link until now, and how late it was at most."""
+
+    bytes_up: int
+    bytes_down: int
+    max_lateness_s: float
+
+
+class LinkProcess:
+    """The link; `async with` starts and stops its process. Raises `UnavailableError` when that fails."""
+
+    def __init__(self, upstream_host: str, upstream_port: int, conditions: emulated_link.LinkConditions) -> None:
+        self._configuration = {
+            "upstream_host": upstream_host,
+            "upstream_port": upstream_port,
+            "conditions": dataclasses.asdict(conditions),
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._asking = asyncio.Lock()
+        self.port = 0
+
+    async def counters(self) -> LinkCounters:
+        """The child's counters."""
+        return LinkCounters(**await self._ask("counters", within_s=_ANSWER_WITHIN_S))
+
+    async def cut(self) -> None:
+        """See `EmulatedLink.cut`."""
+        await self._ask("cut", within_s=_ANSWER_WITHIN_S)
+
+    async def mend(self) -> None:
+        """See `EmulatedLink.mend`."""
+        await self._ask("mend", within_s=_ANSWER_WITHIN_S)
+
+    async def drop_connections(self) -> None:
+        """See `EmulatedLink.drop_connections`."""
+        await self._ask("drop_connections", within_s=_ANSWER_WITHIN_S)
+
+    async def __aenter__(self) -> LinkProcess:
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-m", "milliner.wire.link_process")
+        self._process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        try:
+            answer = await self._ask(json.dumps(self._configuration), within_s=_START_WITHIN_S)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self.port = int(answer["port"])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _ANSWER_WITHIN_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _ask(self, line: str, *, within_s: float) -> dict[str, Any]:
+        process = self._process
+        if process is None:
+            raise errors.UnavailableError("the emulated link has not been started", field="link")
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answer = b""
+        async with self._asking:
+            # a child that is gone shows as an empty answer
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(within_s):
+                    process.stdin.write(line.encode() + b"\n")
+                    await process.stdin.drain()
+                    answer = await process.stdout.readline()
+        if not answer:
+            raise errors.UnavailableError("the emulated link's process did not answer", field="link")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+
+async def _serve() -> None:
+    """The child: one link until standard input ends."""
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    configuration = json.loads(await lines.readline())
+    conditions = emulated_link.LinkConditions(**configuration["conditions"])
+    upstream = (configuration["upstream_host"], configuration["upstream_port"])
+    async with emulated_link.EmulatedLink(*upstream, conditions) as link:
+        _say({"port": link.port})
+        while line := await lines.readline():
+            _say(_obey(line.decode().strip(), link))
+
+
+def _obey(command: str, link: emulated_link.EmulatedLink) -> dict[str, int | float]:
+    assert command in _COMMANDS, command
+    if command != "counters":
+        getattr(link, command)()
+    return {"bytes_up": link.bytes_up, "bytes_down": link.bytes_down, "max_lateness_s": link.max_lateness_s}
+
+
+def _say(answer: dict[str, int | float]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
+    asyncio.run(_serve())
