@@ -30,9 +30,9 @@ def slice_(
 
     The folder carries the whole model's digest: both tiers still agree on which model they split.
 
-    Examples:
-    [bold]milliner slice --model Qwen3-8B --layers 0:2 --embedding --lm-head --out device[/bold] ·
-    [bold]milliner slice --model Qwen3-8B --layers 2: --out cloud[/bold]
+    For a device: [bold]milliner slice --model Qwen3-8B --layers 0:2 --embedding --lm-head --out device[/bold]
+
+    For its cloud: [bold]milliner slice --model Qwen3-8B --layers 2: --out cloud[/bold]
     """
     from milliner.model import checkpoint as checkpoints
     from milliner.model import slice as slices

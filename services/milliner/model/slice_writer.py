@@ -76,8 +76,8 @@ def write_slice(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        num_bytes = _write_tensors(checkpoint, names, partial, on_bytes)
         _write_config(checkpoint.path, partial, held)
+        num_bytes = _write_tensors(checkpoint, names, partial, on_bytes)
         if spec.embedding:
             _copy_tokenizer(checkpoint.path, partial)
         if out.exists():
@@ -132,6 +132,7 @@ def _write_tensors(
         name = checkpoints.WEIGHTS_FILE if single else f"model-{number:05d}-of-{len(files):05d}.safetensors"
         content = {tensor_name: tensors.pop(tensor_name).contiguous() for tensor_name in group}
         safetensors.torch.save_file(content, folder / name, metadata={"format": "pt"})
+        shutil.copymode(folder / checkpoints.CONFIG_FILE, folder / name)  # safetensors hides files from other users
         weight_map.update(dict.fromkeys(group, name))
         done += sum(tensor.nbytes for tensor in content.values())
         on_bytes(done, total)

@@ -33,6 +33,8 @@ def test_written_slices_give_the_whole_models_logits(case: str, tmp_path: Path) 
     assert written["device"].num_tensors + written["cloud"].num_tensors == written["cloud"].num_model_tensors
     assert (tmp_path / "device" / "tokenizer.json").exists()
     assert not (tmp_path / "cloud" / "tokenizer.json").exists()
+    modes = {path.stat().st_mode for path in (tmp_path / "device").glob("*.*") if path.name != "tokenizer.json"}
+    assert len(modes) == 1, "who may read the configuration may read the weights"
     assert {digest.model_digest(tmp_path / name) for name in ("whole", "device", "cloud")} == {
         written["cloud"].model_digest
     }
