@@ -96,13 +96,3 @@ class Console:
     def _prefix(self, name: str) -> rich.text.Text:
         prefix = rich.text.Text()
         return prefix.append(f"{name:<{self._width}} │ ", style=self._colours.get(name, "white"))
-
-
-class Silent:
-    """A `supervisor.Listener` that keeps nothing."""
-
-    def on_log(self, name: str, line: str) -> None:
-        """Drops the line."""
-
-    def on_state(self, name: str, state: supervisor.State, detail: str) -> None:
-        """Drops the change."""

@@ -67,6 +67,14 @@ class Supervisor:
 
     async def run(self) -> None:
         """Runs until `stop` is called or the child has failed for good (then `failure` says why)."""
+        try:
+            await self._run()
+        except OSError as error:
+            self.failure = errors.UnavailableError(f"{self.spec.name} cannot be started: {error}")
+            self._enter(State.FAILED, str(self.failure))
+            self.settled.set()
+
+    async def _run(self) -> None:
         attempts, delay_s = 0, _FIRST_DELAY_S
         while not self._stopping.is_set():
             attempts += 1
@@ -102,6 +110,8 @@ class Supervisor:
         self._child = await children.Child.start(self.spec, self._lifeline)
         self.pid = self._child.pid
         try:
+            if self._stopping.is_set():  # asked while the process was being made: `stop` found none to end
+                await self._child.stop(grace_s=0.0)
             return await self._child.run(
                 on_output=self._on_output, on_log=lambda line: self._listener.on_log(self.spec.name, line)
             )

@@ -143,6 +143,30 @@ async def test_cancelling_the_supervisor_kills_the_child() -> None:
     lifeline.close()
 
 
+async def test_stopping_while_the_process_is_being_made_ends_it() -> None:
+    one, recorder, _, lifeline = supervise('say("ready"); time.sleep(60)')
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(one.run())
+        await asyncio.sleep(0)
+        assert one.pid is None
+        await one.stop(grace_s=5.0)
+        await running
+    assert one.pid is not None
+    assert not psutil.pid_exists(one.pid)
+    assert recorder.states[-1] is supervisor.State.STOPPED
+    lifeline.close()
+
+
+async def test_a_program_that_is_not_there_is_a_failure() -> None:
+    lifeline, recorder = children.Lifeline(), Recorder()
+    spec = children.ChildSpec(name="c", argv=("/nowhere/program",))
+    one = supervisor.Supervisor(spec, lifeline=lifeline, listener=recorder, clock=QuickClock())
+    await one.run()
+    assert one.settled.is_set()
+    assert "c cannot be started" in str(one.failure)
+    lifeline.close()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_children_end_when_their_runner_dies(tmp_path: pathlib.Path, signum: signal.Signals) -> None:
     """Runner and child are separate processes here; the child holds the lifeline as a role does, and hangs."""
