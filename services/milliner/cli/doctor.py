@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import rich.console
 import rich.table
+import rich.text
 import typer
 
 if TYPE_CHECKING:
@@ -67,5 +68,6 @@ def _print(findings: list[checks.Finding]) -> None:
     for finding in findings:
         sign, style = _STYLES[finding.level.value]
         remedy = f"  → {finding.remedy}" if finding.remedy else ""
-        table.add_row(f"[{style}]{sign}[/]", finding.subject, f"{finding.found}[dim]{remedy}[/]")
+        found = rich.text.Text.assemble(finding.found, (remedy, "dim"))  # not markup: what was found may hold brackets
+        table.add_row(rich.text.Text(sign, style=style), finding.subject, found)
     rich.console.Console().print(table)

@@ -56,3 +56,13 @@ def test_a_taken_port_is_a_warning_with_a_remedy(monkeypatch: pytest.MonkeyPatch
     finding = checks.check_port()
     assert finding.level is checks.Level.WARNING
     assert "--device-port" in finding.remedy
+
+
+def test_brackets_in_a_remedy_are_shown(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    absent = checks.Finding("packages", checks.Level.PROBLEM, "absent: torch", "pip install 'milliner[runtime]'")
+    monkeypatch.setattr(checks, "check_packages", lambda: absent)
+    assert run([], monkeypatch) == 1
+    assert "milliner[runtime]" in "".join(capsys.readouterr().out.split())
