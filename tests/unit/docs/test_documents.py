@@ -1,0 +1,70 @@
+"""The documentation against the code: links lead somewhere, commands and options exist, every page is in the index."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shlex
+
+import click
+import pytest
+import typer
+
+from milliner.cli import main
+
+ROOT = pathlib.Path(__file__).parents[3]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def commands(page: pathlib.Path) -> list[list[str]]:
+    """The words after `milliner` of every such line in the page's code blocks, without comments."""
+    found = []
+    for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if re.match(r"(\.venv/bin/)?milliner ", line.strip()) else []
+            if words:
+                found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist_with_their_options(page: pathlib.Path) -> None:
+    for words in commands(page):
+        command = typer.main.get_command(main.app)
+        context = click.Context(command)  # type: ignore[arg-type]
+        while words and hasattr(command, "get_command") and not words[0].startswith("-"):
+            found = command.get_command(context, words[0])
+            assert found is not None, f"{page.name} names milliner {words[0]}"
+            command, words = found, words[1:]
+        known = {option for parameter in command.params for option in parameter.opts}
+        used = {word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
+        assert used <= known, f"{page.name}: {command.name} has no {used - known}"
+
+
+def test_the_readme_shows_commands() -> None:
+    assert {words[0] for words in commands(ROOT / "README.md")} >= {"up", "generate", "chat", "bench", "train-adapter"}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= set(LINK.findall(index))
+
+
+def test_no_topology_field_that_the_readme_shows_is_unknown() -> None:
+    from milliner.contract import documents
+
+    blocks = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert blocks
+    for block in blocks:
+        assert documents.parse_topologies(block, origin="README.md")
