@@ -147,7 +147,10 @@ class _End(asyncio.BufferedProtocol):
             case bytes():
                 self._transport.write(content)
             case _Ending.HALF_CLOSED:
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except OSError:  # that side was reset while the packet was on its way
+                    self._transport.abort()
             case _Ending.CLOSED:
                 self._transport.close()
 

@@ -9,6 +9,7 @@ and becomes its gRPC status. However the stream ends, the session is closed. Run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import MutableSet
@@ -44,7 +45,7 @@ class _Place:
 
 
 class _StreamEnded(Exception):
-    """Ends the stream's task group after its last message was written; never leaves this module."""
+    """Ends the stream's task group: its last message is written, or nobody is there to read. Stays in this module."""
 
 
 class ServerStream:
@@ -64,10 +65,18 @@ class ServerStream:
         self._limits = limits
         self._sessions = sessions
         self._draining = draining
+        self._gone = False
         self._order: asyncio.Queue[_Place | None] = asyncio.Queue(limits.max_frames_in_flight)
 
     async def run(self) -> None:
         """Serves the stream until either side ends it, then closes its session."""
+        with contextlib.suppress(_StreamEnded):
+            await self._serve()
+        if self._gone:
+            # what a vanished device ends otherwise too; a status could not be sent any more
+            raise asyncio.CancelledError
+
+    async def _serve(self) -> None:
         try:
             request = await self._read_open()
             if request.session_id in self._sessions:
@@ -94,13 +103,13 @@ class ServerStream:
             _LOGGER.exception("opening a session failed")
             await self._end(status.internal_error())
             return
-        await self._context.write(messages.write_opened(opened))
+        await self._write(messages.write_opened(opened))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write_answers())
                 await self._read_frames(group, request, opened)
         except* _StreamEnded:
-            pass  # the last message and the status are written
+            pass  # the last message and the status are written, or nobody is there to read them
 
     async def _read_open(self) -> types.SessionOpen:
         try:
@@ -154,17 +163,25 @@ class ServerStream:
         while (place := await self._order.get()) is not None:
             answer = place.answer if isinstance(place.answer, errors.MillinerError) else await place.answer
             if isinstance(answer, types.HiddenReply):
-                await self._context.write(messages.write_reply(answer))
+                await self._write(messages.write_reply(answer))
             elif status.ends_stream(answer):
                 await self._end(answer, frame=place.frame)
                 raise _StreamEnded
             else:
-                await self._context.write(status.write_error(answer, final=False, frame=place.frame))
+                await self._write(status.write_error(answer, final=False, frame=place.frame))
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await self._context.write(data)
+        except grpc.aio.BaseError as error:
+            _LOGGER.info("the device is gone: %s", error)
+            self._gone = True
+            raise _StreamEnded from error
 
     async def _end(self, error: errors.MillinerError, *, frame: types.HiddenFrame | None = None) -> None:
         """Writes the stream's last message and sets its status."""
         _LOGGER.info("stream ended: %s: %s", type(error).__name__, error)
-        await self._context.write(status.write_error(error, final=True, frame=frame))
+        await self._write(status.write_error(error, final=True, frame=frame))
         self._context.set_code(status.code_of(error))
         self._context.set_details(str(error))
 
