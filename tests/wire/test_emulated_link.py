@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import statistics
 import sys
@@ -184,6 +185,40 @@ async def test_dropped_connections_are_reset_on_both_sides_and_new_ones_taken() 
                 await reader.readexactly(1)
         async with connection(link.port) as (reader, writer):
             assert await transfer(reader, writer, 1) < 1
+
+
+class ResetTransport(asyncio.Transport):
+    """A socket whose peer has reset it, before the loop has heard of that: half-closing fails (ENOTCONN)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def pause_reading(self) -> None:
+        """Nothing comes anyway."""
+
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_a_side_that_was_reset_does_not_hold_up_the_link() -> None:
+    path = emulated_link._Path(FAST, bytes_per_s=1e8, seed="up")
+    delivered: list[object] = []
+    reset, other = emulated_link._End(path), emulated_link._End(path)
+    transport = ResetTransport()
+    reset.connection_made(transport)
+    other.deliver = delivered.append  # type: ignore[method-assign]
+    path.put(reset, emulated_link._Ending.HALF_CLOSED)
+    path.put(other, b"x")
+    await asyncio.sleep(0.05)
+    assert transport.aborted
+    assert delivered == [b"x"]
 
 
 async def test_a_server_that_is_not_there_resets_the_client() -> None:

@@ -19,7 +19,7 @@ from milliner.engine import executor
 from milliner.roles import counters, device_options, http_server, probe, reporter, shutdown, stopping
 from milliner.strategies import factory
 from milliner.telemetry import tracing
-from milliner.wire import client, codecs, emulated_link
+from milliner.wire import client, codecs, link_process
 
 if TYPE_CHECKING:
     from milliner.engine.device import device_model, submodels
@@ -96,7 +96,10 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
 
 
 async def _endpoints(config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack) -> list[str]:
-    """Where the transport connects: the cloud's endpoints, or an emulated link in front of each."""
+    """Where the transport connects: the cloud's endpoints, or an emulated link in front of each.
+
+    Links run in processes of their own, where this device's compute does not make packets late.
+    """
     # Each device has jitter of its own, the same at every start.
     conditions = device_options.link_conditions(config, seed=zlib.crc32(config.name.encode()))
     if conditions is None:
@@ -104,7 +107,7 @@ async def _endpoints(config: role_config.DeviceRoleConfig, stack: contextlib.Asy
     targets = []
     for endpoint in config.cloud_endpoints:
         host, _, port = endpoint.rpartition(":")
-        link = await stack.enter_async_context(emulated_link.EmulatedLink(host, int(port), conditions))
+        link = await stack.enter_async_context(link_process.LinkProcess(host, int(port), conditions))
         targets.append(f"127.0.0.1:{link.port}")
     return targets
 
