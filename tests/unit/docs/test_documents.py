@@ -6,11 +6,11 @@ import pathlib
 import re
 import shlex
 
-import click
 import pytest
 import typer
 
 from milliner.cli import main
+from milliner.contract import documents
 
 ROOT = pathlib.Path(__file__).parents[3]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -39,7 +39,7 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
 def test_commands_exist_with_their_options(page: pathlib.Path) -> None:
     for words in commands(page):
         command = typer.main.get_command(main.app)
-        context = click.Context(command)  # type: ignore[arg-type]
+        context = typer.Context(command)
         while words and hasattr(command, "get_command") and not words[0].startswith("-"):
             found = command.get_command(context, words[0])
             assert found is not None, f"{page.name} names milliner {words[0]}"
@@ -60,8 +60,6 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_no_topology_field_that_the_readme_shows_is_unknown() -> None:
-    from milliner.contract import documents
-
     blocks = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
