@@ -190,8 +190,8 @@ async def test_dropped_connections_are_reset_on_both_sides_and_new_ones_taken() 
 class ResetTransport(asyncio.Transport):
     """A socket whose peer has reset it, before the loop has heard of that: half-closing fails (ENOTCONN)."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, unconnected: socket.socket) -> None:
+        super().__init__({"socket": unconnected})
         self.aborted = False
 
     def is_closing(self) -> bool:
@@ -211,12 +211,13 @@ async def test_a_side_that_was_reset_does_not_hold_up_the_link() -> None:
     path = emulated_link._Path(FAST, bytes_per_s=1e8, seed="up")
     delivered: list[object] = []
     reset, other = emulated_link._End(path), emulated_link._End(path)
-    transport = ResetTransport()
-    reset.connection_made(transport)
     other.deliver = delivered.append  # type: ignore[method-assign]
-    path.put(reset, emulated_link._Ending.HALF_CLOSED)
-    path.put(other, b"x")
-    await asyncio.sleep(0.05)
+    with socket.socket() as unconnected:
+        transport = ResetTransport(unconnected)
+        reset.connection_made(transport)
+        path.put(reset, emulated_link._Ending.HALF_CLOSED)
+        path.put(other, b"x")
+        await asyncio.sleep(0.05)
     assert transport.aborted
     assert delivered == [b"x"]
 
