@@ -7,9 +7,10 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
@@ -35,6 +36,13 @@ async def cloud_process() -> AsyncIterator[tuple[asyncio.subprocess.Process, int
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+@contextlib.contextmanager
+def swallowing() -> Iterator[str]:
+    """An address whose kernel takes connections and whose program never does."""
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        yield f"127.0.0.1:{hole.getsockname()[1]}"
 
 
 async def test_a_device_that_vanishes_frees_its_session(pair: conftest.Pair) -> None:
@@ -188,25 +196,13 @@ async def test_an_open_that_is_not_answered_meets_the_open_deadline(pair: confte
 
 
 async def test_an_address_that_swallows_connections_meets_the_connect_deadline() -> None:
-    async def swallow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await asyncio.sleep(30)
-        finally:
-            writer.transport.abort()
-
-    hole = await asyncio.start_server(swallow, "127.0.0.1", 0)
-    port = hole.sockets[0].getsockname()[1]
     impatient = dataclasses.replace(conftest.TIMEOUTS, connect_s=0.2, open_s=0.2)
-    async with client.GrpcTransport([f"127.0.0.1:{port}"], timeouts=impatient) as transport:
-        started_s = time.monotonic()
-        with pytest.raises(errors.UnavailableError):
-            await transport.open(toy_cloud.session_open())
-        assert time.monotonic() - started_s < 2
-    hole.close()
-    hole_tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in hole_tasks:
-        task.cancel()
-    await asyncio.gather(*hole_tasks, return_exceptions=True)
+    with swallowing() as target:
+        async with client.GrpcTransport([target], timeouts=impatient) as transport:
+            started_s = time.monotonic()
+            with pytest.raises(errors.UnavailableError):
+                await transport.open(toy_cloud.session_open())
+            assert time.monotonic() - started_s < 2
 
 
 async def test_a_port_where_nobody_listens_is_unavailable_at_once() -> None:
@@ -269,6 +265,28 @@ async def test_a_session_moves_to_the_replica_that_is_left_when_its_own_stops() 
         again = await transport.open(toy_cloud.session_open("again"))
         assert clouds[1 - lost].opened == ["again"]
         await again.close()
+
+
+async def test_sessions_that_open_while_the_connection_is_given_up_fail_or_open_but_never_hang() -> None:
+    """grpc.aio's `wait_for_connection` never returned when another session's failure closed the channel."""
+    async with client.GrpcTransport(["127.0.0.1:1"], timeouts=conftest.TIMEOUTS) as transport:
+        started_s = time.monotonic()
+        results = await asyncio.gather(
+            *(transport.open(toy_cloud.session_open(f"s{index}")) for index in range(20)), return_exceptions=True
+        )
+        assert {type(result) for result in results} == {errors.UnavailableError}
+        assert time.monotonic() - started_s < 3
+
+
+async def test_closing_the_transport_wakes_a_session_that_is_connecting() -> None:
+    with swallowing() as target:
+        transport = client.GrpcTransport([target], timeouts=client_stream.Timeouts(connect_s=30.0))
+        opening = asyncio.create_task(transport.open(toy_cloud.session_open()))
+        await asyncio.sleep(0.1)
+        await transport.close()
+        with pytest.raises(errors.UnavailableError, match="given up"):
+            await asyncio.wait_for(opening, 5)
+        await transport.close()
 
 
 async def test_a_draining_replica_takes_no_new_session_and_finishes_old_ones(pair: conftest.Pair) -> None:

@@ -65,13 +65,7 @@ class ClientStream:
 
     async def open(self) -> None:
         """Sends Open and waits for Opened. Raises the cloud's refusal, `DeadlineExceeded` or `UnavailableError`."""
-        try:
-            async with asyncio.timeout(self._timeouts.connect_s):
-                await self._call.wait_for_connection()
-        except TimeoutError:
-            raise self._late("connecting", self._timeouts.connect_s) from None
-        except grpc.aio.AioRpcError as error:
-            raise status.read_status(error, endpoint=self.endpoint) from error
+        await self._connect()
         async with self._deadline("Opened", self._timeouts.open_s):
             await self._write(messages.write_open(self._request))
             self._opened = await self._read_opened()
@@ -113,6 +107,42 @@ class ClientStream:
         """Ends the stream with an error that was found elsewhere."""
         self._end(error)
 
+    async def _connect(self) -> None:
+        connecting = asyncio.create_task(self._call.wait_for_connection())
+
+        def wake(
+            call: grpc.aio.Call,
+        ) -> None:  # grpc.aio leaves it waiting for ever when the channel is closed meanwhile
+            if call.cancelled():
+                connecting.cancel()
+
+        self._call.add_done_callback(wake)
+        try:
+            done, _ = await asyncio.wait([connecting], timeout=self._timeouts.connect_s)
+        finally:
+            connecting.cancel()
+        if not done:
+            raise self._late("connecting", self._timeouts.connect_s)
+        if connecting.cancelled():
+            raise self._given_up()
+        try:
+            connecting.result()
+        except grpc.aio.AioRpcError as error:
+            raise status.read_status(error, endpoint=self.endpoint) from error
+
+    async def _read(self) -> object:
+        """The next message's bytes, or gRPC's end of stream."""
+        try:
+            return await self._call.read()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise self._given_up() from None  # the call was cancelled, not we
+
+    def _given_up(self) -> errors.UnavailableError:
+        return errors.UnavailableError(f"the connection to {self.endpoint} was given up", field="cloud")
+
     def _check(self, frame: types.HiddenFrame) -> None:
         if frame.num_tokens > self.opened.max_frame_tokens:
             raise errors.FrameTooLarge(
@@ -138,7 +168,7 @@ class ClientStream:
         """The reason behind a failed write: the cloud's last message says more than the transport's complaint."""
         if self._reader is None:  # still opening
             try:
-                self._parse(await self._call.read())
+                self._parse(await self._read())
             except grpc.aio.AioRpcError as status_error:
                 return status.read_status(status_error, endpoint=self.endpoint)
             except errors.MillinerError as refusal:
@@ -149,7 +179,7 @@ class ClientStream:
 
     async def _read_opened(self) -> types.SessionOpened:
         try:
-            message = self._parse(await self._call.read())
+            message = self._parse(await self._read())
         except grpc.aio.AioRpcError as error:
             raise status.read_status(error, endpoint=self.endpoint) from error
         if not isinstance(message, types.SessionOpened):
@@ -159,7 +189,7 @@ class ClientStream:
     async def _read_answers(self) -> None:
         try:
             while True:
-                data = await self._call.read()
+                data = await self._read()
                 try:
                     message = self._parse(data)
                 except errors.MillinerError as error:

@@ -38,6 +38,7 @@ class Replica:
         self._heartbeat = heartbeat
         self._credentials = credentials
         self._streams: set[client_stream.ClientStream] = set()
+        self._num_opening = 0
         self._watch: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
@@ -54,15 +55,18 @@ class Replica:
 
     async def open(self, request: types.SessionOpen) -> client_stream.ClientStream:
         """Opens a session here. Raises the replica's refusal or `UnavailableError`."""
+        self._num_opening += 1
         try:
             stream = await client_stream.open_stream(
                 self._channel, request, endpoint=self.target, timeouts=self._timeouts
             )
         except errors.MillinerError as error:
             self.failures += 1
-            if isinstance(error, errors.UnavailableError) and not self._streams:
+            if isinstance(error, errors.UnavailableError) and not self._streams and self._num_opening == 1:
                 await self._reconnect()  # the next try shall not wait for this channel's back-off
             raise
+        finally:
+            self._num_opening -= 1
         self.failures = 0
         self._streams.add(stream)
         stream.on_close(self._forget)
