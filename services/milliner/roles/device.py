@@ -71,6 +71,7 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listening]))
             report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
+            report.waiting(readiness.reason)
             stopped = group.create_task(asked_to_stop.wait())
             probing = group.create_task(readiness.establish(on_waiting=report.waiting))
             await asyncio.wait({stopped, probing}, return_when=asyncio.FIRST_COMPLETED)
