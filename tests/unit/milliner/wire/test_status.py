@@ -11,7 +11,9 @@ from milliner.wire import messages, status
 
 
 def all_errors(cls: type[errors.MillinerError] = errors.MillinerError) -> list[type[errors.MillinerError]]:
-    return [cls, *(found for subclass in cls.__subclasses__() for found in all_errors(subclass))]
+    """The tree of `core.errors`; what higher layers derive for themselves never crosses the wire."""
+    subclasses = [subclass for subclass in cls.__subclasses__() if subclass.__module__ == errors.__name__]
+    return [cls, *(found for subclass in subclasses for found in all_errors(subclass))]
 
 
 def documented_codes() -> dict[str, str]:
