@@ -25,6 +25,7 @@ _MIN_MEMORY_BYTES = 1 << 30  # the demo's two processes need about 0.7 GB, nearl
 _MIN_DISK_BYTES = 1 << 28  # arbitrary: logs, slices of small models
 _API_PORT = 8080  # the topology's default (devicePools[].api.port)
 _PYTHON = (3, 11)
+_INSTALL = "pip install 'milliner[runtime]'"
 
 
 class Level(enum.StrEnum):
@@ -58,7 +59,7 @@ def check_packages() -> Finding:
     modules = {"torch": "torch", "transformers": "transformers", "grpc": "grpcio", "uvicorn": "uvicorn"}
     absent = [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
     if absent:
-        return Finding("packages", Level.PROBLEM, f"absent: {', '.join(absent)}", "pip install 'milliner[runtime]'")
+        return Finding("packages", Level.PROBLEM, f"absent: {', '.join(absent)}", _INSTALL)
     versions = [f"{package} {importlib.metadata.version(package)}" for package in modules.values()]
     return Finding("packages", Level.OK, ", ".join(versions))
 
@@ -156,6 +157,8 @@ def run_all(checks: Mapping[str, Callable[[], Finding]]) -> list[Finding]:
     for subject, check in checks.items():
         try:
             findings.append(check())
+        except ImportError as error:
+            findings.append(Finding(subject, Level.PROBLEM, str(error), _INSTALL))
         except Exception as error:
             findings.append(Finding(subject, Level.PROBLEM, f"{type(error).__name__}: {error}", "report this as a bug"))
     return findings

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -48,7 +49,9 @@ class Runner:
         self._noted = False
 
     async def __aenter__(self) -> Runner:
-        """Starts the processes. Raises `ConfigError` if a topology of this name runs already."""
+        """Starts the processes. Raises `ConfigError` if a topology of this name runs already, or torch is absent."""
+        if importlib.util.find_spec("torch") is None:
+            raise errors.ConfigError("the packages of the roles are absent: pip install 'milliner[runtime]'")
         self._refuse_second()
         folder = self._state.work_folder(self.launch.name)
         self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -11,7 +11,6 @@ import pathlib
 import shutil
 from collections.abc import Mapping
 
-import psutil
 import pydantic
 
 from milliner.core import errors
@@ -53,6 +52,8 @@ def directory(environ: Mapping[str, str]) -> pathlib.Path:
 
 def process_started_s(pid: int) -> float | None:
     """When the process `pid` started (seconds since the epoch), or None when there is none."""
+    import psutil  # of the extra `runtime`, which a client of a remote device has not
+
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())

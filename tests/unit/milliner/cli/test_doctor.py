@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -40,6 +42,27 @@ def test_findings_as_json_and_as_a_table(
     assert "adapter.json" in shown
     assert "python-mmilliner.demo" in shown
     assert "nosuchfile" in shown
+
+
+def test_without_the_runtimes_packages_it_says_what_to_install(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'torch', 'transformers', 'grpc', 'uvicorn', 'psutil'}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import importlib.util\n"
+        "importlib.util.find_spec = lambda name: None\n"
+        "from milliner.cli import main\n"
+        "sys.argv = ['milliner', 'doctor']\n"
+        "main.main()\n"
+    )
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "COLUMNS": "200"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1, result.stderr
+    assert "absent: torch, transformers, grpcio, uvicorn" in result.stdout
+    assert "pip install 'milliner[runtime]'" in result.stdout
 
 
 def test_a_check_that_breaks_is_a_finding() -> None:
