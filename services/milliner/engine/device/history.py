@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 
-
 ANSWER_TOKENS = 64  # room beside the prompt before the first doubling; arbitrary
 
 
