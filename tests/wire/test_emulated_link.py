@@ -207,11 +207,11 @@ class ResetTransport(asyncio.Transport):
         self.aborted = True
 
 
-async def test_a_side_that_was_reset_does_not_hold_up_the_link() -> None:
+async def test_a_side_that_was_reset_does_not_hold_up_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     path = emulated_link._Path(FAST, bytes_per_s=1e8, seed="up")
     delivered: list[object] = []
     reset, other = emulated_link._End(path), emulated_link._End(path)
-    other.deliver = delivered.append  # type: ignore[method-assign]
+    monkeypatch.setattr(other, "deliver", delivered.append)
     with socket.socket() as unconnected:
         transport = ResetTransport(unconnected)
         reset.connection_made(transport)
