@@ -1,4 +1,4 @@
-"""The bench's two tiers for real: a cloud process, an emulated link, and the device's submodels in this process.
+"""The bench's two tiers for real: a cloud process, a link process, and the device's submodels in this process.
 
 Compute and link take what the preset says. One accelerator (one executor) serves all variants of the device; each
 drafter kind has a device of its own over the same shallow slice, so that no strategy carries what it does not use.
@@ -22,7 +22,7 @@ from milliner.engine import executor as executors
 from milliner.engine.device import costs, device_model, submodels
 from milliner.model import adapter as adapters
 from milliner.strategies import base, factory
-from milliner.wire import client, codecs, emulated_link
+from milliner.wire import client, codecs, link_process, link_schedule
 
 _MAX_SESSIONS = 4  # one user; room for a session whose end is still on its way
 _CONNECT_WITHIN_S = 30.0  # arbitrary: a connection over the emulated link takes tens of milliseconds
@@ -48,7 +48,7 @@ class EmulatedSystem:
         *,
         worker: executors.ComputeExecutor,
         cloud: cloud_process.CloudProcess,
-        link: emulated_link.EmulatedLink,
+        link: link_process.LinkProcess,
         transport: client.GrpcTransport,
         devices: dict[str, device_model.DeviceModel],
     ) -> None:
@@ -91,14 +91,14 @@ async def running(
         config = folder / "cloud.json"
         config.write_text(_cloud_config(files, info=info, preset=preset, torch_threads=torch_threads).to_json())
         cloud = await stack.enter_async_context(cloud_process.running(config, environment={}))
-        conditions = emulated_link.LinkConditions(
+        conditions = link_schedule.LinkConditions(
             uplink_bytes_per_s=preset.link.uplink_bytes_per_s,
             downlink_bytes_per_s=preset.link.downlink_bytes_per_s,
             round_trip_s=preset.link.round_trip_s,
             jitter_s=preset.link.jitter_s,
             seed=_SEED,
         )
-        link = await stack.enter_async_context(emulated_link.EmulatedLink(cloud.host, cloud.port, conditions))
+        link = await stack.enter_async_context(link_process.LinkProcess(cloud.host, cloud.port, conditions))
         transport = await stack.enter_async_context(client.GrpcTransport([f"127.0.0.1:{link.port}"]))
         await transport.wait_ready(_CONNECT_WITHIN_S)
         yield EmulatedSystem(worker=worker, cloud=cloud, link=link, transport=transport, devices=devices)

@@ -70,11 +70,16 @@ def run(
     prompts = _prompts(run_plan, found)
     with progress.bar(console) as bar:
         references = _references(run_plan, prompts, model=found.files.model, bar=bar)
-        observations = asyncio.run(
+        observations, link_lateness_s = asyncio.run(
             _measure(run_plan, files=found.files, preset=preset, prompts=prompts, references=references, bar=bar)
         )
     return paper_wifi_report.build(
-        run_plan, observations, preset=preset, command=command, title=f"{preset_name}, time scale {time_scale:g}"
+        run_plan,
+        observations,
+        preset=preset,
+        command=command,
+        title=f"{preset_name}, time scale {time_scale:g}",
+        more={"link_max_lateness_ms": 1e3 * link_lateness_s},
     )
 
 
@@ -111,7 +116,9 @@ async def _measure(
     prompts: Mapping[int, Sequence[Prompt]],
     references: Mapping[Prompt, tuple[int, ...]],
     bar: rich.progress.Progress,
-) -> list[cells.Observation]:
+) -> tuple[list[cells.Observation], float]:
+    """All observations, and by how much the emulated link was late at most, in seconds."""
+
     def expected_s(cell: plan.Cell) -> float:
         return progress.expected_s(cell, preset=preset, new_tokens=run_plan.new_tokens)
 
@@ -123,7 +130,7 @@ async def _measure(
         strategies=tuple(run_plan.strategies),
         torch_threads=max(1, (os.cpu_count() or 1) // 2),  # the tiers work at the same time
     ) as system:
-        return await runner.measure(
+        observations = await runner.measure(
             run_plan,
             system=system,
             prompts=prompts,
@@ -132,3 +139,4 @@ async def _measure(
             pause_s=paper_wifi_report.PAUSE_S * preset.time_scale,
             on_done=lambda seen: bar.update(measuring, advance=expected_s(seen.cell), note=f"done: {seen.cell.label}"),
         )
+        return observations, (await system.link.counters()).max_lateness_s

@@ -42,8 +42,12 @@ def build(
     preset: presets.Preset,
     command: str,
     title: str,
+    more: report.Row | None = None,
 ) -> report.Report:
-    """The report of a run that measured every cell of the plan; `preset` is the one that it ran on."""
+    """The report of a run that measured every cell of the plan; `preset` is the one that it ran on.
+
+    `more` joins the summary.
+    """
     optima = {
         (codec, length): optimum.optimum(preset, prompt_tokens=length, codec=presets.CODEC_NAMES[codec]).ttft_s
         for codec in run_plan.codecs
@@ -63,6 +67,6 @@ def build(
         title=f"{title}: one user, {run_plan.new_tokens} new tokens",
         rows=[dataclasses.asdict(row) for row in summary.compare(rows)],
         columns=COLUMNS,
-        summary={"time_scale": preset.time_scale, **figures},
+        summary={"time_scale": preset.time_scale, **(more or {}), **figures},
         not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name not in PRINTED),
     )
