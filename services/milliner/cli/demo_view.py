@@ -116,6 +116,8 @@ def print_results(out: rich.console.Console, results: list[Result], *, num_token
     out.print(f"[bold]Where {results[-1].title}'s time went[/]")
     waterfall.print_waterfall(results[-1].summary, to=out)
     out.print()
+    out.print("A small model's greedy answers repeat themselves, which flatters any drafting: ", style="dim", end="")
+    out.print("milliner bench also measures sampled answers, several lengths and codecs.", style="dim")
     out.print("Next: [bold]milliner up[/] runs it as a service, [bold]milliner chat[/] talks to it, ", end="")
     out.print("[bold]milliner bench[/] measures it.")
 
