@@ -14,7 +14,6 @@ from milliner.core import errors
 from milliner.demo import assets
 from milliner.local import launches
 
-
 _FILE = "python-zoneinfo-_zoneinfo.txt"  # its continuation by the demo model reads like code
 
 
