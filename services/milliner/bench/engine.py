@@ -27,9 +27,9 @@ from milliner.engine import limits, slice_backend, work
 
 PREFILL_TOKENS = 512  # issue 4
 DECODE_SESSIONS = (1, 16)  # issue 4
-CACHED_TOKENS = 300  # "some hundred": a chat's usual context
+CACHED_TOKENS = 256  # a chat's usual context
 PAGE_TOKENS = 64  # the engine's default
-WARM_UP_TURNS = 3  # arbitrary: allocators and caches settle in the first two
+WARM_UP_TURNS = 2  # arbitrary: allocators and caches settle in the first
 
 COLUMNS = (
     report.Column("phase", "phase"),
@@ -153,6 +153,7 @@ class _SideBySide:
         width, dtype = self.bare.layers[0].hidden_size, next(self.bare.layers[0].parameters()).dtype
         shape = (cell.sessions, cell.cached_tokens + cell.num_tokens, width)
         hidden = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.bare.torch_device, dtype)
+        hidden[1:, : cell.cached_tokens] = hidden[:1, : cell.cached_tokens]  # caches cost the same whatever is in them
         await self._worker.run(lambda: self._prepare_bare(cell, hidden))
         for index in range(cell.sessions):
             await self._open(index, cell, hidden)
@@ -195,7 +196,7 @@ class _SideBySide:
     def _prepare_bare(self, cell: Cell, hidden: torch.Tensor) -> None:
         self.bare.reset()
         if cell.cached_tokens:
-            self.bare.forward(hidden[:, : cell.cached_tokens], 0)
+            self.bare.fill(hidden[0, : cell.cached_tokens], sequences=cell.sessions)
 
     def _time_bare(self, cell: Cell, new: torch.Tensor) -> float:
         self.bare.truncate(cell.cached_tokens)

@@ -65,6 +65,11 @@ class BareLayers:
         """Forgets all sequences."""
         self._cache = transformers.DynamicCache()
 
+    def fill(self, hidden: torch.Tensor, *, sequences: int) -> None:
+        """Caches [T, D] as the beginning of so many equal sequences, computed once."""
+        self.forward(hidden[None], 0)
+        self._cache.batch_repeat_interleave(sequences)
+
     def truncate(self, cached_tokens: int) -> None:
         """Back to `cached_tokens` cached positions of each sequence."""
         surplus = self._cache.get_seq_length() - cached_tokens

@@ -35,9 +35,13 @@ def test_both_sides_compute_the_same() -> None:
 
 def test_the_bare_cache_goes_back_to_the_cached_tokens_before_every_turn() -> None:
     bare = engine_model.BareLayers(TINY, dtype=torch.float32, torch_device=CPU)
-    hidden = torch.randn(2, 11, 64)
+    hidden = torch.randn(11, 64).repeat(2, 1, 1)
     bare.forward(hidden[:, :10], 0)
+    expected = bare.forward(hidden[:, 10:], 10)
+    bare.reset()
+    bare.fill(hidden[0, :10], sequences=2)
     first = bare.forward(hidden[:, 10:], 10)
+    torch.testing.assert_close(first, expected)
     bare.truncate(10)
     torch.testing.assert_close(bare.forward(hidden[:, 10:], 10), first)
 
