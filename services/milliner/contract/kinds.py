@@ -28,7 +28,7 @@ class Dtype(enum.StrEnum):
 
 
 class Codec(enum.StrEnum):
-    """How hidden states are written on the wire; the same names as `core.types.Codec` (a test keeps them equal)."""
+    """How hidden states are written on the wire."""
 
     FLOAT32 = "Float32"
     BFLOAT16 = "BFloat16"
@@ -38,15 +38,15 @@ class Codec(enum.StrEnum):
 
 
 class DraftControl(enum.StrEnum):
-    """How long drafts are."""
+    """Who decides how many tokens to draft."""
 
-    ADAPTIVE = "Adaptive"
-    FIXED = "Fixed"
-    OFF = "Disabled"
+    ADAPTIVE = "Adaptive"  # draft while the next draft is expected to pay for itself, measured online
+    FIXED = "Fixed"  # up to the longest, ending after the first below the least confidence (Kangaroo's rule)
+    OFF = "Disabled"  # no drafting
 
 
 class ChunkingMode(enum.StrEnum):
-    """How a prompt is cut into chunks."""
+    """How a prompt is cut: not at all (U-shape), in equal chunks (U-Sarathi), or as link and cloud allow (HAT)."""
 
     NONE = "None"
     FIXED = "Fixed"

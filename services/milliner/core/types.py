@@ -5,17 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from milliner.contract.kinds import Codec as Codec
+
 PROTOCOL_VERSION = 1
-
-
-class Codec(enum.StrEnum):
-    """How hidden states are written on the wire; names as in the topology (`strategy.hat.codec`)."""
-
-    FLOAT32 = "Float32"
-    BFLOAT16 = "BFloat16"
-    FLOAT16 = "Float16"
-    INT8 = "Int8"
-    INT4 = "Int4"
 
 
 class FrameKind(enum.StrEnum):

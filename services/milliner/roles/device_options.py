@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from milliner.contract import emulation, kinds, role_config
-from milliner.core import compute, types
+from milliner.core import compute
 from milliner.engine.device import costs
 from milliner.strategies import options
 from milliner.wire import link_schedule
@@ -15,14 +15,14 @@ def strategy_options(config: role_config.DeviceRoleConfig) -> options.HatOptions
     """The strategy's options."""
     wanted = config.strategy
     chunking = options.ChunkingOptions(
-        mode=options.ChunkingMode(wanted.chunking.mode.value),
+        mode=wanted.chunking.mode,
         min_tokens=wanted.chunking.min_tokens,
         max_tokens=wanted.chunking.max_tokens,
         fixed_tokens=wanted.chunking.tokens,
     )
     codec = options.CodecOptions(
-        prompt=types.Codec(wanted.prompt_codec.value),
-        decode=types.Codec(wanted.decode_codec.value),
+        prompt=wanted.prompt_codec,
+        decode=wanted.decode_codec,
         exact_tail_tokens=wanted.exact_tail_tokens,
     )
     waits = config.fallback.on_cloud_loss is kinds.OnCloudLoss.WAIT
@@ -32,7 +32,7 @@ def strategy_options(config: role_config.DeviceRoleConfig) -> options.HatOptions
             chunking=chunking, medusa=wanted.heads_path is not None, codec=codec, recovery=recovery
         )
     drafting = options.DraftingOptions(
-        control=options.DraftControl(wanted.drafting.control.value),
+        control=wanted.drafting.control,
         max_tokens=wanted.drafting.max_tokens,
         min_confidence=wanted.drafting.min_confidence_percent / 100.0,
         parallel_branches=wanted.drafting.parallel_branches,

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 
+from milliner.contract.kinds import ChunkingMode as ChunkingMode
+from milliner.contract.kinds import DraftControl as DraftControl
 from milliner.core import types
-
-
-class ChunkingMode(enum.StrEnum):
-    """How a prompt is cut: not at all (U-shape), in equal chunks (U-Sarathi), or as link and cloud allow (HAT)."""
-
-    NONE = "None"
-    FIXED = "Fixed"
-    DYNAMIC = "Dynamic"
-
-
-class DraftControl(enum.StrEnum):
-    """Who decides how many tokens to draft."""
-
-    ADAPTIVE = "Adaptive"  # draft while the next draft is expected to pay for itself, measured online
-    FIXED = "Fixed"  # up to `max_tokens`, ending after the first draft below `min_confidence` (Kangaroo's rule)
-    OFF = "Disabled"  # no drafting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import pytest
 from tests.unit.milliner.contract import documents_of
 
 from milliner.contract import errors, kinds, topology
-from milliner.core import types
 
 
 def problems_of(changes: dict[str, Any]) -> list[str]:
@@ -170,7 +169,3 @@ def test_cloud_only_needs_no_pool() -> None:
 def test_every_problem_is_reported_at_once() -> None:
     found = problems_of({"spec.model.dtype": "x", "spec.cloud.replicas": -1, "spec.foo": 1})
     assert len(found) == 3
-
-
-def test_wire_codecs_of_contract_and_core_are_the_same() -> None:
-    assert {codec.value for codec in kinds.Codec} == {codec.value for codec in types.Codec}
