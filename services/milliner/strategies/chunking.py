@@ -24,8 +24,9 @@ from milliner.core import types
 from milliner.strategies import options as strategy_options
 
 UNKNOWN_LINK_TOKENS = 128  # chunk size until the upload rate has been measured; arbitrary
-LAST_CHUNK_SLACK = 1.4  # a rest up to this multiple of the chunk is sent with it: no step for a few tokens; of 1.25 to 2 the
-# best over the lengths and codecs of preset paper-wifi (`milliner bench --modelled`, 2026-11-21)
+# A rest up to this multiple of the chunk is sent with it: no step for a few tokens. Of 1.25 to 2 the best over the
+# lengths and codecs of preset paper-wifi (`milliner bench --modelled`, 2026-11-21).
+LAST_CHUNK_SLACK = 1.4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
