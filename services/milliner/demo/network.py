@@ -126,7 +126,7 @@ class Network(nn.Module):
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """Normed final hidden states [B, T, D] of ids [B, T]."""
-        cos, sin = self._rope(ids.shape[1])
+        cos, sin = self.rope(ids.shape[1])
         hidden = self.embedding(ids)
         for layer in self.layers:
             hidden = layer(hidden, cos, sin)
@@ -135,7 +135,7 @@ class Network(nn.Module):
     def forward(self, ids: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
         return self._loss(self.hidden(ids), self.embedding.weight, following)
 
-    def _rope(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def rope(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
         known = self._tables.get(length)
         if known is None or known[0].dtype != dtype:

@@ -8,7 +8,7 @@ would make if the text went on as it does, compared with the target's choices th
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -40,8 +40,10 @@ class Objective(Protocol):
     @property
     def module(self) -> nn.Module: ...
 
-    def loss(self, features: drafter_target.Features, *, generator: torch.Generator) -> tuple[torch.Tensor, Tally]:
-        """The training loss (a scalar with gradient), and agreement and overlap of the first draft."""
+    def loss(
+        self, features: drafter_target.Features, *, generator: torch.Generator, with_tally: bool
+    ) -> tuple[torch.Tensor, Tally]:
+        """The training loss (a scalar with gradient); agreement and overlap of the first draft where asked for."""
         ...
 
     def tally(self, features: drafter_target.Features) -> Tally:
@@ -61,7 +63,9 @@ class AdapterObjective:
     def module(self) -> nn.Module:
         return self.adapter
 
-    def loss(self, features: drafter_target.Features, *, generator: torch.Generator) -> tuple[torch.Tensor, Tally]:
+    def loss(
+        self, features: drafter_target.Features, *, generator: torch.Generator, with_tally: bool
+    ) -> tuple[torch.Tensor, Tally]:
         """A random boundary parts every window into prompt and answer; the answer's positions count."""
         batch, length, _ = features.hidden.shape
         first_known = torch.randint(1, max(2, length // 2), (batch,), generator=generator).to(features.hidden.device)
@@ -83,7 +87,7 @@ class AdapterObjective:
         for index, states in enumerate(passes):
             logits = self._target.project(self.adapter.output_norm(states[counted]))
             total = total + PASS_DISCOUNT**index * soft_cross_entropy(logits, wanted)
-            if index == 0:
+            if index == 0 and with_tally:
                 tally = _first_draft(logits, wanted)
         return total / sum(PASS_DISCOUNT**index for index in range(len(passes))), tally
 
@@ -121,10 +125,12 @@ class MedusaObjective:
     def module(self) -> nn.Module:
         return self.heads
 
-    def loss(self, features: drafter_target.Features, *, generator: torch.Generator) -> tuple[torch.Tensor, Tally]:
+    def loss(
+        self, features: drafter_target.Features, *, generator: torch.Generator, with_tally: bool
+    ) -> tuple[torch.Tensor, Tally]:
         """All heads over all positions; `generator` is not needed."""
         logits, wanted = self._predict(features)
-        tally = _first_draft(logits[0], wanted[0])
+        tally = _first_draft(logits[0], wanted[0]) if with_tally else Tally()
         weights = [PASS_DISCOUNT**index for index in range(len(logits))]
         losses = [w * soft_cross_entropy(x, y) for w, x, y in zip(weights, logits, wanted, strict=True)]
         return torch.stack(losses).sum() / sum(weights), tally
@@ -151,7 +157,24 @@ class MedusaObjective:
 
 def soft_cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean of -Σ p log q over [N, V] draft logits and target probabilities, in nats."""
-    return -(wanted * logits.float().log_softmax(-1)).sum(-1).mean()
+    loss: torch.Tensor = _SoftCrossEntropy.apply(logits, wanted)
+    return loss
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """Loss and gradient, (softmax(logits) - p) / N, in one go: over [N, V] every pass through memory counts."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        log_q = logits.float().log_softmax(-1)
+        loss = -torch.dot(log_q.flatten(), wanted.flatten()) / len(log_q)
+        ctx.save_for_backward(log_q.exp_().sub_(wanted).div_(len(log_q)))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (of_logits,) = ctx.saved_tensors
+        return of_logits.mul_(grad), None
 
 
 @torch.no_grad()

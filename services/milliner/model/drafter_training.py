@@ -18,9 +18,19 @@ import torch
 
 from milliner.core import errors
 from milliner.model import adapter as adapters
-from milliner.model import digest, drafter_file, drafter_objectives, drafter_target, drafter_text, medusa
+from milliner.model import (
+    digest,
+    drafter_features,
+    drafter_file,
+    drafter_objectives,
+    drafter_start,
+    drafter_target,
+    drafter_text,
+    medusa,
+)
 
 CHECKPOINT_FILE = "training.pt"
+TALLY_EVERY_STEPS = 8  # agreement and overlap in training are looked at every so many steps: they cost a third of one
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +38,9 @@ class TrainingConfig:
     """What to train, on what, for how long. `held_out` empty: the last 3 % of the text is kept apart instead.
 
     `long_tokens` 0: no long windows; else the last quarter of the run uses windows of that length, so that drafting
-    holds up at long contexts.
+    holds up at long contexts. `start` names an adapter's folder whose weights are the first; None: the target's own
+    layer. `feature_cache` names a file for the target's hidden states over `cached_tokens` tokens,
+    which are then trained on many times; None: the target reads fresh text at every step.
     """
 
     model: Path
@@ -46,6 +58,9 @@ class TrainingConfig:
     long_tokens: int = 0
     learning_rate: float = 1e-3
     num_passes: int = 3
+    start: Path | None = None
+    feature_cache: Path | None = None
+    cached_tokens: int = 1_000_000
     seed: int = 1
     torch_device: str = "auto"
     resume: bool = False
@@ -96,17 +111,29 @@ class _Run:
                 field="--window-tokens",
             )
         self._text = drafter_text.load(config.model, config.text, held_out=config.held_out, window_tokens=longest)
+        self._digest = digest.model_digest(config.model)
+        self._source = self._feature_source()
         torch.manual_seed(config.seed)
         self._drafter, self._objective = _build(config, self._target)
         self._drafter.to(self._torch_device).train().requires_grad_(True)
-        self._optimizer = torch.optim.AdamW(
-            self._drafter.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
-        )
+        self._optimizers = _optimizers(self._drafter, config.learning_rate)
         self._step, self._tokens, self._elapsed_s = 0, 0, 0.0
         config.out.mkdir(parents=True, exist_ok=True)
         self._checkpoint = config.out / CHECKPOINT_FILE
         if config.resume and self._checkpoint.is_file():
             self._load()
+
+    def _feature_source(self) -> drafter_features.FeatureSource:
+        config = self.config
+        fresh = drafter_features.FreshFeatures(self._text, self._target)
+        if config.feature_cache is None:
+            return fresh
+        identity = {"--model": self._digest, "--split-layer": str(config.split_layer), "--text": self._text.digest}
+        lengths = (config.window_tokens, config.long_tokens) if config.long_tokens else (config.window_tokens,)
+        with torch.autocast(self._torch_device.type, torch.bfloat16, enabled=_bfloat16_is_fast(self._torch_device)):
+            return drafter_features.cached(
+                config.feature_cache, fresh, lengths=lengths, num_tokens=config.cached_tokens, identity=identity
+            )
 
     @property
     def _share(self) -> float:
@@ -125,7 +152,7 @@ class _Run:
             if now - saved > self.config.checkpoint_every_s:
                 self._save()
                 saved = now
-            if now - mark > 2.0 or self._share >= 1.0:
+            if tally.places and (now - mark > 2.0 or self._share >= 1.0):
                 report(
                     TrainingProgress(
                         step=self._step,
@@ -145,21 +172,22 @@ class _Run:
         long = config.long_tokens > 0 and share >= 0.75
         length = config.long_tokens if long else config.window_tokens
         count = max(1, config.batch_windows * config.window_tokens // length)
-        ids = self._text.batch(count=count, length=length, seed=config.seed, step=self._step)
-        warm = min(1.0, (self._step + 1) / 50)
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        warm = min(1.0, (self._step + 1) / 20)
+        rate = config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         with torch.autocast(self._torch_device.type, torch.bfloat16, enabled=_bfloat16_is_fast(self._torch_device)):
-            features = self._target.features(ids)
-            loss, tally = self._objective.loss(
-                features, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + self._step)
-            )
+            features = self._source.batch(count=count, length=length, seed=config.seed, step=self._step)
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self._step)
+            with_tally = self._step % TALLY_EVERY_STEPS == 0
+            loss, tally = self._objective.loss(features, generator=generator, with_tally=with_tally)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._drafter.parameters(), 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self._step += 1
-        self._tokens += ids.numel()
+        self._tokens += count * length
         return float(loss.detach()), tally
 
     def finish(self) -> drafter_file.Card:
@@ -168,7 +196,7 @@ class _Run:
         card = drafter_file.Card(
             kind=config.kind,
             form=config.form.value if config.kind is drafter_file.DrafterKind.ADAPTER else "medusa",
-            model_digest=digest.model_digest(config.model),
+            model_digest=self._digest,
             split_layer=config.split_layer,
             dtype=config.weight_dtype,
             sizes=drafter_file.sizes_of(self._drafter),
@@ -213,7 +241,7 @@ class _Run:
             {
                 "identity": self._identity(),
                 "drafter": self._drafter.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
                 "step": self._step,
                 "tokens": self._tokens,
                 "elapsed_s": self._elapsed_s,
@@ -231,7 +259,8 @@ class _Run:
                     field="--resume",
                 )
         self._drafter.load_state_dict(state["drafter"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self._step, self._tokens, self._elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
 
 
@@ -244,14 +273,24 @@ def _build(
         return heads, drafter_objectives.MedusaObjective(heads, target)
     sizes = adapters.AdapterConfig.from_target(target.checkpoint.config, form=config.form)
     drafter = adapters.Adapter(sizes)
-    # The target's final norm, as effective weights whatever the family's parametrisation, is where the adapter's own
-    # starts: its states then begin in the same space as deep states. Signs have mean 0 and norm 1, so that norms with
-    # and without mean subtraction leave them; the difference of both signs cancels a bias.
-    signs = torch.ones(1, sizes.hidden_size, device=target.torch_device, dtype=target.shallow.dtype)
-    signs[:, 1::2] = -1.0
-    weight = (target.final_norm(signs) - target.final_norm(-signs)) / 2 * signs
-    drafter.output_norm.weight.data.copy_(weight[0].float())
+    if config.start is None:
+        drafter_start.from_target(drafter, target)
+    else:
+        drafter_start.from_folder(drafter, config.start)
     return drafter, drafter_objectives.AdapterObjective(drafter, target, num_passes=config.num_passes)
+
+
+def _optimizers(drafter: torch.nn.Module, learning_rate: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for matrices (its updates scaled to AdamW's size, so that one learning rate serves both), AdamW for vectors.
+
+    On the demo model Muon needs a fraction of AdamW's steps; docs/demo-model.md has the comparison.
+    """
+    matrices = [parameter for parameter in drafter.parameters() if parameter.ndim == 2]
+    vectors = [parameter for parameter in drafter.parameters() if parameter.ndim != 2]
+    return (
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(vectors, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    )
 
 
 def _torch_device(name: str) -> torch.device:

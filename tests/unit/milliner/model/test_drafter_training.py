@@ -11,7 +11,7 @@ from tests.unit.milliner.model import drafter_models
 
 from milliner.core import errors
 from milliner.model import adapter as adapters
-from milliner.model import digest, drafter_file, drafter_text, drafter_training
+from milliner.model import digest, drafter_features, drafter_file, drafter_text, drafter_training
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +132,42 @@ def test_held_out_text_is_not_trained_on(folder: pathlib.Path) -> None:
     text = drafter_text.load(folder / "model", [folder / "text.txt"], window_tokens=32)
     whole = drafter_text.load(folder / "model", [folder / "text.txt"], held_out=[folder / "text.txt"], window_tokens=32)
     torch.testing.assert_close(torch.cat([text.train, text.held_out]), whole.train)
+
+
+def test_cached_features_are_made_once_and_trained_on(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    changes: dict[str, object] = {"feature_cache": tmp_path / "features.pt", "cached_tokens": 640, "steps": 3}
+    first = drafter_training._Run(config(folder, tmp_path / "one", **changes))
+    written = (tmp_path / "features.pt").stat().st_mtime_ns
+    second = drafter_training._Run(config(folder, tmp_path / "two", **changes))
+    assert (tmp_path / "features.pt").stat().st_mtime_ns == written
+    assert isinstance(second._source, drafter_features.CachedFeatures)
+    hidden, deep = second._source.windows[32]
+    assert hidden.shape == deep.shape == (20, 32, 32)
+    text = first._text.batch(count=20, length=32, seed=32, step=0)
+    expected = first._target.features(text)
+    torch.testing.assert_close(hidden.float(), expected.hidden, rtol=0.05, atol=0.05)
+    loss, _ = second._one_step(0.0)
+    assert loss > 0.0
+
+
+def test_a_cache_of_another_split_is_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    cache = tmp_path / "features.pt"
+    drafter_training._Run(config(folder, tmp_path, feature_cache=cache, cached_tokens=64))
+    with pytest.raises(errors.ConfigError, match="made with another --split-layer") as caught:
+        drafter_training._Run(config(folder, tmp_path, feature_cache=cache, split_layer=2))
+    assert caught.value.field == "--feature-cache"
+
+
+def test_training_can_start_from_another_adapter(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plain = drafter_training._Run(config(folder, tmp_path / "plain", steps=1))
+    plain._one_step(0.0)
+    plain.finish()
+    form = adapters.AdapterForm.LAYER_WITH_DEEP_STATE
+    run = drafter_training._Run(config(folder, tmp_path / "deep", form=form, start=tmp_path / "plain"))
+    made = run._drafter.state_dict()
+    for name, tensor in plain._drafter.state_dict().items():
+        torch.testing.assert_close(made[name], tensor.bfloat16().float(), msg=name)
+    assert not made["deep_proj.weight"].any()
+    with pytest.raises(errors.ConfigError, match="no adapter that can be read") as caught:
+        drafter_training._Run(config(folder, tmp_path / "none", start=tmp_path / "nowhere"))
+    assert caught.value.field == "--start"
