@@ -1,9 +1,10 @@
 """`milliner bench engine`: what scheduling, paging and ragged attention cost beside bare `transformers` layers.
 
-Both sides run the same random layers on the same hidden states, in the same worker thread, turn by turn. The bare side
-is timed around its layers alone; the engine's from handing the frames in to having all answers, so every hop between
-threads counts against it. A cell's ratio is the median over the turns of engine time over bare time: neighbours in
-time share whatever else the machine does. Hidden states cross no wire here; codecs and link belong to `milliner bench`.
+Both sides run the same random layers on the same hidden states, in the same worker thread, all cells turn by turn. The
+bare side is timed around its layers alone; the engine's from handing the frames in to having all answers, so every hop
+between threads counts against it. A cell's ratio is the median over the turns of engine time over bare time:
+neighbours in time share whatever else the machine does. Hidden states cross no wire here; codecs and link belong to
+`milliner bench`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import asyncio
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
 
 import rich.console
 import rich.progress
 import torch
+import transformers
 
 from milliner.bench import engine_model, report
 from milliner.core import clock as clocks
@@ -88,15 +89,19 @@ async def _run(
         with progress:
             task = progress.add_task("making a random model", total=len(CELLS) * (options.turns + WARM_UP_TURNS))
             side_by_side = await _SideBySide.build(options, dtype=dtype, torch_device=torch_device, worker=worker)
-            rows: list[dict[str, report.Scalar]] = []
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(side_by_side.cloud.run())
-                for cell in CELLS:
-                    progress.update(task, description=f"{cell.phase}, {cell.sessions} session(s)")
-                    rows.append(await side_by_side.measure(cell, options.turns, lambda: progress.advance(task)))
+                progress.update(task, description="filling the caches")
+                measured = [await side_by_side.prepare(index, cell) for index, cell in enumerate(CELLS)]
+                progress.update(task, description="measuring")
+                for turn in range(-WARM_UP_TURNS, options.turns):
+                    for prepared in measured:
+                        await side_by_side.turn(prepared, turn)
+                        progress.advance(task)
                 await side_by_side.cloud.stop()
     finally:
         worker.close()
+    rows = [prepared.row() for prepared in measured]
     setup: dict[str, report.Scalar] = {
         "layers": options.shape.layers,
         "dtype": options.dtype,
@@ -120,6 +125,32 @@ def _summary(rows: list[dict[str, report.Scalar]]) -> report.Summary:
     }
 
 
+@dataclasses.dataclass(slots=True)
+class _Measured:
+    """A cell with its sessions, its bare cache, and what was measured."""
+
+    cell: Cell
+    names: tuple[str, ...]
+    new: torch.Tensor  # [B, T, D]
+    cache: transformers.DynamicCache
+    batched_tokens: int = 0
+    engine_s: list[float] = dataclasses.field(default_factory=list)
+    bare_s: list[float] = dataclasses.field(default_factory=list)
+
+    def row(self) -> dict[str, report.Scalar]:
+        engine_p50_s = statistics.median(self.engine_s)
+        return {
+            "phase": self.cell.phase,
+            "sessions": self.cell.sessions,
+            "cached_tokens": self.cell.cached_tokens,
+            "batched_tokens": self.batched_tokens,
+            "bare_p50_s": statistics.median(self.bare_s),
+            "engine_p50_s": engine_p50_s,
+            "ratio_to_bare": statistics.median(o / b for o, b in zip(self.engine_s, self.bare_s, strict=True)),
+            "tokens_per_s": self.cell.sessions * self.cell.num_tokens / engine_p50_s,
+        }
+
+
 class _SideBySide:
     """The two sides over one set of weights."""
 
@@ -136,7 +167,7 @@ class _SideBySide:
         config = limits.EngineConfig(
             kv_cache_bytes=_kv_cache_bytes(options.shape, dtype),
             page_tokens=PAGE_TOKENS,
-            max_sessions=max(cell.sessions for cell in CELLS),
+            max_sessions=sum(cell.sessions for cell in CELLS),
         )
 
         def build() -> tuple[engine_model.BareLayers, slice_backend.SliceBackend]:
@@ -148,82 +179,71 @@ class _SideBySide:
         cloud = engines.Engine(backend, config=config, executor=worker, clock=clocks.LoopClock())
         return cls(bare, cloud, worker)
 
-    async def measure(self, cell: Cell, turns: int, advance: Callable[[], None]) -> dict[str, report.Scalar]:
-        """Runs a cell on both sides by turns and returns its row."""
+    async def prepare(self, index: int, cell: Cell) -> _Measured:
+        """Fills the caches of a cell on both sides; `index` tells the cells' sessions apart."""
         width, dtype = self.bare.layers[0].hidden_size, next(self.bare.layers[0].parameters()).dtype
         shape = (cell.sessions, cell.cached_tokens + cell.num_tokens, width)
         hidden = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.bare.torch_device, dtype)
         hidden[1:, : cell.cached_tokens] = hidden[:1, : cell.cached_tokens]  # caches cost the same whatever is in them
-        await self._worker.run(lambda: self._prepare_bare(cell, hidden))
-        for index in range(cell.sessions):
-            await self._open(index, cell, hidden)
-        bare_s, engine_s = [], []
-        for turn in range(WARM_UP_TURNS + turns):
-            batched_tokens, pair = await self._turn(cell, hidden, engine_first=turn % 2 == 0)
-            if turn >= WARM_UP_TURNS:
-                engine_s.append(pair[0])
-                bare_s.append(pair[1])
-            advance()
-        for index in range(cell.sessions):
-            await self.cloud.close(str(index))
-        engine_p50_s = statistics.median(engine_s)
-        return {
-            "phase": cell.phase,
-            "sessions": cell.sessions,
-            "cached_tokens": cell.cached_tokens,
-            "batched_tokens": batched_tokens,
-            "bare_p50_s": statistics.median(bare_s),
-            "engine_p50_s": engine_p50_s,
-            "ratio_to_bare": statistics.median(ours / bare for ours, bare in zip(engine_s, bare_s, strict=True)),
-            "tokens_per_s": cell.sessions * cell.num_tokens / engine_p50_s,
-        }
+        cached, new = hidden[0, : cell.cached_tokens], hidden[:, cell.cached_tokens :].contiguous()
+        cache, _ = await self._worker.run(lambda: self.bare.filled(cached, sequences=cell.sessions))
+        names = tuple(f"{index}.{session}" for session in range(cell.sessions))
+        for name in names:
+            await self._open(name, max_positions=hidden.shape[1])
+            if cell.cached_tokens:
+                await self._forward(name, 0, 0, cached)
+        return _Measured(cell=cell, names=names, new=new, cache=cache)
 
-    async def _turn(self, cell: Cell, hidden: torch.Tensor, *, engine_first: bool) -> tuple[int, tuple[float, float]]:
-        """(tokens in the engine's batch, (engine seconds, bare seconds))."""
-        new = hidden[:, cell.cached_tokens :].contiguous()  # [B, T, D]
-        if not engine_first:
-            bare_s, _ = await self._worker.run(lambda: self._time_bare(cell, new))
+    async def turn(self, measured: _Measured, turn: int) -> None:
+        """Measures both sides once, the engine first in every other turn; turns below 0 are warm-up."""
+        bare_s = await self._time_bare(measured) if turn % 2 else 0.0
+        engine_s = await self._time_engine(measured)
+        if turn % 2 == 0:
+            bare_s = await self._time_bare(measured)
+        if turn >= 0:
+            measured.engine_s.append(engine_s)
+            measured.bare_s.append(bare_s)
+
+    async def _time_engine(self, measured: _Measured) -> float:
         self._round += 1
+        start = measured.cell.cached_tokens
         start_s = time.perf_counter()
         done = await asyncio.gather(
-            *(self._forward(index, self._round, cell.cached_tokens, new[index]) for index in range(cell.sessions))
+            *(
+                self._forward(name, self._round, start, rows)
+                for name, rows in zip(measured.names, measured.new, strict=True)
+            )
         )
-        engine_s = time.perf_counter() - start_s
-        if engine_first:
-            bare_s, _ = await self._worker.run(lambda: self._time_bare(cell, new))
-        return max(result.batched_tokens for result in done), (engine_s, bare_s)
+        duration_s = time.perf_counter() - start_s
+        measured.batched_tokens = max(result.batched_tokens for result in done)
+        return duration_s
 
-    def _prepare_bare(self, cell: Cell, hidden: torch.Tensor) -> None:
-        self.bare.reset()
-        if cell.cached_tokens:
-            self.bare.fill(hidden[0, : cell.cached_tokens], sequences=cell.sessions)
+    async def _time_bare(self, measured: _Measured) -> float:
+        def timed() -> float:
+            start = measured.cell.cached_tokens
+            engine_model.truncate(measured.cache, start)
+            start_s = time.perf_counter()
+            self.bare.forward(measured.new, measured.cache, start)
+            return time.perf_counter() - start_s
 
-    def _time_bare(self, cell: Cell, new: torch.Tensor) -> float:
-        self.bare.truncate(cell.cached_tokens)
-        if cell.cached_tokens == 0:
-            self.bare.reset()
-        start_s = time.perf_counter()
-        self.bare.forward(new, cell.cached_tokens)
-        return time.perf_counter() - start_s
+        return (await self._worker.run(timed))[0]
 
-    async def _open(self, index: int, cell: Cell, hidden: torch.Tensor) -> None:
+    async def _open(self, name: str, *, max_positions: int) -> None:
         await self.cloud.open(
             types.SessionOpen(
-                session_id=str(index),
+                session_id=name,
                 model_digest="",
                 slice_start=0,
                 slice_end=len(self.bare.layers),
-                hidden_size=hidden.shape[-1],
-                max_positions=hidden.shape[1],
+                hidden_size=self.bare.layers[0].hidden_size,
+                max_positions=max_positions,
             )
         )
-        if cell.cached_tokens:
-            await self._forward(index, 0, 0, hidden[index, : cell.cached_tokens])
 
-    async def _forward(self, index: int, round_index: int, start: int, rows: torch.Tensor) -> work.Done:
+    async def _forward(self, name: str, round_index: int, start: int, rows: torch.Tensor) -> work.Done:
         return await self.cloud.forward(
             work.Work(
-                session_id=str(index),
+                session_id=name,
                 round=round_index,
                 commit_pos=start,
                 start_pos=start,
@@ -237,10 +257,10 @@ class _SideBySide:
 
 
 def _kv_cache_bytes(shape: engine_model.Shape, dtype: torch.dtype) -> int:
-    """Room for the largest cell, and a page for each session's last tokens."""
+    """Room for all cells, and a page for each session's last tokens."""
     head_dim = shape.hidden_size // shape.heads
     bytes_per_token = 2 * shape.layers * shape.kv_heads * head_dim * dtype.itemsize
-    tokens = max(cell.sessions * (cell.cached_tokens + cell.num_tokens + PAGE_TOKENS) for cell in CELLS)
+    tokens = sum(cell.sessions * (cell.cached_tokens + cell.num_tokens + PAGE_TOKENS) for cell in CELLS)
     return bytes_per_token * tokens
 
 

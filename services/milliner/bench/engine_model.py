@@ -52,7 +52,6 @@ class BareLayers:
         self.torch_device = torch_device
         self.layers = [layer.to_empty(device=torch_device).to(dtype).eval().requires_grad_(False) for layer in layers]
         self._rotary = modeling_qwen2.Qwen2RotaryEmbedding(config).to(torch_device)
-        self._cache = transformers.DynamicCache()
         for name, parameter in self.layers[0].named_parameters():
             if "layernorm" in name:
                 parameter.fill_(1.0)
@@ -61,23 +60,16 @@ class BareLayers:
         for layer in self.layers[1:]:  # copies: their values do not matter, that each has memory of its own does
             layer.load_state_dict(self.layers[0].state_dict())
 
-    def reset(self) -> None:
-        """Forgets all sequences."""
-        self._cache = transformers.DynamicCache()
-
-    def fill(self, hidden: torch.Tensor, *, sequences: int) -> None:
-        """Caches [T, D] as the beginning of so many equal sequences, computed once."""
-        self.forward(hidden[None], 0)
-        self._cache.batch_repeat_interleave(sequences)
-
-    def truncate(self, cached_tokens: int) -> None:
-        """Back to `cached_tokens` cached positions of each sequence."""
-        surplus = self._cache.get_seq_length() - cached_tokens
-        if surplus > 0:
-            self._cache.crop(-surplus)  # transformers 5: a negative number is what to remove
+    def filled(self, hidden: torch.Tensor, *, sequences: int) -> transformers.DynamicCache:
+        """A cache that holds [T, D] as the beginning of so many equal sequences, computed once."""
+        cache = transformers.DynamicCache()
+        if len(hidden):
+            self.forward(hidden[None], cache, 0)
+            cache.batch_repeat_interleave(sequences)
+        return cache
 
     @torch.inference_mode()
-    def forward(self, hidden: torch.Tensor, start: int) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, cache: transformers.DynamicCache, start: int) -> torch.Tensor:
         """[B, T, D] at positions start … start + T - 1 of every sequence -> [B, T, D]."""
         positions = torch.arange(start, start + hidden.shape[1], device=self.torch_device)[None]
         rotated = self._rotary(hidden, positions)
@@ -86,12 +78,19 @@ class BareLayers:
                 hidden,
                 attention_mask=None,
                 position_ids=positions,
-                past_key_values=self._cache,
+                past_key_values=cache,
                 position_embeddings=rotated,
             )
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
         return hidden
+
+
+def truncate(cache: transformers.DynamicCache, cached_tokens: int) -> None:
+    """Back to `cached_tokens` cached positions of each sequence."""
+    surplus = cache.get_seq_length() - cached_tokens
+    if surplus > 0:
+        cache.crop(-surplus)  # transformers 5: a negative number is what to remove
 
 
 def slice_of(bare: BareLayers, shape: Shape, *, dtype: torch.dtype) -> slices.ModelSlice:

@@ -7,6 +7,7 @@ import io
 import pytest
 import rich.console
 import torch
+import transformers
 
 from milliner.bench import engine, engine_model
 from milliner.core import errors
@@ -20,6 +21,7 @@ def test_both_sides_compute_the_same() -> None:
     bare = engine_model.BareLayers(TINY, dtype=torch.float32, torch_device=CPU)
     model_slice = engine_model.slice_of(bare, TINY, dtype=torch.float32)
     hidden = torch.randn(21, 64)
+    bare_cache = transformers.DynamicCache()
     sequence = kv_cache.PagedKVCache(model_slice.kv_spec, num_pages=2, dtype=torch.float32, torch_device=CPU).open()
     for start, end in ((0, 20), (20, 21)):  # a prompt, then one token behind it
         sequence.reserve(end - start)
@@ -27,7 +29,7 @@ def test_both_sides_compute_the_same() -> None:
             [ragged.Segment(sequence, start=start, num_tokens=end - start)], torch_device=CPU
         )
         ours = model_slice.forward(hidden[start:end], batch)
-        bares = bare.forward(hidden[None, start:end], start)[0]
+        bares = bare.forward(hidden[None, start:end], bare_cache, start)[0]
         # Two attention paths sum in another order.
         torch.testing.assert_close(ours, bares, atol=1e-5, rtol=1e-4)
         assert not torch.allclose(bares, hidden[start:end], atol=1e-3)  # layers that pass all through compare nothing
@@ -36,14 +38,13 @@ def test_both_sides_compute_the_same() -> None:
 def test_the_bare_cache_goes_back_to_the_cached_tokens_before_every_turn() -> None:
     bare = engine_model.BareLayers(TINY, dtype=torch.float32, torch_device=CPU)
     hidden = torch.randn(11, 64).repeat(2, 1, 1)
-    bare.forward(hidden[:, :10], 0)
-    expected = bare.forward(hidden[:, 10:], 10)
-    bare.reset()
-    bare.fill(hidden[0, :10], sequences=2)
-    first = bare.forward(hidden[:, 10:], 10)
-    torch.testing.assert_close(first, expected)
-    bare.truncate(10)
-    torch.testing.assert_close(bare.forward(hidden[:, 10:], 10), first)
+    plain = transformers.DynamicCache()
+    bare.forward(hidden[:, :10], plain, 0)
+    expected = bare.forward(hidden[:, 10:], plain, 10)
+    filled = bare.filled(hidden[0, :10], sequences=2)
+    for _ in range(2):
+        engine_model.truncate(filled, 10)
+        torch.testing.assert_close(bare.forward(hidden[:, 10:], filled, 10), expected)
 
 
 def test_the_report_has_a_row_per_cell_and_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
