@@ -36,7 +36,19 @@ def train_adapter(
     batch_windows: Annotated[int, typer.Option(min=1, help="Windows of text per step.")] = 8,
     window_tokens: Annotated[int, typer.Option(min=16, help="Tokens per window.")] = 512,
     long_tokens: Annotated[int, typer.Option(min=0, help="Tokens per window in the last quarter; 0: as before.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="AdamW's peak learning rate.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-7, help="Peak learning rate of Muon; default: by the model's width.")
+    ] = None,
+    start: Annotated[
+        pathlib.Path | None, typer.Option(metavar=_DIR, help="An adapter to start from; default: the model's layer S.")
+    ] = None,
+    feature_cache: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar=_FILES, help="Run the model once over --cached-tokens tokens, keep its hidden states here."
+        ),
+    ] = None,
+    cached_tokens: Annotated[int, typer.Option(min=1, help="Tokens in --feature-cache.")] = 1_000_000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
@@ -72,6 +84,9 @@ def train_adapter(
         window_tokens=window_tokens,
         long_tokens=long_tokens,
         learning_rate=learning_rate,
+        start=start,
+        feature_cache=feature_cache,
+        cached_tokens=cached_tokens,
         torch_device=device,
         seed=seed,
         resume=resume,

@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         build.Options(
             out=options.out,
             max_minutes=options.max_minutes,
+            finish_minutes=options.finish_minutes,
             drafter_minutes=options.drafter_minutes,
             texts=tuple(options.text),
             debian=not options.no_debian,
@@ -35,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=pathlib.Path, required=True, help="folder of checkpoints, logs and the finished model")
     add("--max-minutes", type=float, default=55.0, help="wall-clock budget of pretraining")
-    add("--drafter-minutes", type=float, default=25.0, help="wall-clock budget of all drafters together")
+    add("--finish-minutes", type=float, default=15.0, help="wall-clock budget of the finish with a draft layer")
+    add("--drafter-minutes", type=float, default=10.0, help="wall-clock budget of all drafters together")
     add("--text", type=pathlib.Path, action="append", default=[], help="a further UTF-8 text file to train on")
     add("--no-debian", action="store_true", help="leave the Debian packages' text out")
     add("--no-compile", action="store_true", help="run without torch.compile (no C++ compiler)")

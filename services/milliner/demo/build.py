@@ -17,8 +17,8 @@ import rich.console
 import rich.progress
 
 from milliner.demo import corpus as corpora
-from milliner.demo import drafters, export, pretrain, tokenizer
-from milliner.model import drafter_training
+from milliner.demo import cotrain, drafters, export, finish, pretrain, tokenizer
+from milliner.model import digest, drafter_file, drafter_training
 
 Ids = numpy.typing.NDArray[numpy.uint16]
 
@@ -29,6 +29,7 @@ class Options:
 
     out: pathlib.Path
     max_minutes: float
+    finish_minutes: float
     drafter_minutes: float
     texts: tuple[pathlib.Path, ...] = ()
     debian: bool = True
@@ -50,7 +51,10 @@ def build(options: Options, console: rich.console.Console) -> None:
         },
     )
     if not (out / "model" / "model.safetensors").is_file():
-        _pretrain(options, corpus, console)
+        train, held_out = token_ids(corpus, out)
+        console.print(f"{len(train):,} training tokens, {len(held_out):,} held out")
+        run = _pretrain(options, train, held_out, console)
+        _finish(options, run, train, console)
     export.write_held_out(corpus.held_out, out / "heldout")
     _train_drafters(options, corpus, console)
 
@@ -70,9 +74,7 @@ def token_ids(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[Ids, Ids]:
     return sides[0], sides[1]
 
 
-def _pretrain(options: Options, corpus: corpora.Corpus, console: rich.console.Console) -> None:
-    train, held_out = token_ids(corpus, options.out)
-    console.print(f"{len(train):,} training tokens, {len(held_out):,} held out")
+def _pretrain(options: Options, train: Ids, held_out: Ids, console: rich.console.Console) -> pretrain.Run:
     config = pretrain.PretrainConfig(max_minutes=options.max_minutes, compile=options.compile)
     run = pretrain.Run(config, options.out, train, held_out)
     with rich.progress.Progress(console=console) as bar:
@@ -86,19 +88,47 @@ def _pretrain(options: Options, corpus: corpora.Corpus, console: rich.console.Co
                 console.print(f"{text} · held out {progress.held_out_loss:.3f}")
 
         run.train(report)
-    loss = run.held_out_loss()
-    console.print(f"held-out loss {loss:.4f} nats/token after {run.tokens:,} tokens, {run.elapsed_s / 60:.1f} min")
-    export.write_model(run.network, options.out / "model")
+    return run
+
+
+def _finish(options: Options, pretrained: pretrain.Run, train: Ids, console: rich.console.Console) -> None:
+    """The finish beside a draft layer; then writes the model, the draft layer and `training.json`."""
+    before = pretrained.held_out_loss()
+    console.print(f"held-out loss {before:.4f} nats/token after {pretrained.tokens:,} tokens")
+    config = finish.FinishConfig(
+        split_layer=drafters.SPLIT_LAYER, max_minutes=options.finish_minutes, compile=options.compile
+    )
+    run = finish.FinishRun(config, options.out, pretrained.network, train)
+    with rich.progress.Progress(console=console) as bar:
+        task = bar.add_task("finish", total=1.0)
+
+        def report(progress: finish.FinishProgress) -> None:
+            text = f"step {progress.step} loss {progress.loss:.3f} divergence {progress.divergence:.3f}"
+            text += f" agreement {progress.agreement:.3f} ETA {progress.eta_s / 60:.0f} min"
+            bar.update(task, completed=progress.share, description=text)
+
+        run.train(report)
+    loss = pretrained.held_out_loss()
+    console.print(f"held-out loss {loss:.4f} nats/token after {run.tokens:,} tokens more")
+    model = options.out / "model"
+    export.write_model(pretrained.network, model)
+    adapter = cotrain.as_adapter(run.network)
+    card = drafter_file.Card(
+        kind=drafter_file.DrafterKind.ADAPTER,
+        form=adapter.config.form.value,
+        model_digest=digest.model_digest(model),
+        split_layer=config.split_layer,
+        dtype="float32",
+        sizes=drafter_file.sizes_of(adapter),
+    )
+    drafter_file.save(options.out / drafters.DRAFT_FOLDER, adapter, card)
     _write_json(
         options.out / "training.json",
         {
+            "held_out_loss_before_finish": before,
             "held_out_loss": loss,
-            "steps": run.step,
-            "tokens_seen": run.tokens,
-            "training_tokens": len(train),
-            "held_out_tokens": len(held_out),
-            "elapsed_s": run.elapsed_s,
-            "corpus_digest": corpus.digest,
+            "pretraining": {"steps": pretrained.step, "tokens": pretrained.tokens, "elapsed_s": pretrained.elapsed_s},
+            "finish": {"steps": run.step, "tokens": run.tokens, "elapsed_s": run.elapsed_s},
         },
     )
 

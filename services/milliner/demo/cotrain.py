@@ -23,8 +23,8 @@ from milliner.model import adapter as adapters
 class CotrainWeights:
     """Weight of the divergence between target and draft, and the share of it that moves the target's own choices."""
 
-    divergence: float = 1.0
-    on_target: float = 0.3
+    divergence: float = 1.5
+    on_target: float = 1.0
 
 
 class CotrainedNetwork(nn.Module):

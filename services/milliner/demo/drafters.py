@@ -17,25 +17,28 @@ SPLIT_LAYER = 2
 
 MEDUSA_HEADS = 4
 
+DRAFT_FOLDER = "draft"
+"""Under `--out`: the draft layer of the finish, where the adapters' training starts."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
-    """One drafter: where it goes under `--out`, what it is, and its share of the time for drafters."""
+    """One drafter: where it goes under `--out`, what it is, its peak learning rate, its share of the drafters' time."""
 
     folder: str
     kind: drafter_file.DrafterKind
     form: adapters.AdapterForm
+    learning_rate: float
     time_share: float
 
 
+_ADAPTER, _FORM = drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm
 RECIPES = (
-    Recipe(
-        "adapter/LayerWithDeepState", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.LAYER_WITH_DEEP_STATE, 0.5
-    ),
-    Recipe("adapter/Layer", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.LAYER, 0.26),
-    Recipe("medusa", drafter_file.DrafterKind.MEDUSA, adapters.AdapterForm.LAYER, 0.12),
-    Recipe("adapter/Attention", drafter_file.DrafterKind.ADAPTER, adapters.AdapterForm.ATTENTION, 0.12),
-)  # shares are arbitrary: the default form gets most
+    Recipe("adapter/LayerWithDeepState", _ADAPTER, _FORM.LAYER_WITH_DEEP_STATE, 4e-3, 0.5),
+    Recipe("adapter/Layer", _ADAPTER, _FORM.LAYER, 4e-3, 0.2),
+    Recipe("medusa", drafter_file.DrafterKind.MEDUSA, _FORM.LAYER, 1e-2, 0.14),
+    Recipe("adapter/Attention", _ADAPTER, _FORM.ATTENTION, 1.5e-2, 0.16),
+)  # the forms that go on from the draft layer of the finish take gentler rates; shares are arbitrary
 
 
 def write_texts(corpus: corpora.Corpus, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -70,7 +73,9 @@ def config(
         batch_windows=4,
         window_tokens=512,
         long_tokens=2048,
-        learning_rate=1.5e-3,
+        learning_rate=recipe.learning_rate,
+        start=out / DRAFT_FOLDER if recipe.kind is drafter_file.DrafterKind.ADAPTER else None,
+        feature_cache=out / "features.pt",
         resume=True,
     )
 

@@ -38,9 +38,9 @@ class TrainingConfig:
     """What to train, on what, for how long. `held_out` empty: the last 3 % of the text is kept apart instead.
 
     `long_tokens` 0: no long windows; else the last quarter of the run uses windows of that length, so that drafting
-    holds up at long contexts. `start` names an adapter's folder whose weights are the first; None: the target's own
-    layer. `feature_cache` names a file for the target's hidden states over `cached_tokens` tokens,
-    which are then trained on many times; None: the target reads fresh text at every step.
+    holds up at long contexts. `learning_rate` None: `default_learning_rate`. `start` names an adapter's folder whose
+    weights are the first; None: the target's own layer. `feature_cache` names a file for the target's hidden states
+    over `cached_tokens` tokens, which are then trained on many times; None: the target reads fresh text at every step.
     """
 
     model: Path
@@ -56,7 +56,7 @@ class TrainingConfig:
     batch_windows: int = 8
     window_tokens: int = 512
     long_tokens: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     num_passes: int = 3
     start: Path | None = None
     feature_cache: Path | None = None
@@ -116,7 +116,9 @@ class _Run:
         torch.manual_seed(config.seed)
         self._drafter, self._objective = _build(config, self._target)
         self._drafter.to(self._torch_device).train().requires_grad_(True)
-        self._optimizers = _optimizers(self._drafter, config.learning_rate)
+        width = self._target.checkpoint.hidden_size
+        self._learning_rate = config.learning_rate or default_learning_rate(width)
+        self._optimizers = _optimizers(self._drafter, self._learning_rate)
         self._step, self._tokens, self._elapsed_s = 0, 0, 0.0
         config.out.mkdir(parents=True, exist_ok=True)
         self._checkpoint = config.out / CHECKPOINT_FILE
@@ -173,7 +175,7 @@ class _Run:
         length = config.long_tokens if long else config.window_tokens
         count = max(1, config.batch_windows * config.window_tokens // length)
         warm = min(1.0, (self._step + 1) / 20)
-        rate = config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        rate = self._learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
         for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         with torch.autocast(self._torch_device.type, torch.bfloat16, enabled=_bfloat16_is_fast(self._torch_device)):
@@ -278,6 +280,14 @@ def _build(
     else:
         drafter_start.from_folder(drafter, config.start)
     return drafter, drafter_objectives.AdapterObjective(drafter, target, num_passes=config.num_passes)
+
+
+def default_learning_rate(hidden_size: int) -> float:
+    """Muon's peak rate: 0.01 at width 256, where 0.003 to 0.025 were tried (docs/demo-model.md, 2026-11-21).
+
+    Weights shrink as 1 / √width where updates do not, hence the scaling; it was not tried at other widths.
+    """
+    return 0.01 * math.sqrt(256 / hidden_size)
 
 
 def _optimizers(drafter: torch.nn.Module, learning_rate: float) -> tuple[torch.optim.Optimizer, ...]:
