@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import rich.box
 import rich.console
 import rich.markup
 import rich.table
@@ -22,6 +23,8 @@ from milliner.bench import provenance
 from milliner.core import errors
 
 SCHEMA = 1
+
+_ANY_WIDTH = 10_000  # columns; wider than any table, so that its own width can be measured
 
 Scalar = str | int | float | bool | None
 Row = Mapping[str, Scalar]
@@ -34,12 +37,16 @@ class ReportError(errors.ConfigError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
-    """How a field of the rows is shown: its heading, and its value times `scale` with `digits` decimals."""
+    """How a field of the rows is shown: its heading, and its value times `scale` with `digits` decimals.
+
+    Where a table is wider than the console its columns go to several tables; `key` columns stand in each of them.
+    """
 
     field: str
     heading: str
     scale: float = 1.0
     digits: int = 2
+    key: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,10 @@ class Report:
         """The table of rows, then the summary, on `console` (default: standard output)."""
         console = console or rich.console.Console()
         if self.rows:
-            console.print(_rows_table(self))
+            if self.title:
+                console.print(f"[bold]{rich.markup.escape(self.title)}")
+            for table in _row_tables(self, console):
+                console.print(table)
         for row in self.rows:
             if reason := row.get("invalid_because"):
                 named = " ".join(str(value) for value in list(row.values())[:4])
@@ -131,13 +141,28 @@ def _check_scalar(value: object, *, where: str) -> None:
         raise ReportError(f"is {value}: a figure that does not exist is null", field=where)
 
 
-def _rows_table(report: Report) -> rich.table.Table:
-    names = list(dict.fromkeys(name for row in report.rows for name in row))
+def _row_tables(report: Report, console: rich.console.Console) -> list[rich.table.Table]:
+    """One table, or several with the key columns in each, so that none is wider than the console."""
+    names = dict.fromkeys(name for row in report.rows for name in row)
     columns = report.columns or [Column(name, name.replace("_", " ")) for name in names if name != "invalid_because"]
-    table = rich.table.Table(title=report.title or None, header_style="bold")
+    keys = [column for column in columns if column.key]
+    groups: list[list[Column]] = [keys[:]]
+    unbounded = console.options.update_width(_ANY_WIDTH)
+    for column in columns:
+        if column.key:
+            continue
+        wider = _rows_table(report, [*groups[-1], column])
+        if len(groups[-1]) > len(keys) and console.measure(wider, options=unbounded).maximum > console.width:
+            groups.append(keys[:])
+        groups[-1].append(column)
+    return [_rows_table(report, group) for group in groups]
+
+
+def _rows_table(report: Report, columns: Sequence[Column]) -> rich.table.Table:
+    table = rich.table.Table(header_style="bold", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         numeric = all(isinstance(row.get(column.field), (int, float, type(None))) for row in report.rows)
-        table.add_column(column.heading, justify="right" if numeric else "left")
+        table.add_column(column.heading, justify="right" if numeric else "left", no_wrap=True)
     for row in report.rows:
         table.add_row(
             *(_cell(row.get(c.field), c) for c in columns), style="dim strike" if row.get("invalid_because") else None

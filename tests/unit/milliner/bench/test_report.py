@@ -81,3 +81,19 @@ def test_table_shows_figures_missing_ones_and_invalid_rows() -> None:
     assert "–" in text
     assert "overruns 3.0 %" in text
     assert "Hat float16 512" in text
+
+
+def test_a_table_too_wide_for_the_console_goes_on_below_with_its_keys() -> None:
+    output = io.StringIO()
+    rows = [{"strategy": "UShape", **{f"figure_{i}": 1000 + i for i in range(12)}}]
+    columns = [
+        report.Column("strategy", "strategy", key=True),
+        *(report.Column(f"figure_{i}", f"figure {i}") for i in range(12)),
+    ]
+    _report(rows=rows, columns=columns, summary={}).print(rich.console.Console(file=output, width=60))
+    text = output.getvalue()
+    assert text.count("UShape") == 3
+    for i in range(12):
+        assert f"figure {i} " in text
+        assert str(1000 + i) in text
+    assert max(map(len, text.split("milliner bench")[0].splitlines())) <= 60
