@@ -69,6 +69,11 @@ def build(
         title=f"{title}: one user, {run_plan.new_tokens} new tokens",
         rows=[dataclasses.asdict(row) for row in summary.compare(rows)],
         columns=COLUMNS,
-        summary={"time_scale": preset.time_scale, **(more or {}), **figures},
+        summary={
+            "time_scale": preset.time_scale,
+            "invalid_rows": sum(bool(row.invalid_because) for row in rows),
+            **(more or {}),
+            **figures,
+        },
         not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name not in PRINTED),
     )
