@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from milliner.bench import cells, optimum, plan, presets, report, summary
+from milliner.bench import cells, optimum, plan, presets, report, summary, targets
 
-PRINTED = ("targets", "ushape_round_ms", "hat_round_ms")  # of the summary's groups; the others repeat the columns
+PRINTED = ("ushape_round_ms", "hat_round_ms")  # of the summary's groups; the others repeat the columns
 PAUSE_S = 0.05  # between requests, at time scale 1; arbitrary: the longest draft step is a fifth of it
 
 COLUMNS = (
@@ -74,6 +74,7 @@ def build(
             "invalid_rows": sum(bool(row.invalid_because) for row in rows),
             **(more or {}),
             **figures,
+            "targets": {t.label: t.verdict for t in targets.targets(summary.Observations(observations), optima)},
         },
         not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name not in PRINTED),
     )

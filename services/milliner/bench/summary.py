@@ -1,8 +1,7 @@
 """The ratios that the strategies' bench is run for, from all its requests: each strategy against the baselines. Pure.
 
 Ratios compare cells of the same prompt length and temperature; the headline figures pool requests over prompt lengths.
-`targets` sets measured figures against those of issue 4 ("What it must show"), so that a reader sees at once which
-were met; a figure that the run did not measure is left out.
+A figure that the run did not measure is left out.
 """
 
 from __future__ import annotations
@@ -13,23 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from milliner.bench import cells, optimum, plan, presets, report
 
 Name = plan.StrategyName
-
-LONG_PROMPT_TOKENS = 2048
-OPTIMUM_PROMPT_TOKENS = (512, LONG_PROMPT_TOKENS)  # where Hat's TTFT is held against the optimum
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Target:
-    """A figure that issue 4 asks for: at most (or, with `at_least`, at least) `limit`."""
-
-    name: str
-    measured: float
-    limit: float
-    at_least: bool = False
-
-    @property
-    def met(self) -> bool:
-        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
 
 class Observations:
@@ -107,53 +89,19 @@ def summarise(
         "ttft_over_optimum": {
             c.label: ttft_p50_s(seen.at(c)) / optima[c.variant.codec, c.prompt_tokens] for c in seen.measured_cells()
         },
-        "ttft_over_ushape_float16": _over(seen, Name.USHAPE, ttft_p50_s, codec="float16"),
-        "tbt_over_ushape": _over(seen, Name.USHAPE, tbt_p50_s),
-        "hat_ttft_over_usarathi": _over(seen, Name.USARATHI, ttft_p50_s, only=Name.HAT),
-        "hat_tbt_over_usarathi": _over(seen, Name.USARATHI, tbt_p50_s, only=Name.HAT),
-        "hat_ttft_over_umedusa": _over(seen, Name.UMEDUSA, ttft_p50_s, only=Name.HAT),
-        "hat_tbt_over_umedusa": _over(seen, Name.UMEDUSA, tbt_p50_s, only=Name.HAT),
-        "parallel_drafting_tbt_share": _over(seen, Name.HAT_SEQUENTIAL, tbt_p50_s, only=Name.HAT),
+        "ttft_over_ushape_float16": over(seen, Name.USHAPE, ttft_p50_s, codec="float16"),
+        "tbt_over_ushape": over(seen, Name.USHAPE, tbt_p50_s),
+        "hat_ttft_over_usarathi": over(seen, Name.USARATHI, ttft_p50_s, only=Name.HAT),
+        "hat_tbt_over_usarathi": over(seen, Name.USARATHI, tbt_p50_s, only=Name.HAT),
+        "hat_ttft_over_umedusa": over(seen, Name.UMEDUSA, ttft_p50_s, only=Name.HAT),
+        "hat_tbt_over_umedusa": over(seen, Name.UMEDUSA, tbt_p50_s, only=Name.HAT),
+        "parallel_drafting_tbt_share": over(seen, Name.HAT_SEQUENTIAL, tbt_p50_s, only=Name.HAT),
         "ushape_plain_step_model_s": optimum.plain_step_s(preset),
     }
     result |= _pooled(seen)
     for strategy in (Name.USHAPE, Name.HAT):
         result[f"{strategy}_round_ms".lower()] = round_ms(seen.of(strategy))
-    result["targets"] = {
-        f"{t.name} {'≥' if t.at_least else '≤'} {t.limit:g}": f"{t.measured:.3f} {'met' if t.met else 'MISSED'}"
-        for t in targets(seen, optima)
-    }
     return {name: value for name, value in result.items() if value not in ({}, None)}
-
-
-def targets(seen: Observations, optima: Mapping[tuple[str, int], float]) -> list[Target]:
-    """What issue 4 asks of preset paper-wifi, as far as this run measured it."""
-    found: list[Target] = []
-    for codec, share in (("float16", 0.85), ("int8", 0.48), ("int4", 0.38)):
-        for length in OPTIMUM_PROMPT_TOKENS:
-            if hat := seen.of(Name.HAT, codec=codec, prompt_tokens=length):
-                ratio = ttft_p50_s(hat) / optima[codec, length]
-                found.append(Target(f"Hat {codec} {length} TTFT / optimum", ratio, 1.10))
-        hat = seen.of(Name.HAT, codec=codec, prompt_tokens=LONG_PROMPT_TOKENS)
-        base = seen.of(Name.USHAPE, codec="float16", prompt_tokens=LONG_PROMPT_TOKENS)
-        if hat and base:
-            found.append(Target(f"Hat {codec} 2048 TTFT / UShape float16", ttft_p50_s(hat) / ttft_p50_s(base), share))
-    for codec, agreement in (("float16", 0.0), ("int8", 0.99), ("int4", 0.985)):
-        measured = cells.token_agreement(seen.of(Name.HAT, codec=codec))
-        if measured is not None:
-            found.append(Target(f"Hat {codec} token agreement", measured, agreement, at_least=True))
-    for temperature, share in ((0.0, 0.45), (0.8, 0.50)):
-        hat = seen.of(Name.HAT, codec="float16", temperature=temperature)
-        base = seen.of(Name.USHAPE, codec="float16", temperature=temperature)
-        if hat and base:
-            found.append(Target(f"Hat TBT / UShape T{temperature:g}", tbt_p50_s(hat) / tbt_p50_s(base), share))
-    if (hidden := cells.hidden_draft_share(seen.of(Name.HAT))) is not None:
-        found.append(Target("Hat hidden drafting share", hidden, 0.60, at_least=True))
-    for baseline in (Name.USARATHI, Name.UMEDUSA):
-        for figure, name in ((ttft_p50_s, "TTFT"), (tbt_p50_s, "TBT")):
-            if ratios := _over(seen, baseline, figure, only=Name.HAT):
-                found.append(Target(f"Hat {name} / {baseline}, worst cell", max(ratios.values()), 1.0))
-    return found
 
 
 def round_ms(observations: Sequence[cells.Observation]) -> dict[str, float]:
@@ -193,7 +141,7 @@ def _pooled(seen: Observations) -> dict[str, report.Scalar]:
     return {name: value for name, value in result.items() if value is not None}
 
 
-def _over(
+def over(
     seen: Observations,
     baseline: Name,
     figure: Callable[[Sequence[cells.Observation]], float],

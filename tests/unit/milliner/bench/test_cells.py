@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from milliner.bench import cells, plan, presets, summary
+from milliner.bench import cells, plan, presets, summary, targets
 from milliner.telemetry import summary as telemetry_summary
 
 USHAPE = plan.Variant(plan.StrategyName.USHAPE, "float16")
@@ -151,8 +151,9 @@ def test_summary_compares_cells_of_equal_length_and_temperature() -> None:
     assert ratios["Hat float16 512 T0"] == pytest.approx(1.1)
     assert found["hat_tbt_over_ushape_float16_t0.8"] == pytest.approx(0.6)
     assert "hat_ttft_over_usarathi" not in found
-    verdicts = found["targets"]
-    assert isinstance(verdicts, dict)
+    verdicts = {
+        t.label: t.verdict for t in targets.targets(summary.Observations(observations), {("float16", 512): 0.4})
+    }
     assert verdicts["Hat TBT / UShape T0 ≤ 0.45"] == "0.400 met"
     assert verdicts["Hat TBT / UShape T0.8 ≤ 0.5"] == "0.600 MISSED"
 
@@ -166,6 +167,6 @@ def test_hat_is_held_against_its_worst_cell() -> None:
         observation(HAT, ttft_s=1.2, prompt_tokens=2048),
     ]
     optima = {("float16", 512): 0.4, ("float16", 2048): 1.0}
-    worst = {t.name: t for t in summary.targets(summary.Observations(observations), optima)}
+    worst = {t.name: t for t in targets.targets(summary.Observations(observations), optima)}
     assert worst["Hat TTFT / USarathi, worst cell"].measured == pytest.approx(1.2)
     assert not worst["Hat TTFT / USarathi, worst cell"].met

@@ -1,0 +1,74 @@
+"""What issue 4 asks preset paper-wifi to show ("What it must show"), beside what a run measured. Pure.
+
+A figure that the run did not measure is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from milliner.bench import cells, plan, summary
+
+Name = plan.StrategyName
+
+LONG_PROMPT_TOKENS = 2048
+OPTIMUM_PROMPT_TOKENS = (512, LONG_PROMPT_TOKENS)  # where Hat's TTFT is held against the optimum
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A figure that issue 4 asks for: at most (or, with `at_least`, at least) `limit`."""
+
+    name: str
+    measured: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {'≥' if self.at_least else '≤'} {self.limit:g}"
+
+    @property
+    def verdict(self) -> str:
+        return f"{self.measured:.3f} {'met' if self.met else 'MISSED'}"
+
+
+def targets(seen: summary.Observations, optima: Mapping[tuple[str, int], float]) -> list[Target]:
+    """What issue 4 asks of preset paper-wifi, as far as this run measured it."""
+    found: list[Target] = []
+    for codec, share in (("float16", 0.85), ("int8", 0.48), ("int4", 0.38)):
+        for length in OPTIMUM_PROMPT_TOKENS:
+            if hat := seen.of(Name.HAT, codec=codec, prompt_tokens=length):
+                ratio = summary.ttft_p50_s(hat) / optima[codec, length]
+                found.append(Target(f"Hat {codec} {length} TTFT / optimum", ratio, 1.10))
+        hat = seen.of(Name.HAT, codec=codec, prompt_tokens=LONG_PROMPT_TOKENS)
+        base = seen.of(Name.USHAPE, codec="float16", prompt_tokens=LONG_PROMPT_TOKENS)
+        if hat and base:
+            found.append(
+                Target(
+                    f"Hat {codec} 2048 TTFT / UShape float16", summary.ttft_p50_s(hat) / summary.ttft_p50_s(base), share
+                )
+            )
+    for codec, agreement in (("int8", 0.99), ("int4", 0.985)):
+        measured = cells.token_agreement(seen.of(Name.HAT, codec=codec))
+        if measured is not None:
+            found.append(Target(f"Hat {codec} token agreement", measured, agreement, at_least=True))
+    for temperature, share in ((0.0, 0.45), (0.8, 0.50)):
+        hat = seen.of(Name.HAT, codec="float16", temperature=temperature)
+        base = seen.of(Name.USHAPE, codec="float16", temperature=temperature)
+        if hat and base:
+            found.append(
+                Target(f"Hat TBT / UShape T{temperature:g}", summary.tbt_p50_s(hat) / summary.tbt_p50_s(base), share)
+            )
+    if (hidden := cells.hidden_draft_share(seen.of(Name.HAT))) is not None:
+        found.append(Target("Hat hidden drafting share", hidden, 0.60, at_least=True))
+    for baseline in (Name.USARATHI, Name.UMEDUSA):
+        for figure, name in ((summary.ttft_p50_s, "TTFT"), (summary.tbt_p50_s, "TBT")):
+            if ratios := summary.over(seen, baseline, figure, only=Name.HAT):
+                found.append(Target(f"Hat {name} / {baseline}, worst cell", max(ratios.values()), 1.0))
+    return found
