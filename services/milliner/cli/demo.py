@@ -76,7 +76,7 @@ async def _demo(
         report = {"compute_overrun_share": overrun_share, "results": [result.to_json() for result in results]}
         typer.echo(json.dumps(report, indent=2))
         return
-    demo_view.print_results(out, results, num_tokens=len(expected), overrun_share=overrun_share)
+    demo_view.print_results(out, results, num_tokens=len(expected), overrun_share=overrun_share, time_scale=time_scale)
 
 
 async def _race(

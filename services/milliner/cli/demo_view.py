@@ -101,7 +101,9 @@ class SideBySide:
         )
 
 
-def print_results(out: rich.console.Console, results: list[Result], *, num_tokens: int, overrun_share: float) -> None:
+def print_results(
+    out: rich.console.Console, results: list[Result], *, num_tokens: int, overrun_share: float, time_scale: float
+) -> None:
     """The figures beside each other, the last one's waterfall, and what to do next."""
     from milliner.telemetry import waterfall
 
@@ -110,7 +112,8 @@ def print_results(out: rich.console.Console, results: list[Result], *, num_token
     if overrun_share > _MOST_OVERRUNS:
         out.print(
             f"[yellow]This machine was too slow for {overrun_share:.0%} of the emulated calls, so the times above are "
-            "not those of the hardware that it plays:[/] close other programs, or add [bold]--time-scale 3[/]."
+            "not those of the hardware that it plays:[/] close other programs, or add "
+            f"[bold]--time-scale {3 * time_scale:g}[/]."
         )
     out.print()
     out.print(f"[bold]Where {results[-1].title}'s time went[/]")

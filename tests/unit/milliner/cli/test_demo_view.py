@@ -40,7 +40,7 @@ HAT = summary(ttft_s=0.5, tpot_s=0.02, counters=DRAFTED)
 
 def printed(results: list[demo_view.Result], *, overrun_share: float = 0.0) -> str:
     out = rich.console.Console(file=io.StringIO(), width=110)
-    demo_view.print_results(out, results, num_tokens=64, overrun_share=overrun_share)
+    demo_view.print_results(out, results, num_tokens=64, overrun_share=overrun_share, time_scale=2.0)
     assert isinstance(out.file, io.StringIO)
     return " ".join(out.file.getvalue().split())
 
@@ -62,6 +62,7 @@ def test_a_difference_and_a_slow_machine_are_said() -> None:
     assert "64 of 64 12 of 64" in shown
     assert "✓" not in shown
     assert "too slow for 30% of the emulated calls" in shown
+    assert "--time-scale 6" in shown
     assert results[1].to_json()["equal_tokens"] == 12
 
 
