@@ -56,7 +56,7 @@ class Options:
     model: Path | None = None
     adapters: tuple[Path, ...] = ()
     texts: tuple[Path, ...] = ()
-    documents: int = 16
+    documents: int = 24
     prompt_tokens: int = PROMPT_TOKENS
     text_tokens: int = 96
     seed: int = 1

@@ -183,7 +183,7 @@ def acceptance(
     text: Annotated[
         list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Documents to draft along, one prompt from each.")] = 16,
+    documents: Annotated[int, typer.Option(min=1, help="Documents to draft along, one prompt from each.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the sampled answers.")] = 1,
     json_file: JsonFile = None,
 ) -> None:

@@ -21,7 +21,7 @@ QUERY_BLOCK_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of the target; the defaults are the demo's (7.4 M parameters)."""
+    """Sizes of the target; the defaults are the demo's (6.9 M parameters)."""
 
     vocab_size: int = 4096
     hidden_size: int = 256
