@@ -7,6 +7,7 @@ name with the process). Against other programs nothing helps: then the child fai
 
 from __future__ import annotations
 
+import atexit
 import socket
 import sys
 from collections.abc import Collection
@@ -64,4 +65,5 @@ def _claim(port: int) -> bool:
         claim.close()
         return False
     _held[port] = claim
+    atexit.register(claim.close)  # the kernel would free the name too, but Python warns of what is left open
     return True
