@@ -47,8 +47,10 @@ class LosingCloud(cloud.ModelledCloud):
 
     lost = False
 
-    async def open(self, request: types.SessionOpen) -> ports.CloudStream:  # type: ignore[override]
-        stream = await super().open(request)
+    async def open(  # type: ignore[override]
+        self, request: types.SessionOpen, *, eager: bool = False
+    ) -> ports.CloudStream:
+        stream = await super().open(request, eager=eager)
         if self.lost:
             return stream
         self.lost = True

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+from collections.abc import AsyncIterator
 
 import pytest
 from tests.numerics import tiny_models
 from tests.system import split_topology
 
 from milliner.core import compute, errors, types
+from milliner.engine import engine as engines
 from milliner.engine.device import device_model
 from milliner.strategies import options as strategy_options
 
@@ -72,3 +74,39 @@ async def test_cancelling_frees_both_tiers(tmp_path: pathlib.Path) -> None:
                 await asyncio.sleep(0.01)
         assert topology.device.used_share == 0.0
         assert len(await split_topology.answer(generator, list(range(60)), 5)) == 5
+
+
+async def test_a_full_replica_that_was_opened_eagerly_is_replaced_by_another(tmp_path: pathlib.Path) -> None:
+    model, _ = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=1.0)
+    prompt = tiny_models.prompt(30).remainder(67).tolist()
+    options = strategy_options.UShapeOptions(recovery=strategy_options.RecoveryOptions(wait_s=5.0))
+    async with split_topology.running(device_model.DeviceFiles(model, 2), num_replicas=2) as topology:
+        generator = topology.strategy(options)
+        expected = await split_topology.answer(generator, prompt, 8)
+        assert await split_topology.answer(generator, prompt, 8) == expected  # both replicas have admitted one now
+        for replica in topology.replicas:
+            async with fill(replica.engine):
+                used = split_topology.new_record()
+                assert await split_topology.answer(generator, prompt, 8, request_record=used) == expected
+        async with fill(topology.replicas[0].engine), fill(topology.replicas[1].engine):
+            with pytest.raises(errors.CapacityError):
+                await split_topology.answer(generator, prompt, 8)
+
+
+@contextlib.asynccontextmanager
+async def fill(engine: engines.Engine) -> AsyncIterator[None]:
+    """Takes all sessions that the engine admits, once those of earlier requests have ended there."""
+    async with asyncio.timeout(5):
+        while engine.load().running_sessions:
+            await asyncio.sleep(0.005)
+    held: list[str] = []
+    try:
+        with contextlib.suppress(errors.CapacityError):
+            for index in range(10_000):
+                request = types.SessionOpen(f"held-{index}", "", 0, 0, 32, max_positions=16)
+                await engine.open(request)
+                held.append(request.session_id)
+        yield
+    finally:
+        for session_id in held:
+            await engine.close(session_id)

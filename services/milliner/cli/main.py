@@ -8,6 +8,7 @@ so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from typing import Annotated
 
@@ -64,6 +65,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Runs the command line and exits the process."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # C-core would log every connection that ends
     settings = Settings()
     try:
         app(obj=settings)

@@ -46,7 +46,13 @@ class CloudStream(Protocol):
 class CloudTransport(Protocol):
     """Opens cloud sessions; chooses the replica."""
 
-    async def open(self, request: types.SessionOpen) -> CloudStream: ...
+    async def open(self, request: types.SessionOpen, *, eager: bool = False) -> CloudStream:
+        """An open session; tries every replica once and raises the most telling refusal.
+
+        With `eager` the stream may come back before the cloud has answered, with the limits of the session before:
+        frames then travel right behind the opening, a round trip sooner, and a refusal comes from `send` or `receive`.
+        """
+        ...
 
 
 class CloudService(Protocol):

@@ -22,6 +22,7 @@ EXIT_WRONG_CONFIGURATION = 2
 
 def main() -> int:
     """Runs the role and returns its exit status."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # C-core would log every connection that ends
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # asks for counters; there are none until the role serves
     lifeline.hold(os.environ)  # first: what follows imports torch, and the runner may die meanwhile
     parser = argparse.ArgumentParser(prog="python -m milliner.roles", description="One role of a topology.")

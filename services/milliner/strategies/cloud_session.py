@@ -59,6 +59,7 @@ class CloudSession:
         self._stream: ports.CloudStream | None = None
         self._session_id = ""
         self._max_frame_tokens = 0
+        self._confirmed = False
         self.load = types.LoadReport()
 
     @property
@@ -69,9 +70,14 @@ class CloudSession:
     async def ensure_open(self) -> None:
         """Opens the session unless it is open."""
         if self._stream is None:
-            await self.open()
+            await self.open(eager=True)
 
-    async def open(self) -> None:
+    @property
+    def confirmed(self) -> bool:
+        """Whether the cloud has admitted the session; an eagerly opened one may still be refused."""
+        return self._confirmed
+
+    async def open(self, *, eager: bool = False) -> None:
         """Opens the session; raises `UnavailableError`, `CapacityError` or `ProtocolError` as the cloud says."""
         info = self._ports.info
         self._session_id = self._ports.new_session_id()
@@ -84,8 +90,10 @@ class CloudSession:
                 hidden_size=info.hidden_size,
                 max_positions=self._max_positions,
                 traceparent=self._record.traceparent,
-            )
+            ),
+            eager=eager,
         )
+        self._confirmed = not eager
         self._max_frame_tokens = self._stream.opened.max_frame_tokens
         self.load = self._stream.opened.load
 
@@ -121,6 +129,7 @@ class CloudSession:
     async def receive(self, sent: SentFrame) -> types.HiddenReply:
         """The reply to `sent`; replies come in the order of their frames."""
         reply = await self._open_stream().receive()
+        self._confirmed = True
         received_s = self._ports.clock.now()
         if (reply.round, reply.start_pos) != (sent.frame.round, sent.frame.start_pos):
             raise errors.PositionMismatch(

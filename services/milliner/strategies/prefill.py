@@ -46,6 +46,19 @@ async def prefill(context: RequestContext, options: PrefillOptions) -> compute.V
             return await _Pipeline(context, options).run()
         except cloud_session.LOST as lost:
             await context.cloud.recover(0, cause=lost)
+        except errors.CapacityError as full:
+            if context.cloud.confirmed:
+                raise
+            await _open_elsewhere(context, full)
+
+
+async def _open_elsewhere(context: RequestContext, full: errors.CapacityError) -> None:
+    """The replica that was opened eagerly is full: tries them all, once; raises `CapacityError` if all are."""
+    await context.cloud.close()
+    try:
+        await context.cloud.open()
+    except cloud_session.LOST:
+        await context.cloud.recover(0, cause=full)
 
 
 class _Pipeline:

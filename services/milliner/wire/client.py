@@ -42,8 +42,10 @@ class GrpcTransport:
         self._replicas: dict[str, replica.Replica] = {}
         self._turn = 0
 
-    async def open(self, request: types.SessionOpen) -> client_stream.ClientStream:
+    async def open(self, request: types.SessionOpen, *, eager: bool = False) -> client_stream.ClientStream:
         """An open session. Raises what the replicas said: the most telling error where all refused.
+
+        With `eager` a replica that admitted the session before is taken at its word (see `core.ports.CloudTransport`).
 
         `ProtocolError`s of the request itself (version, digest, shape) come back typed, `CapacityError` when all are
         full, `UnavailableError` when none answers.
@@ -51,7 +53,7 @@ class GrpcTransport:
         refusals: list[errors.MillinerError] = []
         for candidate in self._in_order(await self._find()):
             try:
-                return await candidate.open(request)
+                return await candidate.open(request, eager=eager)
             except errors.MillinerError as error:
                 refusals.append(error)
         raise min(refusals, key=_how_telling)

@@ -63,13 +63,18 @@ class ClientStream:
         assert self._opened is not None
         return self._opened
 
-    async def open(self) -> None:
-        """Sends Open and waits for Opened. Raises the cloud's refusal, `DeadlineExceeded` or `UnavailableError`."""
+    async def open(self, expected: types.SessionOpened | None) -> None:
+        """Sends Open and waits for Opened. Raises the cloud's refusal, `DeadlineExceeded` or `UnavailableError`.
+
+        With `expected` it does not wait: these limits hold until Opened comes, and a refusal ends the stream.
+        """
         await self._connect()
+        self._opened = expected
         async with self._deadline("Opened", self._timeouts.open_s):
             await self._write(messages.write_open(self._request))
-            self._opened = await self._read_opened()
-        self._reader = asyncio.create_task(self._read_answers(), name="hidden-state replies")
+            if expected is None:
+                self._opened = await self._read_opened()
+        self._reader = asyncio.create_task(self._read_answers(opened=expected is None), name="hidden-state replies")
 
     async def send(self, frame: types.HiddenFrame) -> None:
         """See `core.ports.CloudStream.send`. Raises `FrameTooLarge` before sending what the cloud would refuse."""
@@ -135,8 +140,7 @@ class ClientStream:
         try:
             return await self._call.read()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _cancelled_ourselves():
                 raise
             raise self._given_up() from None  # the call was cancelled, not we
 
@@ -160,6 +164,10 @@ class ClientStream:
     async def _write(self, data: bytes) -> None:
         try:
             await self._call.write(data)
+        except asyncio.CancelledError:
+            if _cancelled_ourselves():
+                raise
+            raise self._ended or self._given_up() from None  # the call was cancelled when the stream ended
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise await self._why_ended(error) from error
         self.bytes_sent += len(data)
@@ -186,8 +194,11 @@ class ClientStream:
             raise errors.ProtocolError("the cloud's first message is no Opened", field="opened")
         return message
 
-    async def _read_answers(self) -> None:
+    async def _read_answers(self, *, opened: bool) -> None:
         try:
+            if not opened:
+                async with self._deadline("Opened", self._timeouts.open_s):
+                    self._opened = await self._read_opened()
             while True:
                 data = await self._read()
                 try:
@@ -243,15 +254,26 @@ class ClientStream:
             callback(self)
 
 
+def _cancelled_ourselves() -> bool:
+    """Whether a `CancelledError` is meant for the running task; grpc.aio raises the same when a call is cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def open_stream(
-    channel: grpc.aio.Channel, request: types.SessionOpen, *, endpoint: str, timeouts: Timeouts
+    channel: grpc.aio.Channel,
+    request: types.SessionOpen,
+    *,
+    endpoint: str,
+    timeouts: Timeouts,
+    expected: types.SessionOpened | None = None,
 ) -> ClientStream:
-    """Opens a session over `channel`; nothing is left behind when it fails."""
+    """Opens a session over `channel`; nothing is left behind when it fails. `expected`: see `ClientStream.open`."""
     metadata = (("traceparent", request.traceparent),) if request.traceparent else None
     call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None, metadata=metadata)
     stream = ClientStream(call, request=request, endpoint=endpoint, timeouts=timeouts)
     try:
-        await stream.open()
+        await stream.open(expected)
     except BaseException:
         await stream.close()
         raise

@@ -39,6 +39,7 @@ class Replica:
         self._credentials = credentials
         self._streams: set[client_stream.ClientStream] = set()
         self._num_opening = 0
+        self._last_opened: types.SessionOpened | None = None  # what it said to the session before
         self._watch: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
@@ -53,12 +54,19 @@ class Replica:
         """Whether others are to be preferred."""
         return self.failures > 0 or self.draining
 
-    async def open(self, request: types.SessionOpen) -> client_stream.ClientStream:
-        """Opens a session here. Raises the replica's refusal or `UnavailableError`."""
+    async def open(self, request: types.SessionOpen, *, eager: bool) -> client_stream.ClientStream:
+        """Opens a session here. Raises the replica's refusal or `UnavailableError`.
+
+        With `eager` it does not wait for the answer of a replica that admitted the last session.
+        """
         self._num_opening += 1
         try:
             stream = await client_stream.open_stream(
-                self._channel, request, endpoint=self.target, timeouts=self._timeouts
+                self._channel,
+                request,
+                endpoint=self.target,
+                timeouts=self._timeouts,
+                expected=self._last_opened if eager and not self.shunned else None,
             )
         except errors.MillinerError as error:
             self.failures += 1
@@ -68,6 +76,7 @@ class Replica:
         finally:
             self._num_opening -= 1
         self.failures = 0
+        self._last_opened = stream.opened
         self._streams.add(stream)
         stream.on_close(self._forget)
         if self._farewell is not None:

@@ -34,8 +34,9 @@ class ModelledCloud:
         cost = self._preset.cloud
         return types.LoadReport(delay_fixed_s=cost.fixed_s, delay_per_token_s=cost.per_token_s)
 
-    async def open(self, request: types.SessionOpen) -> ModelledStream:
-        await self._clock.sleep(self._preset.link.round_trip_s)
+    async def open(self, request: types.SessionOpen, *, eager: bool = False) -> ModelledStream:
+        if not eager:
+            await self._clock.sleep(self._preset.link.round_trip_s)
         return ModelledStream(self, types.SessionOpened(request.session_id, _MAX_FRAME_TOKENS, self.load))
 
     def send(self, frame: types.HiddenFrame, deliver: Callable[[types.HiddenReply], None]) -> None:
