@@ -58,7 +58,7 @@ class Options:
     texts: tuple[Path, ...] = ()
     documents: int = 24
     prompt_tokens: int = PROMPT_TOKENS
-    text_tokens: int = 96
+    text_tokens: int = 160
     seed: int = 1
 
 
@@ -128,14 +128,14 @@ def run(options: Options, *, command: str, advance: Callable[[str], None] = lamb
 def _documents(model: Path, texts: Sequence[Path], options: Options) -> Iterator[list[int]]:
     """The first documents' ids that hold a prompt and the text rounds after it."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, local_files_only=True)
-    found, needed = 0, 2 * options.prompt_tokens
+    found, needed = 0, options.prompt_tokens + options.text_tokens
     for path in texts:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise errors.ConfigError(f"{path} cannot be read as UTF-8 text: {error}", field="--text") from error
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) > needed and found < options.documents:
+        if len(ids) >= needed and found < options.documents:
             found += 1
             yield ids
     if not found:
@@ -145,15 +145,13 @@ def _documents(model: Path, texts: Sequence[Path], options: Options) -> Iterator
 def _text(
     target: drafter_target.FrozenTarget, drafter: adapters.Adapter, ids: list[int], options: Options, seed: int
 ) -> list[int]:
-    """Rounds along the document, from a place that differs from document to document."""
-    start = options.prompt_tokens + seed * 389 % (len(ids) - 2 * options.prompt_tokens + 1)
-    start = min(start, target.max_positions - options.text_tokens - NUM_DRAFTS - 2)
-    end = min(start + options.text_tokens, len(ids) - 1)
-    rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=end + NUM_DRAFTS + 2)
-    rounds.prefill(ids[: start - 1])
-    rounds.append(ids[start - 1 : start])  # the answer begins: from here on deep states are known
+    """Rounds along the document behind the same prompt that the answers get."""
+    start = _place(ids, options, seed)
+    ids = ids[start : start + options.prompt_tokens + options.text_tokens]
+    rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=len(ids) + NUM_DRAFTS + 2)
+    rounds.prefill(ids[: options.prompt_tokens])
     accepted = []
-    while rounds.position < end:
+    while rounds.position < len(ids):
         at = rounds.position
         made = rounds.round(ids[at], num_drafts=NUM_DRAFTS, params=types.SamplingParams())
         accepted.append(made.num_accepted)
@@ -174,8 +172,13 @@ def _greedy(
     return _answer(target, drafter, _prompt(ids, options, seed), types.SamplingParams(), seed)
 
 
+def _place(ids: list[int], options: Options, seed: int) -> int:
+    """Where in a document the prompt begins: elsewhere in each, with room for the text behind it."""
+    return seed * 389 % (len(ids) - options.prompt_tokens - options.text_tokens + 1)
+
+
 def _prompt(ids: list[int], options: Options, seed: int) -> list[int]:
-    start = seed * 389 % (len(ids) - options.prompt_tokens)
+    start = _place(ids, options, seed)
     return ids[start : start + options.prompt_tokens]
 
 
