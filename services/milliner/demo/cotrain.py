@@ -1,7 +1,7 @@
 """The finish of the target's training: with a draft layer beside it, so that its shallow layers serve drafting too.
 
 A model whose training knows nothing of drafting hides from its first layers what its last ones will say: an adapter of
-one layer then agrees with it in only two of five places (docs/demo-model.md). Models that are served speculatively are
+one layer then agrees with it in about half of the places (docs/demo-model.md). Models that are served speculatively are
 therefore often finished with an early exit in view (LayerSkip, arXiv 2404.16710). Here a draft layer reads layer s of
 the target and learns its distribution; its gradient also reaches the layers below s, and a share of it the target
 itself, which gives way where it was undecided. The draft layer is where the adapters' own training starts.
