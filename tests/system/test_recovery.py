@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from tests.numerics import tiny_models
@@ -13,6 +13,7 @@ from tests.system import split_topology
 
 from milliner.core import compute, errors, types
 from milliner.engine import engine as engines
+from milliner.engine import work
 from milliner.engine.device import device_model
 from milliner.strategies import options as strategy_options
 
@@ -110,3 +111,68 @@ async def fill(engine: engines.Engine) -> AsyncIterator[None]:
     finally:
         for session_id in held:
             await engine.close(session_id)
+
+
+class FlakyEngine:
+    """Loses sessions on demand: a frame that `loses` says of ends as if the replica were gone, `times` times."""
+
+    def __init__(self, engine: engines.Engine, loses: Callable[[work.Work], bool], *, times: int) -> None:
+        self.forward = engine.forward
+        self._loses = loses
+        self._times = times
+        self.lost = 0
+
+    async def __call__(self, frame: work.Work) -> work.Done:
+        done = await self.forward(frame)
+        if self._loses(frame) and self.lost < self._times:
+            self.lost += 1
+            raise errors.UnavailableError("the replica went away")
+        return done
+
+
+def starts_at(position: int) -> Callable[[work.Work], bool]:
+    return lambda frame: frame.start_pos == position
+
+
+@pytest.mark.parametrize("tail_layers", [0, 1])
+async def test_a_replica_lost_in_prefill_changes_no_token(tail_layers: int, tmp_path: pathlib.Path) -> None:
+    model, _ = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=1.0)
+    prompt = tiny_models.prompt(60).remainder(67).tolist()
+    chunking = strategy_options.ChunkingOptions(mode=strategy_options.ChunkingMode.FIXED, fixed_tokens=10)
+    options = strategy_options.UShapeOptions(chunking=chunking)
+    async with split_topology.running(device_model.DeviceFiles(model, 2, tail_layers)) as topology:
+        expected = await split_topology.answer(topology.strategy(options), prompt, 12)
+        assert expected == split_topology.reference(model, prompt, 12)
+        for lost_at in (0, 20, 50):
+            engine = topology.replicas[0].engine
+            flaky = FlakyEngine(engine, starts_at(lost_at), times=1)
+            engine.forward = flaky  # type: ignore[method-assign]
+            used = split_topology.new_record(len(prompt))
+            said = await split_topology.answer(topology.strategy(options), prompt, 12, request_record=used)
+            engine.forward = flaky.forward  # type: ignore[method-assign]
+            assert flaky.lost == 1
+            assert said == expected
+            assert used.finish(finish_reason="length").counters["recoveries"] == 1
+
+
+async def test_a_frame_that_ends_every_session_does_not_go_on_for_ever(tmp_path: pathlib.Path) -> None:
+    model, _ = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=1.0)
+    options = strategy_options.UShapeOptions(recovery=strategy_options.RecoveryOptions(wait_s=0.5, retry_s=0.05))
+    async with split_topology.running(device_model.DeviceFiles(model, 2)) as topology:
+        engine = topology.replicas[0].engine
+        engine.forward = FlakyEngine(engine, lambda frame: frame.round == 3, times=10_000)  # type: ignore[method-assign]
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.UnavailableError, match="no replica took over"):
+                await split_topology.answer(topology.strategy(options), [1, 2, 3], 8)
+
+
+async def test_drafting_ahead_stays_inside_the_context(tmp_path: pathlib.Path) -> None:
+    model, drafter = split_topology.write_agreeing_pair(tmp_path, split_layer=2, deep_share=0.0)
+    prompt = tiny_models.prompt(460).remainder(67).tolist()  # with 52 new tokens exactly the model's 512 positions
+    options = strategy_options.HatOptions(
+        drafting=strategy_options.DraftingOptions(control=strategy_options.DraftControl.FIXED, min_confidence=0.0)
+    )
+    files = device_model.DeviceFiles(model, 2, adapter=drafter)
+    async with split_topology.running(files, cloud_cost=compute.ComputeCost(fixed_s=0.05)) as topology:
+        said = await split_topology.answer(topology.strategy(options), prompt, 52)
+    assert said == split_topology.reference(model, prompt, 52)

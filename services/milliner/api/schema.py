@@ -135,9 +135,16 @@ class CompletionRequest(_Generation):
 RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 
 
+def _without_nulls(value: Any) -> Any:
+    """`null` means "not given" at every depth: clients send back messages as they got them, with all their fields."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def parse(schema: type[RequestT], body: Mapping[str, Any]) -> RequestT:
     """A validated request. Raises `InputError` naming the first field that is wrong, and why."""
-    given = {name: value for name, value in body.items() if value is not None and name not in IGNORED}
+    given = {name: _without_nulls(value) for name, value in body.items() if value is not None and name not in IGNORED}
     for name, neutral in NEUTRAL.items():
         if name in given and given.pop(name) not in neutral:
             raise errors.InputError(f"not supported here: leave it out or set it to {neutral[0]!r}", field=name)

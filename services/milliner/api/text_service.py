@@ -25,6 +25,10 @@ from milliner.telemetry.phases import Phase
 
 T = TypeVar("T")
 
+# Tokens of an answer whose client names no limit. The cloud reserves KV memory for them when the request begins, so the
+# whole context would let a few idle chats fill a replica. Arbitrary; longer answers must be asked for.
+DEFAULT_NEW_TOKENS = 1024
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -162,6 +166,8 @@ class TextService:
             raise AssertionError("the strategy ended without a finish reason")
         if stops.matched is None and (rest := self._rest(text, stops)):
             yield TextDelta(rest)
+        if stops.matched is not None:  # perhaps only in the text that was held back until now
+            finish_reason = types.FinishReason.STOP
         yield TextDelta("", (), finish_reason, request_record.finish(finish_reason=finish_reason.value))
 
     @staticmethod
@@ -188,7 +194,7 @@ class TextService:
         return types.GenerationRequest(
             request_id=request_id,
             prompt_ids=prompt_ids,
-            max_new_tokens=room if wanted is None else wanted,
+            max_new_tokens=min(room, DEFAULT_NEW_TOKENS) if wanted is None else wanted,
             sampling=options.sampling,
             stop_token_ids=options.stop_token_ids | (frozenset() if options.ignore_eos else self.codec.eos_token_ids),
             num_logprobs=options.num_logprobs,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import pathlib
 import re
@@ -64,21 +65,25 @@ class HuggingFaceTokenizer:
         return cls(tokenizer, eos_token_ids=frozenset(token_id for token_id in eos if token_id is not None))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        except UnicodeEncodeError as error:  # half of a surrogate pair: JSON can write one, UTF-8 cannot
+            raise errors.InputError(f"is not valid text: {error.reason} at {error.start}", field="prompt") from error
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
         if not self._tokenizer.chat_template:
             return self.encode("\n".join(message["content"] for message in messages))
         import jinja2
 
-        reserved = {"tokenize", "add_generation_prompt", "conversation"} & options.keys()
+        # What the tokenizer itself takes is not a client's to set: `chat_template` would be a program of theirs.
+        reserved = inspect.signature(self._tokenizer.apply_chat_template).parameters.keys() & options.keys()
         if reserved:
             raise errors.InputError("is set by the server", field=f"chat_template_kwargs.{min(reserved)}")
         try:
             text = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True, **options
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise errors.InputError(f"the model's chat template refuses them: {error}", field="messages") from error
         return self.encode(text, add_special_tokens=False)  # the template has written them
 

@@ -22,8 +22,11 @@ _DIR, _FILES = "DIR", "FILE"
 def train_adapter(
     model: Annotated[pathlib.Path, typer.Option(metavar=_DIR, help="The target: a checkpoint folder.")],
     split_layer: Annotated[int, typer.Option(min=1, metavar="S", help="Layers [0, S) run on the device.")],
-    text: Annotated[list[pathlib.Path], typer.Option(metavar=_FILES, help="UTF-8 text to train on; repeatable.")],
+    text: Annotated[
+        list[pathlib.Path], typer.Option(metavar="FILE...", help="UTF-8 text to train on: one or more files.")
+    ],
     out: Annotated[pathlib.Path, typer.Option(metavar=_DIR, help="The folder to write.")],
+    more_text: Annotated[list[pathlib.Path] | None, typer.Argument(metavar="[FILE]...", help="More text.")] = None,
     held_out: Annotated[
         list[pathlib.Path] | None,
         typer.Option(metavar=_FILES, help="Text for the figures; default: the last 3 % of the text, not trained on."),
@@ -72,7 +75,7 @@ def train_adapter(
     config = drafter_training.TrainingConfig(
         model=model,
         split_layer=split_layer,
-        text=tuple(text),
+        text=(*text, *(more_text or ())),
         held_out=tuple(held_out or ()),
         out=out,
         kind=_member(drafter_file.DrafterKind, kind, option="--kind"),

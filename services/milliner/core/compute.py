@@ -58,12 +58,16 @@ class WireFormat:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outgoing:
-    """Hidden states ready to send, and what it took: `forward_s` in layers, `pack_s` in the codec."""
+    """Hidden states ready to send, and what it took: `forward_s` in layers, `pack_s` in the codec.
+
+    `num_computed` prompt positions went through the shallow layers for it; the others had before.
+    """
 
     payloads: tuple[types.Payload, ...]
     num_tokens: int
     forward_s: float
     pack_s: float
+    num_computed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,8 +107,11 @@ class DeviceSession(Protocol):
     @property
     def root(self) -> int: ...
 
-    async def forward_prompt(self, token_ids: Sequence[int]) -> Outgoing:
-        """Runs the next prompt tokens through the shallow layers and packs their hidden states."""
+    async def forward_prompt(self, start: int, token_ids: Sequence[int]) -> Outgoing:
+        """Packs prompt positions from `start`, running the shallow layers over those that they have not seen.
+
+        Positions that an earlier call has computed, even one whose wait was cancelled, are not computed again.
+        """
         ...
 
     async def forward_drafter(self) -> float:

@@ -37,7 +37,9 @@ def distribution(logits: torch.Tensor, sampling: types.SamplingParams) -> torch.
 
     Greedy parameters give the plain softmax, whose maximum is the greedy choice.
     """
-    scores = logits.float() if sampling.greedy else logits.float() / sampling.temperature
+    if sampling.greedy:
+        return logits.float().softmax(dim=-1)
+    scores = logits.float() / sampling.temperature
     if sampling.top_k > 0 and sampling.top_k < scores.shape[-1]:
         threshold = scores.topk(sampling.top_k, dim=-1).values[..., -1:]
         scores = scores.masked_fill(scores < threshold, -torch.inf)
@@ -59,7 +61,8 @@ def draw(probabilities: torch.Tensor, *, seed: int, position: int, stream: Strea
     """A token from [V] probabilities by inverting their cumulative sum."""
     cumulative = probabilities.double().cumsum(dim=-1)
     target = uniform(seed=seed, position=position, stream=stream) * float(cumulative[-1])
-    index = int(torch.searchsorted(cumulative, torch.tensor(target, dtype=torch.float64), right=True))
+    wanted = torch.tensor(target, dtype=torch.float64, device=cumulative.device)
+    index = int(torch.searchsorted(cumulative, wanted, right=True))
     # Rounding may point past the last token of positive probability.
     return min(index, int(probabilities.nonzero()[-1]))
 

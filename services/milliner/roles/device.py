@@ -64,6 +64,7 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
             clock=time,
             limits=app.Limits(max_running=config.max_concurrent_requests),
             why_not_ready=lambda: readiness.reason,
+            kv_used_share=lambda: device.used_share,
         )
         listening = http_server.bind(config.listen.host, config.listen.port)
         port: int = listening.getsockname()[1]

@@ -84,7 +84,8 @@ class DynamicChunks:
 
     def next_tokens(self, context: ChunkContext) -> int:
         tokens = self._balanced(context)
-        return context.remaining if context.remaining <= LAST_CHUNK_SLACK * tokens else tokens
+        with_rest = min(LAST_CHUNK_SLACK * tokens, self._ceiling(context))
+        return context.remaining if context.remaining <= with_rest else tokens
 
     def _balanced(self, context: ChunkContext) -> int:
         ceiling = self._ceiling(context)

@@ -60,6 +60,8 @@ class CloudSession:
         self._session_id = ""
         self._max_frame_tokens = 0
         self._confirmed = False
+        self._lost_since_s: float | None = None
+        self._answered = (-1, -1)  # the furthest frame that was answered: round and start_pos
         self.load = types.LoadReport()
 
     @property
@@ -138,6 +140,9 @@ class CloudSession:
                 field="start_pos",
             )
         self.load = reply.load
+        if (reply.round, reply.start_pos) > self._answered:  # a replay is no news
+            self._answered = (reply.round, reply.start_pos)
+            self._lost_since_s = None
         self._ports.uplink.replied(
             session_id=self._session_id,
             sent_s=sent.sent_s,
@@ -151,12 +156,15 @@ class CloudSession:
 
     async def receive_or_recover(self, sent: SentFrame) -> types.HiddenReply:
         """The reply to `sent`; if the replica is lost, from another one after a replay of what was committed."""
+        on_its_way = True
         while True:
             try:
+                if not on_its_way:
+                    sent = await self._send_frame(dataclasses.replace(sent.frame, session_id=self._session_id))
                 return await self.receive(sent)
             except LOST as lost:
                 await self.recover(sent.frame.commit_pos, cause=lost)
-                sent = await self._send_frame(dataclasses.replace(sent.frame, session_id=self._session_id))
+                on_its_way = False
 
     async def send_or_recover(
         self, payloads: Sequence[types.Payload], *, round_index: int, start: int, kind: types.FrameKind
@@ -173,10 +181,16 @@ class CloudSession:
     async def recover(self, committed: int, *, cause: errors.MillinerError) -> None:
         """Opens a session on another replica and replays positions [0, committed).
 
-        Keeps trying for `recovery.wait_s`; then raises `UnavailableError` that names the cause.
+        Keeps trying until `recovery.wait_s` after the first loss since anything new was answered; then raises
+        `UnavailableError` that names the cause. So a frame that ends every replica's session does not go on for ever.
         """
         recovery, clock = self._ports.recovery, self._ports.clock
-        deadline_s = clock.now() + recovery.wait_s
+        first_loss = self._lost_since_s is None
+        if self._lost_since_s is None:
+            self._lost_since_s = clock.now()
+        deadline_s = self._lost_since_s + recovery.wait_s
+        if not first_loss and clock.now() >= deadline_s:
+            raise self._gave_up(cause) from cause
         self._record.count(recoveries=1)
         with self._record.phase(Phase.TAKEOVER):
             while True:
@@ -189,11 +203,14 @@ class CloudSession:
                 else:
                     return
                 if clock.now() + recovery.retry_s >= deadline_s:
-                    raise errors.UnavailableError(
-                        f"the cloud was lost and no replica took over within {recovery.wait_s:g} s: {cause}",
-                        field="fallback.waitSeconds",
-                    ) from cause
+                    raise self._gave_up(cause) from cause
                 await clock.sleep(recovery.retry_s)
+
+    def _gave_up(self, cause: errors.MillinerError) -> errors.UnavailableError:
+        return errors.UnavailableError(
+            f"the cloud was lost and no replica took over within {self._ports.recovery.wait_s:g} s: {cause}",
+            field="fallback.waitSeconds",
+        )
 
     async def _replay(self, committed: int) -> None:
         """Sends positions [0, committed) in frames as large as allowed and waits for all replies."""

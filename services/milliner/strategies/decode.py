@@ -136,6 +136,7 @@ async def _await_reply(
         reply, received_s = await waiting
     finally:
         waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
     if (late_s := clock.now() - received_s) > 0.0:
         context.record.add(Phase.DRAFT, late_s, late=True)
     moved_s = context.record.spent_s(Phase.TAKEOVER) - moved_s

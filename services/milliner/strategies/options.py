@@ -43,7 +43,6 @@ class RecoveryOptions:
 
     wait_s: float = 30.0
     retry_s: float = 0.2  # between attempts to open a session elsewhere; arbitrary, well below a person's notice
-    reply_deadline_s: float = 30.0  # longest wait for one reply before the stream counts as lost
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

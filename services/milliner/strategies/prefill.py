@@ -128,25 +128,16 @@ class _Pipeline:
 
     async def _forward(self, start: int, end: int) -> compute.Outgoing:
         """Positions [start, end): computed now, or packed again where an earlier attempt has computed them."""
-        device = self._context.device
-        computed = min(end, device.position)
-        known = await device.repack(start, computed) if start < computed else None
-        if computed == end and known is not None:
-            return known
-        new = await device.forward_prompt(self._context.request.prompt_ids[max(start, computed) : end])
-        self._options.shallow.observe_batch(new.num_tokens, new.forward_s + new.pack_s)
+        context = self._context
+        outgoing = await context.device.forward_prompt(start, context.request.prompt_ids[start:end])
+        seconds = outgoing.forward_s + outgoing.pack_s
+        if outgoing.num_computed == outgoing.num_tokens:
+            self._options.shallow.observe_batch(outgoing.num_tokens, seconds)
         if start == 0:
-            self._first_chunk_s = new.forward_s + new.pack_s
+            self._first_chunk_s = seconds
         else:
-            self._context.record.add(Phase.DEVICE_FORWARD, new.forward_s, hidden=True)
-        if known is None:
-            return new
-        return compute.Outgoing(
-            payloads=(*known.payloads, *new.payloads),
-            num_tokens=known.num_tokens + new.num_tokens,
-            forward_s=new.forward_s,
-            pack_s=known.pack_s + new.pack_s,
-        )
+            context.record.add(Phase.DEVICE_FORWARD, outgoing.forward_s, hidden=True)
+        return outgoing
 
     async def _receive_all(self) -> types.HiddenReply:
         prompt_tokens = len(self._context.request.prompt_ids)
@@ -155,14 +146,15 @@ class _Pipeline:
             reply = await self._context.cloud.receive(sent)
             self._outstanding -= 1
             self._replied.set()
+            end = sent.frame.start_pos + sent.frame.num_tokens
+            if reply.kv_len != end:
+                raise errors.PositionMismatch(
+                    f"the cloud holds {reply.kv_len} positions, {end} of {prompt_tokens} were sent", field="kv_len"
+                )
             if self._options.all_deep_states:
                 await self._context.device.absorb(reply)
-            if reply.kv_len == prompt_tokens:
+            if end == prompt_tokens:
                 return reply
-            if reply.kv_len > prompt_tokens:
-                raise errors.PositionMismatch(
-                    f"the cloud holds {reply.kv_len} positions of a prompt of {prompt_tokens}", field="kv_len"
-                )
             self._context.record.add(Phase.CLOUD_FORWARD, reply.compute_s, hidden=True)
 
     async def _wait_for_uplink(self, tokens: int) -> None:

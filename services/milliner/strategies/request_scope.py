@@ -74,8 +74,10 @@ async def open_request(
             record=record,
         )
     finally:
-        await cloud.close()
-        await device.close()
+        try:
+            await cloud.close()
+        finally:
+            await device.close()
 
 
 async def first_emission(

@@ -61,6 +61,8 @@ class Uplink:
         if previous is not None and previous[0] == session_id:
             _, previous_sent_s, previous_arrived_s = previous
             gap_s = arrived_s - previous_arrived_s
+            if gap_s <= 0.0:
+                return  # the way back stalled and delivered both replies at once: nothing can be learnt
             if self._had_to_wait(sent_s, gap_s, previous_sent_s=previous_sent_s, previous_arrived_s=previous_arrived_s):
                 self._learn_rate(num_bytes / gap_s)
                 return

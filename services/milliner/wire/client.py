@@ -95,9 +95,8 @@ class GrpcTransport:
                 refusals.append(error)
         if not found:
             raise refusals[0]
-        for target in [target for target in self._replicas if target not in found]:
-            if self._replicas[target].num_streams == 0:
-                await self._replicas.pop(target).close()
+        gone = [t for t, known in self._replicas.items() if t not in found and known.idle]
+        closing = [self._replicas.pop(target) for target in gone]  # before waiting: others look for replicas too
         for target, authority in found.items():
             if target not in self._replicas:
                 self._replicas[target] = replica.Replica(
@@ -107,7 +106,10 @@ class GrpcTransport:
                     heartbeat=self._heartbeat,
                     credentials=self._credentials,
                 )
-        return [self._replicas[target] for target in found]
+        chosen = [self._replicas[target] for target in found]
+        for known in closing:
+            await known.close()
+        return chosen
 
     def _in_order(self, found: list[replica.Replica]) -> list[replica.Replica]:
         turn = self._turn % len(found)

@@ -50,6 +50,11 @@ class Replica:
         return len(self._streams)
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody uses it or is about to."""
+        return not self._streams and self._num_opening == 0
+
+    @property
     def shunned(self) -> bool:
         """Whether others are to be preferred."""
         return self.failures > 0 or self.draining

@@ -7,6 +7,7 @@ shallow layers where they are missing, the adapter, and a surcharge for each bra
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -83,13 +84,14 @@ class ModelledSession:
         self.position = 0
         self.root = -1
 
-    async def forward_prompt(self, token_ids: Sequence[int]) -> compute.Outgoing:
-        seconds = await self._device.busy(self._costs.shallow.duration_s(len(token_ids)))
-        start = self.position
-        for token in token_ids:
+    async def forward_prompt(self, start: int, token_ids: Sequence[int]) -> compute.Outgoing:
+        unseen = token_ids[self.position - start :]
+        seconds = await self._device.busy(self._costs.shallow.duration_s(len(unseen))) if unseen else 0.0
+        for token in unseen:
             self._text = self._device.speech.extend(self._text, token)
-        self.position += len(token_ids)
-        return self._outgoing(range(start, self.position), seconds)
+        self.position += len(unseen)
+        packed = self._outgoing(range(start, start + len(token_ids)), seconds)
+        return dataclasses.replace(packed, num_computed=len(unseen))
 
     async def forward_drafter(self) -> float:
         unseen, self._seen = self.position - self._seen, self.position

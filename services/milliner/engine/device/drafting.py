@@ -57,12 +57,13 @@ class Drafting:
         return tuple(node.expansion for node in nodes if node.expansion is not None)
 
     def _expand_fresh(self, nodes: list[draft_tree.Node], cache: tree_cache.TreeCache) -> None:
-        for index, node in enumerate(nodes):
-            node.drafter_slot = cache.length + index
-        batch = cache.tree_batch(
+        first_slot = cache.length
+        batch = cache.tree_batch(  # may refuse: slots are given once it has not
             [node.position for node in nodes],
             [[_drafter_slot(above) for above in node.lineage()[:-1]] for node in nodes],
         )
+        for index, node in enumerate(nodes):
+            node.drafter_slot = first_slot + index
         hidden = torch.stack([node.hidden for node in nodes if node.hidden is not None])  # [B, D]
         deep = self._deep_before(nodes) if self._drafter.sees_deep_states else None
         drafted = self._drafter(hidden, batch, deep=deep)
@@ -109,6 +110,9 @@ class Drafting:
 
     def commit_now(self, accepted: Sequence[draft_tree.Node], kept: Sequence[draft_tree.Node]) -> None:
         """Keeps what the adapter has seen of accepted and kept nodes."""
+        for node in kept:
+            if node.q is not None:
+                node.q = node.q.clone()  # a row of its own: a view would keep the whole step's [B, V]
         if self._cache is None:
             return
         seen: list[int] = []

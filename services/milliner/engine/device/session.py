@@ -8,6 +8,8 @@ means for the caches is settled by the next call on the executor.
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -93,17 +95,22 @@ class TorchDeviceSession:
 
     # -- prompt --------------------------------------------------------------------------------------------------
 
-    async def forward_prompt(self, token_ids: Sequence[int]) -> compute.Outgoing:
-        modelled_s = self._costs.shallow.duration_s(len(token_ids)) if self._costs else None
+    async def forward_prompt(self, start: int, token_ids: Sequence[int]) -> compute.Outgoing:
+        end = start + len(token_ids)
 
         def forward_now() -> compute.Outgoing:
-            shallow, start = self._modules.shallow, self._history.length
-            batch = self._shallow_cache.history_batch(len(token_ids))
-            ids = torch.tensor(token_ids, device=shallow.torch_device)
-            self._history.append(shallow.forward(shallow.embed(ids), batch))
-            return self._pack_history_now(start, self._history.length)
+            # What is there is decided here, not on the loop: a call whose wait was cancelled may have run since.
+            assert self._history.length >= start, "a prompt is computed from its beginning"
+            unseen = token_ids[self._history.length - start :]
+            if unseen:
+                self._forward_history_now(unseen)
+            packed = self._pack_history_now(start, end)
+            return dataclasses.replace(packed, num_computed=len(unseen))
 
-        return await self._timed(forward_now, modelled_s=modelled_s)
+        def modelled_s(packed: compute.Outgoing) -> float:
+            return self._costs.shallow.duration_s(packed.num_computed) if self._costs and packed.num_computed else 0.0
+
+        return await self._timed(forward_now, modelled_s=modelled_s if self._costs else None)
 
     async def forward_drafter(self) -> float:
         unseen = self._drafting.unseen(self._history.length)
@@ -115,7 +122,7 @@ class TorchDeviceSession:
 
     async def absorb(self, reply: types.HiddenReply) -> float:
         def absorb_now() -> None:
-            self._verification.absorb_now(self._decode_now(reply))
+            self._verification.absorb_now(self._decode_now(reply), start=reply.start_pos)
 
         _, seconds = await self._run(absorb_now)
         return seconds
@@ -209,7 +216,8 @@ class TorchDeviceSession:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._executor.run(self._close_now)
+            # Shielded: whoever cancels this wait must not take the pages out of the pool for good.
+            await asyncio.shield(asyncio.ensure_future(self._executor.run(self._close_now)))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -218,7 +226,9 @@ class TorchDeviceSession:
         assert self._tree is not None, "the first token has been chosen"
         return self._tree
 
-    async def _run(self, fn: Callable[[], T], *, modelled_s: float | None = None) -> tuple[T, float]:
+    async def _run(
+        self, fn: Callable[[], T], *, modelled_s: executors.ModelledDuration[T] | None = None
+    ) -> tuple[T, float]:
         def settled() -> T:
             while self._unsettled:
                 self._unsettled.pop(0)()
@@ -226,15 +236,15 @@ class TorchDeviceSession:
 
         return await self._executor.run(settled, modelled_s=modelled_s)
 
-    async def _timed(self, fn: Callable[[], compute.Outgoing], *, modelled_s: float | None = None) -> compute.Outgoing:
+    async def _timed(
+        self,
+        fn: Callable[[], compute.Outgoing],
+        *,
+        modelled_s: executors.ModelledDuration[compute.Outgoing] | None = None,
+    ) -> compute.Outgoing:
         """Runs `fn` and books all of its time that is not packing as the layers'."""
         outgoing, seconds = await self._run(fn, modelled_s=modelled_s)
-        return compute.Outgoing(
-            payloads=outgoing.payloads,
-            num_tokens=outgoing.num_tokens,
-            forward_s=seconds - outgoing.pack_s,
-            pack_s=outgoing.pack_s,
-        )
+        return dataclasses.replace(outgoing, forward_s=seconds - outgoing.pack_s)
 
     @torch.inference_mode()
     def _shallow_now(self, nodes: Sequence[draft_tree.Node]) -> None:
@@ -243,15 +253,27 @@ class TorchDeviceSession:
         if not missing:
             return
         shallow = self._modules.shallow
-        for index, node in enumerate(missing):
-            node.shallow_slot = self._shallow_cache.length + index
-        batch = self._shallow_cache.tree_batch(
+        slots = {node.id: self._shallow_cache.length + index for index, node in enumerate(missing)}
+        batch = self._shallow_cache.tree_batch(  # may refuse: slots are given once it has not
             [node.position for node in missing],
-            [[_shallow_slot(above) for above in node.lineage()[:-1]] for node in missing],
+            [
+                [slots[above.id] if above.id in slots else _shallow_slot(above) for above in node.lineage()[:-1]]
+                for node in missing
+            ],
         )
+        for node in missing:
+            node.shallow_slot = slots[node.id]
         ids = torch.tensor([node.token_id for node in missing], device=shallow.torch_device)
         for node, hidden in zip(missing, shallow.forward(shallow.embed(ids), batch), strict=True):
             node.hidden = hidden
+
+    @torch.inference_mode()
+    def _forward_history_now(self, token_ids: Sequence[int]) -> None:
+        """The shallow layers over the prompt's next tokens."""
+        shallow = self._modules.shallow
+        batch = self._shallow_cache.history_batch(len(token_ids))
+        ids = torch.tensor(token_ids, device=shallow.torch_device)
+        self._history.append(shallow.forward(shallow.embed(ids), batch))
 
     @torch.inference_mode()
     def _pack_history_now(self, start: int, end: int) -> compute.Outgoing:

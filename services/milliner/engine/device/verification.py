@@ -63,9 +63,9 @@ class Verification:
         self._last_prompt_state: torch.Tensor | None = None
 
     @torch.inference_mode()
-    def absorb_now(self, deep: torch.Tensor) -> None:
-        """Cloud states [T, D] of the next T prompt positions go through the tail layers."""
-        self._last_prompt_state = self._tail_now(deep)[-1:]
+    def absorb_now(self, deep: torch.Tensor, *, start: int) -> None:
+        """Cloud states [T, D] of prompt positions from `start` go through the tail layers; later ones are forgotten."""
+        self._last_prompt_state = self._tail_now(deep, start=start)[-1:]
 
     @torch.inference_mode()
     def first_now(self, deep: torch.Tensor | None) -> Decision:
@@ -106,12 +106,11 @@ class Verification:
     def _prompt_tokens(self) -> int:
         return len(self._request.prompt_ids)
 
-    def _tail_now(self, deep: torch.Tensor, *, start: int | None = None) -> torch.Tensor:
+    def _tail_now(self, deep: torch.Tensor, *, start: int) -> torch.Tensor:
         """[T, D] through the tail layers at positions from `start` (what lies there is forgotten first), if any."""
         if self._modules.tail is None or self._tail_cache is None:
             return deep
-        if start is not None:
-            self._tail_cache.rewind(start)
+        self._tail_cache.rewind(start)
         return self._modules.tail.forward(deep, self._tail_cache.history_batch(deep.shape[0]))
 
     def _accept(

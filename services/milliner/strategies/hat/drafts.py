@@ -12,8 +12,10 @@ tokens, so that the next frame need not wait for them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
+from milliner.core import errors
 from milliner.strategies import decode
 from milliner.strategies.context import RequestContext
 from milliner.strategies.hat import branches, controller
@@ -50,6 +52,7 @@ class AdapterDrafts:
         self._steps = steps
         self._drafting_s = 0.0
         self._sent_s = 0.0
+        self._limit = 0  # drafts below the root that may still be emitted
         self._confidences: tuple[float, ...] = ()
 
     # -- before the frame ----------------------------------------------------------------------------------------
@@ -57,6 +60,7 @@ class AdapterDrafts:
     async def propose(self, limit: int) -> decode.Path:
         """Root and drafts: the chain drafted ahead, then further drafts while they pay."""
         start_s = self._context.clock.now()
+        self._limit = limit
         path, confidences = [self._device.root], list[float]()
         hidden = False
         if self._control.drafting:
@@ -118,15 +122,16 @@ class AdapterDrafts:
             nodes = self._frontier(path)
             if not nodes:
                 return
-            await self._expand_hidden(nodes)
+            try:
+                await self._expand_hidden(nodes)
+            except errors.KVCacheFull:  # other requests need the device's memory more than a guess does
+                return
 
     def _frontier(self, path: decode.Path) -> list[int]:
         """The nodes that the next step should expand: the path's leaf, and the end of each likely outcome's chain."""
-        device = self._device
-        nodes = [path[-1]] if device.expansion(path[-1]) is None else []
-        for outcome in self._outcomes(path):
-            end, depth = self._chain_end(device.child(outcome.parent, outcome.token_id))
-            if depth < self._control.options.max_tokens:
+        nodes = [path[-1]] if self._device.expansion(path[-1]) is None else []
+        for end, depth, below_root in self._chains(path):
+            if depth < self._control.options.max_tokens and below_root <= self._limit:
                 nodes.append(end)
         return nodes[:MAX_BATCH_BRANCHES]
 
@@ -137,6 +142,15 @@ class AdapterDrafts:
             acceptance=self._control.acceptance.rate,
             per_point=self._control.options.parallel_branches,
         )
+
+    def _chains(self, path: decode.Path) -> Iterator[tuple[int, int, int]]:
+        """Of each likely outcome: the end of the chain drafted below it, its length, the end's depth under the root.
+
+        Nothing deeper than the answer may still grow is computed: there may be no positions for it.
+        """
+        for outcome in self._outcomes(path):
+            end, depth = self._chain_end(self._device.child(outcome.parent, outcome.token_id))
+            yield end, depth, path.index(outcome.parent) + 1 + depth
 
     def _chain_end(self, node: int) -> tuple[int, int]:
         """The last node of the chain drafted below `node`, and its length in drafts."""
@@ -154,8 +168,11 @@ class AdapterDrafts:
     async def _prepare_leaves(self, path: decode.Path, left_s: float) -> None:
         if self._steps.prepare_s is not None and left_s < self._steps.prepare_s:
             return
-        ends = [self._chain_end(self._device.child(o.parent, o.token_id)) for o in self._outcomes(path)]
-        nodes = [node for node, depth in ends if depth > 0 and not self._device.has_hidden(node)][:MAX_BATCH_BRANCHES]
+        nodes = [
+            node
+            for node, depth, below_root in self._chains(path)
+            if depth > 0 and below_root <= self._limit and not self._device.has_hidden(node)
+        ][:MAX_BATCH_BRANCHES]
         if nodes:
             seconds = await self._device.prepare(nodes)
             self._steps.prepared(seconds)
@@ -178,4 +195,5 @@ class AdapterDrafts:
 
 
 def _moved(old: float | None, sample: float) -> float:
-    return sample if old is None else old + STEP_WEIGHT * (sample - old)
+    """A hiccup counts as twice the usual at most: an estimate that forbids drafting would never be corrected."""
+    return sample if old is None else old + STEP_WEIGHT * (min(sample, 2.0 * old) - old)

@@ -90,3 +90,9 @@ def test_logprobs_are_the_targets_own() -> None:
     expected = logits.log_softmax(-1)
     assert logprob == pytest.approx(float(expected[0]))
     assert [token for token, _ in top] == [1, 0]
+
+
+def test_greedy_confidences_are_the_plain_softmax_whatever_the_filters() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.5]])
+    filtered = sampling.distribution(logits, types.SamplingParams(temperature=0.0, top_k=1, top_p=0.1))
+    torch.testing.assert_close(filtered, logits.softmax(-1))
