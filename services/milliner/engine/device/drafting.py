@@ -1,6 +1,6 @@
 """The drafters' side of a request: the adapter over tree nodes and history, Medusa heads over the last deep state.
 
-Everything here runs on the device's executor thread.
+Everything here runs on the device's executor thread, in inference mode.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Drafting:
         """Committed positions that the adapter has not seen."""
         return committed - self._cache.committed if self._cache is not None else 0
 
-    @torch.inference_mode()
     def catch_up_now(self) -> None:
         """Lets the adapter see the committed positions that it has not seen."""
         if self._cache is None or self.unseen(self._history.length) == 0:
@@ -46,7 +45,6 @@ class Drafting:
         batch = self._cache.history_batch(end - start)
         self._drafter(self._history.hidden(start, end), batch, deep=deep, deep_known=known)
 
-    @torch.inference_mode()
     def expand_now(self, nodes: Sequence[draft_tree.Node]) -> tuple[compute.Expansion, ...]:
         """One draft step over nodes whose hidden states are there and whose parents have been expanded."""
         assert self._cache is not None
@@ -91,7 +89,6 @@ class Drafting:
         rows = [self._history.last_deep() if node.parent is None else node.parent.drafter_state for node in nodes]
         return torch.stack([row for row in rows if row is not None])
 
-    @torch.inference_mode()
     def propose_now(self, tree: draft_tree.DraftTree) -> list[draft_tree.Node]:
         """The chain of the Medusa heads' choices below the root."""
         shallow = self._modules.shallow

@@ -230,9 +230,10 @@ class TorchDeviceSession:
         self, fn: Callable[[], T], *, modelled_s: executors.ModelledDuration[T] | None = None
     ) -> tuple[T, float]:
         def settled() -> T:
-            while self._unsettled:
-                self._unsettled.pop(0)()
-            return fn()
+            with torch.inference_mode():
+                while self._unsettled:
+                    self._unsettled.pop(0)()
+                return fn()
 
         return await self._executor.run(settled, modelled_s=modelled_s)
 
@@ -246,7 +247,6 @@ class TorchDeviceSession:
         outgoing, seconds = await self._run(fn, modelled_s=modelled_s)
         return dataclasses.replace(outgoing, forward_s=seconds - outgoing.pack_s)
 
-    @torch.inference_mode()
     def _shallow_now(self, nodes: Sequence[draft_tree.Node]) -> None:
         """The shallow layers over those of `nodes` that they have not seen; parents come before children."""
         missing = [node for node in nodes if node.hidden is None]
@@ -267,7 +267,6 @@ class TorchDeviceSession:
         for node, hidden in zip(missing, shallow.forward(shallow.embed(ids), batch), strict=True):
             node.hidden = hidden
 
-    @torch.inference_mode()
     def _forward_history_now(self, token_ids: Sequence[int]) -> None:
         """The shallow layers over the prompt's next tokens."""
         shallow = self._modules.shallow
@@ -275,7 +274,6 @@ class TorchDeviceSession:
         ids = torch.tensor(token_ids, device=shallow.torch_device)
         self._history.append(shallow.forward(shallow.embed(ids), batch))
 
-    @torch.inference_mode()
     def _pack_history_now(self, start: int, end: int) -> compute.Outgoing:
         """Positions [start, end) written with the codecs of the wire format, one payload for each codec."""
         edge = min(max(start, self._wire.exact_from), end)

@@ -1,6 +1,6 @@
 """The target's side of a request on the device: tail layers, final norm, lm_head and the acceptance rule.
 
-Everything here runs on the device's executor thread.
+Everything here runs on the device's executor thread, in inference mode.
 """
 
 from __future__ import annotations
@@ -62,12 +62,10 @@ class Verification:
         self._seed = seed
         self._last_prompt_state: torch.Tensor | None = None
 
-    @torch.inference_mode()
     def absorb_now(self, deep: torch.Tensor, *, start: int) -> None:
         """Cloud states [T, D] of prompt positions from `start` go through the tail layers; later ones are forgotten."""
         self._last_prompt_state = self._tail_now(deep, start=start)[-1:]
 
-    @torch.inference_mode()
     def first_now(self, deep: torch.Tensor | None) -> Decision:
         """The first token, from the prompt's last deep state [1, D]; None: the one that `absorb_now` has seen."""
         state = self._last_prompt_state if deep is None else deep
@@ -78,7 +76,6 @@ class Verification:
         choice = self._accept(logits, [], root_position=self._prompt_tokens - 1)
         return Decision(0, (self._token(logits[0], choice.token_id, types.TokenOrigin.PREFILL),))
 
-    @torch.inference_mode()
     def verify_now(self, path: Sequence[draft_tree.Node], deep: torch.Tensor) -> Decision:
         """Deep states [K + 1, D] of root and drafts -> the drafts that stand and the token after them."""
         if deep.shape[0] != len(path):
