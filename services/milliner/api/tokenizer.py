@@ -72,52 +72,6 @@ class HuggingFaceTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
-        """Messages through the model's chat template. Raises `InputError` where the template refuses them."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text without special tokens; incomplete UTF-8 becomes U+FFFD."""
-        ...
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token, also where they are part of a character."""
-        ...
-
-
-class HuggingFaceTokenizer:
-    """A checkpoint folder's tokenizer. A model without chat template gets the messages' text, joined by newlines."""
-
-    def __init__(self, tokenizer: Any, *, eos_token_ids: frozenset[int]) -> None:
-        self._tokenizer = tokenizer
-        self.vocab_size: int = len(tokenizer)
-        self.eos_token_ids = eos_token_ids
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        self._byte_level = backend is not None and "ByteLevel" in repr(backend.decoder)
-
-    @classmethod
-    def load(cls, path: pathlib.Path) -> HuggingFaceTokenizer:
-        """Reads a folder. Raises `CheckpointError` where there is no usable tokenizer."""
-        import transformers
-
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise errors.CheckpointError(f"no usable tokenizer in {path}: {error}", field="tokenizer.json") from error
-        eos = {tokenizer.eos_token_id}
-        for name in ("generation_config.json", "config.json"):
-            file = path / name
-            if file.is_file():
-                value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-                eos.update(value if isinstance(value, list) else [value])
-        return cls(tokenizer, eos_token_ids=frozenset(token_id for token_id in eos if token_id is not None))
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
-        except UnicodeEncodeError as error:  # half of a surrogate pair: JSON can write one, UTF-8 cannot
-            raise errors.InputError(f"is not valid text: {error.reason} at {error.start}", field="prompt") from error
-
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
         if not self._tokenizer.chat_template:
             return self.encode("\n".join(message["content"] for message in messages))
         import jinja2
