@@ -130,10 +130,6 @@ class DeviceSession(Protocol):
         """The node for `token_id` after `node`; made if it is not there."""
         ...
 
-    def find(self, node: int, token_id: int) -> int | None:
-        """The node for `token_id` after `node`, if it is there."""
-        ...
-
     def expansion(self, node: int) -> Expansion | None:
         """What `expand` or `propose` said of this node, if it has been expanded."""
         ...

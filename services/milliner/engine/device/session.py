@@ -83,10 +83,6 @@ class TorchDeviceSession:
     def child(self, node: int, token_id: int) -> int:
         return self._draft_tree.child(self._draft_tree.node(node), token_id).id
 
-    def find(self, node: int, token_id: int) -> int | None:
-        found = self._draft_tree.find(self._draft_tree.node(node), token_id)
-        return found.id if found is not None else None
-
     def expansion(self, node: int) -> compute.Expansion | None:
         return self._draft_tree.node(node).expansion
 

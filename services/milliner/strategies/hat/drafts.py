@@ -51,7 +51,6 @@ class AdapterDrafts:
         self._control = control
         self._steps = steps
         self._drafting_s = 0.0
-        self._sent_s = 0.0
         self._limit = 0  # drafts below the root that may still be emitted
         self._confidences: tuple[float, ...] = ()
 
@@ -109,10 +108,10 @@ class AdapterDrafts:
     async def overlap(self, path: decode.Path, reply: asyncio.Future[Any]) -> None:
         """Draft steps until the reply is expected; returns at the latest with the step that was running then."""
         clock = self._context.clock
-        self._sent_s = clock.now()
+        sent_s = clock.now()
         if not self._control.drafting or self._control.options.parallel_branches == 0:
             return
-        expected_s = self._sent_s + self._control.round_trip.seconds(len(path))
+        expected_s = sent_s + self._control.round_trip.seconds(len(path))
         known_trip = self._control.round_trip.num_batches > 0
         while not reply.done():
             left_s = expected_s + REPLY_GRACE_S - clock.now()
