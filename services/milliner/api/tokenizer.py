@@ -21,6 +21,7 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     eos_token_ids: frozenset[int]
+    special_token_ids: frozenset[int]  # no part of the text
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
@@ -33,7 +34,7 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token, also where they are part of a character."""
+        """The bytes of one token in the middle of a text, also where they are part of a character."""
         ...
 
 
@@ -46,6 +47,9 @@ class HuggingFaceTokenizer:
         self.eos_token_ids = eos_token_ids
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_level = backend is not None and "ByteLevel" in repr(backend.decoder)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        marked = {token_id for token_id, token in added.items() if token.special}
+        self.special_token_ids = frozenset(marked | set(tokenizer.all_special_ids))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> HuggingFaceTokenizer:
@@ -98,11 +102,18 @@ class HuggingFaceTokenizer:
         piece: str = self._tokenizer.convert_ids_to_tokens(token_id) or ""
         if self._byte_level and all(character in _byte_of_character() for character in piece):
             return bytes(_byte_of_character()[character] for character in piece)
-        if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):  # byte fallback of SentencePiece
+        if not self._byte_level and (match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece)):  # SentencePiece's fallback
             return bytes([int(match[1], 16)])
-        if piece.startswith("▁"):
-            return piece.replace("▁", " ").encode()
-        return self.decode([token_id]).encode()
+        if token_id in self.special_token_ids:
+            return piece.encode()
+        before, text = self._anchor
+        return self.decode([*before, token_id]).removeprefix(text).encode()
+
+    @functools.cached_property
+    def _anchor(self) -> tuple[list[int], str]:
+        """Tokens of an ordinary word, and their text: what is decoded behind them is in the middle of a text."""
+        token_ids = self.encode("a", add_special_tokens=False)
+        return token_ids, self.decode(token_ids)
 
 
 @functools.cache

@@ -32,6 +32,7 @@ class ByteTokenizer:
 
     vocab_size = 257
     eos_token_ids = frozenset({EOS})
+    special_token_ids = frozenset({EOS})
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())

@@ -1,18 +1,15 @@
-"""Stop strings, detokenisation, tokenizers of checkpoint folders, and the error map."""
+"""Stop strings, tokenizers of checkpoint folders, and the error map."""
 
 from __future__ import annotations
 
 import pathlib
 import random
-from collections.abc import Sequence
 
 import pytest
 
-from milliner.api import detokenizer, schema, stop_strings, tokenizer
+from milliner.api import schema, stop_strings, tokenizer
 from milliner.api import errors as api_errors
 from milliner.core import errors
-
-from .conftest import ByteTokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
@@ -67,32 +64,6 @@ def test_stop_strings_agree_with_a_search_of_the_whole_text() -> None:
             assert text.startswith(out + matched)
 
 
-def test_detokenizing_adds_up_whatever_the_bytes_are() -> None:
-    rng = random.Random(2)
-    codec = ByteTokenizer()
-    for _ in range(200):
-        ids = list("".join(rng.choice("aé帽🎩") for _ in range(6)).encode())[: rng.randint(0, 20)]
-        one_by_one = detokenizer.Detokenizer(codec, list(b"\xffprompt"))
-        pieces = [one_by_one.feed(token_id) for token_id in ids]
-        assert "\ufffd" not in "".join(pieces)
-        assert "".join(pieces) + one_by_one.flush() == codec.decode(ids)
-
-
-def test_special_tokens_do_not_grow_the_window() -> None:
-    class Counting(ByteTokenizer):
-        longest = 0
-
-        def decode(self, token_ids: Sequence[int]) -> str:
-            self.longest = max(self.longest, len(token_ids))
-            return super().decode(token_ids)
-
-    codec = Counting()
-    text = detokenizer.Detokenizer(codec, [1])
-    assert [text.feed(256) for _ in range(500)] == [""] * 500
-    assert text.feed(65) == "A"
-    assert codec.longest < 10
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A byte-level BPE tokenizer with a chat template, as checkpoint folders hold it."""
@@ -127,8 +98,6 @@ def test_a_checkpoint_folders_tokenizer(folder: pathlib.Path) -> None:
     assert codec.eos_token_ids == {1, 7}
     assert codec.decode([*ids, 1]) == text
     assert codec.decode(codec.encode_chat([{"role": "user", "content": "hi"}], {})) == "[user] hi\n[assistant] "
-    streamed = detokenizer.Detokenizer(codec, codec.encode("x"))
-    assert "".join(map(streamed.feed, ids)) == text
 
 
 def test_what_a_chat_template_refuses_is_the_clients_error(folder: pathlib.Path) -> None:
