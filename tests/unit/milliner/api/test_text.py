@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from milliner.api import schema, stop_strings, tokenizer
 from milliner.api import errors as api_errors
+from milliner.api import schema, stop_strings, tokenizer
 from milliner.core import errors
 
 tokenizers = pytest.importorskip("tokenizers")
