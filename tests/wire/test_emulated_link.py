@@ -15,7 +15,7 @@ import pytest
 from tests.wire import conftest
 
 from milliner.core import errors
-from milliner.wire import emulated_link, link_process
+from milliner.wire import emulated_link, link_end, link_path, link_process
 
 FAST = emulated_link.LinkConditions(uplink_bytes_per_s=1e8, downlink_bytes_per_s=1e8, round_trip_s=0.0)
 
@@ -208,14 +208,14 @@ class ResetTransport(asyncio.Transport):
 
 
 async def test_a_side_that_was_reset_does_not_hold_up_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = emulated_link._Path(FAST, bytes_per_s=1e8, seed="up")
+    path = link_path.Path(FAST, bytes_per_s=1e8, seed="up")
     delivered: list[object] = []
-    reset, other = emulated_link._End(path), emulated_link._End(path)
+    reset, other = link_end.End(path), link_end.End(path)
     monkeypatch.setattr(other, "deliver", delivered.append)
     with socket.socket() as unconnected:
         transport = ResetTransport(unconnected)
         reset.connection_made(transport)
-        path.put(reset, emulated_link._Ending.HALF_CLOSED)
+        path.put(reset, link_path.Ending.HALF_CLOSED)
         path.put(other, b"x")
         await asyncio.sleep(0.05)
     assert transport.aborted
