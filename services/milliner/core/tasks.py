@@ -1,4 +1,4 @@
-"""Running coroutines side by side under a TaskGroup, with one error out instead of a group of them."""
+"""Running coroutines side by side under a TaskGroup, with one error out instead of a group of them; cancellation."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ async def both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) ->
     except BaseExceptionGroup as failures:
         raise _cause(failures) from None
     return first_task.result(), second_task.result()
+
+
+def being_cancelled() -> bool:
+    """Whether a `CancelledError` is meant for the running task; grpc.aio raises the same when a call is cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:

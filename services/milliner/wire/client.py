@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -22,7 +22,7 @@ class GrpcTransport:
     """Opens sessions on a replica behind one of `endpoints` ("host:port"). Needs a running event loop.
 
     A new session prefers replicas that neither failed last time nor drain, then those with fewest sessions of this
-    device, then takes turns.
+    device, then takes turns. `on_trouble` is called at once when a replica falls silent or does not answer an opening.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class GrpcTransport:
         heartbeat: options.Keepalive = options.HEARTBEAT,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
+        self.on_trouble: Callable[[], None] = lambda: None
         if not endpoints:
             raise errors.ConfigError("at least one endpoint is needed, as host:port", field="endpoints")
         self._endpoints = [_split(endpoint) for endpoint in endpoints]
@@ -57,6 +58,18 @@ class GrpcTransport:
             except errors.MillinerError as error:
                 refusals.append(error)
         raise min(refusals, key=_how_telling)
+
+    async def why_unreachable(self) -> str:
+        """Why no replica could take a session now, or "" when one says that it serves.
+
+        Asks all of them, so that one which has come back is preferred again.
+        """
+        try:
+            found = await self._find()
+        except errors.UnavailableError as error:
+            return str(error)
+        troubles = await asyncio.gather(*(candidate.check() for candidate in found))
+        return "; ".join(troubles) if all(troubles) else ""
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until a connection to one replica stands. Raises `UnavailableError` if none does within `timeout_s`."""
@@ -103,8 +116,9 @@ class GrpcTransport:
                     target,
                     authority="" if authority == target else authority,
                     timeouts=self._timeouts,
-                    heartbeat=self._heartbeat,
+                    pings=self._heartbeat,
                     credentials=self._credentials,
+                    on_trouble=lambda: self.on_trouble(),
                 )
         chosen = [self._replicas[target] for target in found]
         for known in closing:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 
-from milliner.core import errors, types
+from milliner.core import errors, tasks, types
 from milliner.wire import layout, messages, options, status
 
 
@@ -140,7 +140,7 @@ class ClientStream:
         try:
             return await self._call.read()
         except asyncio.CancelledError:
-            if _cancelled_ourselves():
+            if tasks.being_cancelled():
                 raise
             raise self._given_up() from None  # the call was cancelled, not we
 
@@ -165,7 +165,7 @@ class ClientStream:
         try:
             await self._call.write(data)
         except asyncio.CancelledError:
-            if _cancelled_ourselves():
+            if tasks.being_cancelled():
                 raise
             raise self._ended or self._given_up() from None  # the call was cancelled when the stream ended
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
@@ -252,12 +252,6 @@ class ClientStream:
         self._call.cancel()
         for callback in self._close_callbacks:
             callback(self)
-
-
-def _cancelled_ourselves() -> bool:
-    """Whether a `CancelledError` is meant for the running task; grpc.aio raises the same when a call is cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def open_stream(

@@ -1,25 +1,28 @@
 """One cloud replica as a device sees it: its connections, its open sessions, and whether it still answers.
 
-Hidden states and heartbeats use a connection each, because a ping's answer waits behind all data in the sockets. While
-sessions are open, a `grpc.health.v1` Watch stands on the heartbeat connection: it ends when the replica falls silent
-(`options.HEARTBEAT`), and all sessions end with it; it also tells when the replica drains. Event loop only.
+Hidden states and heartbeats use a connection each. While sessions are open, the heartbeat is watched (`heartbeat`):
+when the replica falls silent, all sessions end with it; it also tells when the replica drains. Without sessions the
+device is quiet, unless somebody asks with `check`. Event loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from milliner.core import errors, types
-from milliner.wire import client_stream, messages, options
+from milliner.wire import client_stream, heartbeat, options
 
 _LINGER_S = 10.0  # heartbeats go on after the last session, so that the next finds them (arbitrary)
 
 
 class Replica:
-    """The replica at `target` ("host:port"); `authority` is the name that led to it, where that is not the target."""
+    """The replica at `target` ("host:port"); `authority` is the name that led to it, where that is not the target.
+
+    `on_trouble` is called when it falls silent or cannot be reached.
+    """
 
     def __init__(
         self,
@@ -27,22 +30,25 @@ class Replica:
         *,
         authority: str,
         timeouts: client_stream.Timeouts,
-        heartbeat: options.Keepalive,
+        pings: options.Keepalive,
         credentials: grpc.ChannelCredentials | None,
+        on_trouble: Callable[[], None],
     ) -> None:
         self.target = target
         self.failures = 0  # opens refused or failed in a row
-        self.draining = False
         self._authority = authority
         self._timeouts = timeouts
-        self._heartbeat = heartbeat
         self._credentials = credentials
+        self._on_trouble = on_trouble
         self._streams: set[client_stream.ClientStream] = set()
         self._num_opening = 0
         self._last_opened: types.SessionOpened | None = None  # what it said to the session before
         self._watch: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
+        # a replica that takes the connection and says nothing is silent too
+        silent_s = pings.interval_s + pings.timeout_s
+        self._heartbeat = heartbeat.Heartbeat(target, lambda: self._connect(pings, connect_s=silent_s))
 
     @property
     def num_streams(self) -> int:
@@ -57,7 +63,7 @@ class Replica:
     @property
     def shunned(self) -> bool:
         """Whether others are to be preferred."""
-        return self.failures > 0 or self.draining
+        return self.failures > 0 or not self._heartbeat.serving
 
     async def open(self, request: types.SessionOpen, *, eager: bool) -> client_stream.ClientStream:
         """Opens a session here. Raises the replica's refusal or `UnavailableError`.
@@ -75,8 +81,10 @@ class Replica:
             )
         except errors.MillinerError as error:
             self.failures += 1
-            if isinstance(error, errors.UnavailableError) and not self._streams and self._num_opening == 1:
-                await self._reconnect()  # the next try shall not wait for this channel's back-off
+            if isinstance(error, errors.UnavailableError):
+                self._on_trouble()
+                if not self._streams and self._num_opening == 1:
+                    await self._reconnect()  # the next try shall not wait for this channel's back-off
             raise
         finally:
             self._num_opening -= 1
@@ -91,6 +99,18 @@ class Replica:
             self._watch = asyncio.create_task(self._watch_health(), name=f"heartbeat of {self.target}")
         return stream
 
+    async def check(self) -> str:
+        """Why it cannot serve now, or "" when it can. One that can is no longer shunned for what it did before.
+
+        The deadline is as patient as an opening's: silence shows sooner, by pings that no busy event loop delays.
+        """
+        trouble = await self._heartbeat.check(within_s=self._timeouts.open_s)
+        if trouble:
+            self.failures = max(1, self.failures)
+        else:
+            self.failures = 0
+        return trouble
+
     async def ready(self) -> None:
         """Until the connection stands."""
         await self._channel.channel_ready()
@@ -104,6 +124,7 @@ class Replica:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        await self._heartbeat.close()
         await self._channel.close(None)
 
     def _forget(self, stream: client_stream.ClientStream) -> None:
@@ -112,25 +133,14 @@ class Replica:
             self._farewell = asyncio.get_running_loop().call_later(_LINGER_S, self._watch.cancel)
 
     async def _watch_health(self) -> None:
-        # a replica that takes the connection and says nothing is silent too
-        channel = self._connect(self._heartbeat, connect_s=self._heartbeat.interval_s + self._heartbeat.timeout_s)
-        try:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=messages.SERVICE))
-            while isinstance(health := await watch.read(), health_pb2.HealthCheckResponse):
-                self.draining = health.status != health_pb2.HealthCheckResponse.SERVING
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                await self._lost(error)
-        finally:
-            await channel.close(None)
-
-    async def _lost(self, reason: grpc.aio.AioRpcError) -> None:
-        """The replica fell silent: ends its sessions and drops the connection that may still look alive."""
+        """Ends all sessions and drops the connection, which may still look alive, when the replica is lost."""
+        reason = await self._heartbeat.watch()
+        if not reason:
+            return
         self.failures += 1
         for stream in list(self._streams):
-            stream.fail(
-                errors.UnavailableError(f"{self.target} does not answer any more: {reason.details()}", field="cloud")
-            )
+            stream.fail(errors.UnavailableError(f"{self.target} does not answer any more: {reason}", field="cloud"))
+        self._on_trouble()
         await self._reconnect()
 
     async def _reconnect(self) -> None:
