@@ -19,7 +19,7 @@ Status = health_pb2.HealthCheckResponse
 LOCAL = emulated_link.LinkConditions(uplink_bytes_per_s=50e6, downlink_bytes_per_s=50e6, round_trip_s=0.002)
 
 
-class ScriptedHealth:
+class ScriptedHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
     """Ends the first watches (and checks) with the codes given, then says `statuses` and stays silent."""
 
     def __init__(self, *codes: grpc.StatusCode, statuses: tuple[int, ...] = (Status.SERVING,)) -> None:
