@@ -139,11 +139,14 @@ class DeviceSession(Protocol):
         ...
 
     async def expand(self, nodes: Sequence[int]) -> tuple[tuple[Expansion, ...], float]:
-        """One draft step over all `nodes` as a batch (shallow layers where missing, adapter, lm_head)."""
+        """One draft step over all `nodes` as a batch (shallow layers where missing, adapter, lm_head).
+
+        Raises `core.errors.KVCacheFull` when the tree is as large as it may become; what is there can still be packed.
+        """
         ...
 
     async def prepare(self, nodes: Sequence[int]) -> float:
-        """Shallow layers over `nodes` as a batch, without drafting; returns seconds spent."""
+        """Shallow layers over `nodes` as a batch, without drafting; returns seconds spent. Raises as `expand` does."""
         ...
 
     async def propose(self) -> tuple[tuple[int, ...], float]:
@@ -181,6 +184,9 @@ class DeviceCompute(Protocol):
         """Payload bytes that one position takes on the wire."""
         ...
 
-    def open(self, request: types.GenerationRequest, wire: WireFormat) -> DeviceSession:
-        """Opens a session; raises `core.errors.KVCacheFull` when the device's own memory is spent."""
+    async def open(self, request: types.GenerationRequest, wire: WireFormat) -> DeviceSession:
+        """Opens a session with room on the device for the whole prompt and answer, waiting for it where others have it.
+
+        Raises `core.errors.KVCacheFull` when none came free in time.
+        """
         ...

@@ -48,7 +48,7 @@ async def open_request(
             f"{info.max_positions}: shorten the prompt or ask for fewer tokens",
             field="max_tokens",
         )
-    device = scope.device.open(request, _wire_format(scope.codec, prompt_tokens))
+    device = await scope.device.open(request, _wire_format(scope.codec, prompt_tokens))
     cloud = cloud_session.CloudSession(
         cloud_session.SessionPorts(
             transport=scope.transport,

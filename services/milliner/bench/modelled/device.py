@@ -48,7 +48,7 @@ class ModelledDevice:
     def bytes_per_position(self, codec: types.Codec) -> float:
         return presets.bytes_per_position(codec, self.preset.hidden_size)
 
-    def open(self, request: types.GenerationRequest, wire: compute.WireFormat) -> ModelledSession:
+    async def open(self, request: types.GenerationRequest, wire: compute.WireFormat) -> ModelledSession:
         return ModelledSession(self, request, wire)
 
     async def busy(self, seconds: float) -> float:

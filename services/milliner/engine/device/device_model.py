@@ -1,7 +1,7 @@
 """A device's submodels behind `core.compute.DeviceCompute`: loading them, and opening sessions over them.
 
-`load` reads files and is called once by a role or a bench; `open` on the event loop for every request. All sessions
-share one executor, so one request computes at a time, as on a real device's accelerator.
+`load_submodels` reads files, once for a role or a bench; `open` is awaited on the event loop for every request. All
+sessions share one executor, so one request computes at a time, as on a real device's accelerator.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import torch
 from milliner.core import compute, errors, types
 from milliner.engine import executor as executors
 from milliner.engine.device import costs as device_costs
-from milliner.engine.device import session, submodels
+from milliner.engine.device import room, session, submodels
 from milliner.model import checkpoint, digest, drafter_file, kv_cache, slice
-
-PAGE_TOKENS = 64
-TREE_TOKENS = 1024  # room for a session's draft tree beside its context: 8 drafts on some 100 branches; arbitrary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +70,10 @@ def load_submodels(files: DeviceFiles, *, dtype: torch.dtype, torch_device: torc
 
 
 class DeviceModel:
-    """Implements `core.compute.DeviceCompute` over torch. `max_sessions` sizes the KV caches."""
+    """Implements `core.compute.DeviceCompute` over torch.
+
+    The KV caches have room for `max_sessions` sessions of the model's whole context, or for more shorter ones.
+    """
 
     def __init__(
         self,
@@ -83,16 +83,19 @@ class DeviceModel:
         executor: executors.ComputeExecutor,
         costs: device_costs.DeviceCosts | None = None,
         max_sessions: int = 8,
+        max_wait_s: float = room.MAX_WAIT_S,
     ) -> None:
         self._modules = modules
         self._codecs = codecs
         self._executor = executor
         self._costs = costs
-        tokens = max_sessions * (modules.info.max_positions + TREE_TOKENS)
+        self._room = room.Room(
+            max_positions=modules.info.max_positions, max_sessions=max_sessions, max_wait_s=max_wait_s
+        )
         self._caches = submodels.DeviceCaches(
-            shallow=self._cache(modules.shallow.kv_spec, tokens),
-            tail=self._cache(modules.tail.kv_spec, tokens) if modules.tail is not None else None,
-            drafter=self._cache(modules.drafter.kv_spec, tokens) if modules.drafter is not None else None,
+            shallow=self._cache(modules.shallow.kv_spec),
+            tail=self._cache(modules.tail.kv_spec) if modules.tail is not None else None,
+            drafter=self._cache(modules.drafter.kv_spec) if modules.drafter is not None else None,
         )
 
     @property
@@ -107,7 +110,9 @@ class DeviceModel:
     def bytes_per_position(self, codec: types.Codec) -> float:
         return self._codecs.bytes_per_position(codec, self.info.hidden_size)
 
-    def open(self, request: types.GenerationRequest, wire: compute.WireFormat) -> session.TorchDeviceSession:
+    async def open(self, request: types.GenerationRequest, wire: compute.WireFormat) -> session.TorchDeviceSession:
+        """See `core.compute.DeviceCompute.open`."""
+        pages = await self._room.take(len(request.prompt_ids) + request.max_new_tokens)
         seed = request.sampling.seed
         return session.TorchDeviceSession(
             request,
@@ -118,14 +123,15 @@ class DeviceModel:
             executor=self._executor,
             costs=self._costs,
             seed=seed if seed is not None else secrets.randbits(63),
+            on_closed=lambda: self._room.give_back(pages),
         )
 
-    def _cache(self, spec: kv_cache.KVSpec, tokens: int) -> kv_cache.PagedKVCache:
+    def _cache(self, spec: kv_cache.KVSpec) -> kv_cache.PagedKVCache:
         shallow = self._modules.shallow
         return kv_cache.PagedKVCache(
             spec,
-            num_pages=-(-tokens // PAGE_TOKENS),
-            page_tokens=PAGE_TOKENS,
+            num_pages=self._room.num_pages,
+            page_tokens=room.PAGE_TOKENS,
             dtype=shallow.dtype,
             torch_device=shallow.torch_device,
         )

@@ -58,9 +58,6 @@ class DraftTree:
     def node(self, node_id: int) -> Node:
         return self._nodes[node_id]
 
-    def find(self, node: Node, token_id: int) -> Node | None:
-        return node.children.get(token_id)
-
     def child(self, node: Node, token_id: int) -> Node:
         """The child for `token_id`, made if it is not there."""
         found = node.children.get(token_id)

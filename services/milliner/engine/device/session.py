@@ -1,9 +1,9 @@
-"""One request on the device: prompt, drafting, verification and commit over the device's submodels.
+"""One request on the device: what a strategy asks for, handed to the device's executor call by call.
 
-Implements `core.compute.DeviceSession`. The coroutines run on the event loop and hand their work to the device's
-executor; the methods named `_…_now` run there, where all tensors live and all caches change, so that a cancelled wait
-never leaves half a change behind. `child`, `find` and `commit` only touch the tree on the event loop; what `commit`
-means for the caches is settled by the next call on the executor.
+Implements `core.compute.DeviceSession`. The coroutines run on the event loop; the work itself is in `shallow`,
+`drafting`, `verification` and `packing`, whose methods named `…_now` run on the executor, where all tensors live and
+all caches change, so that a cancelled wait never leaves half a change behind. `child` and `commit` only touch the tree
+on the event loop; what `commit` means for the caches is settled by the next call on the executor.
 """
 
 from __future__ import annotations
@@ -15,16 +15,25 @@ from typing import TypeVar
 
 import torch
 
-from milliner.core import compute, errors, types
+from milliner.core import compute, types
 from milliner.engine import executor as executors
 from milliner.engine.device import costs as device_costs
-from milliner.engine.device import draft_tree, drafting, history, submodels, tree_cache, verification
+from milliner.engine.device import (
+    draft_tree,
+    drafting,
+    history,
+    packing,
+    shallow,
+    submodels,
+    tree_cache,
+    verification,
+)
 
 T = TypeVar("T")
 
 
 class TorchDeviceSession:
-    """See the module. Made by `DeviceModel.open`."""
+    """See the module. Made by `DeviceModel.open`; `on_closed` is called once, when its memory is free again."""
 
     def __init__(
         self,
@@ -37,31 +46,34 @@ class TorchDeviceSession:
         executor: executors.ComputeExecutor,
         costs: device_costs.DeviceCosts | None,
         seed: int,
+        on_closed: Callable[[], None],
     ) -> None:
-        shallow = modules.shallow
+        layers = modules.shallow
         self._modules = modules
-        self._wire = wire
-        self._codecs = codecs
         self._executor = executor
         self._costs = costs
         self._prompt_tokens = len(request.prompt_ids)
-        self._shallow_cache = tree_cache.TreeCache(caches.shallow.open(), shallow.torch_device)
+        self._on_closed = on_closed
         self._history = history.History(
-            hidden_size=shallow.hidden_size,
-            dtype=shallow.dtype,
-            torch_device=shallow.torch_device,
+            hidden_size=layers.hidden_size,
+            dtype=layers.dtype,
+            torch_device=layers.torch_device,
             prompt_tokens=self._prompt_tokens,
+        )
+        self._packing = packing.Packing(modules, codecs=codecs, wire=wire, history=self._history)
+        self._shallow = shallow.Shallow(
+            modules, cache=tree_cache.TreeCache(caches.shallow.open(), layers.torch_device), history=self._history
         )
         self._drafting = drafting.Drafting(
             modules,
-            cache=tree_cache.TreeCache(caches.drafter.open(), shallow.torch_device) if caches.drafter else None,
+            cache=tree_cache.TreeCache(caches.drafter.open(), layers.torch_device) if caches.drafter else None,
             history=self._history,
             sampling_params=request.sampling,
             seed=seed,
         )
         self._verification = verification.Verification(
             modules,
-            tail_cache=tree_cache.TreeCache(caches.tail.open(), shallow.torch_device) if caches.tail else None,
+            tail_cache=tree_cache.TreeCache(caches.tail.open(), layers.torch_device) if caches.tail else None,
             history=self._history,
             request=request,
             seed=seed,
@@ -92,16 +104,10 @@ class TorchDeviceSession:
     # -- prompt --------------------------------------------------------------------------------------------------
 
     async def forward_prompt(self, start: int, token_ids: Sequence[int]) -> compute.Outgoing:
-        end = start + len(token_ids)
-
         def forward_now() -> compute.Outgoing:
-            # What is there is decided here, not on the loop: a call whose wait was cancelled may have run since.
-            assert self._history.length >= start, "a prompt is computed from its beginning"
-            unseen = token_ids[self._history.length - start :]
-            if unseen:
-                self._forward_history_now(unseen)
-            packed = self._pack_history_now(start, end)
-            return dataclasses.replace(packed, num_computed=len(unseen))
+            num_computed = self._shallow.prompt_now(start, token_ids)
+            packed = self._packing.committed_now(start, start + len(token_ids))
+            return dataclasses.replace(packed, num_computed=num_computed)
 
         def modelled_s(packed: compute.Outgoing) -> float:
             return self._costs.shallow.duration_s(packed.num_computed) if self._costs and packed.num_computed else 0.0
@@ -118,7 +124,8 @@ class TorchDeviceSession:
 
     async def absorb(self, reply: types.HiddenReply) -> float:
         def absorb_now() -> None:
-            self._verification.absorb_now(self._decode_now(reply), start=reply.start_pos)
+            deep, _ = self._packing.read_now(reply)
+            self._verification.absorb_now(deep, start=reply.start_pos)
 
         _, seconds = await self._run(absorb_now)
         return seconds
@@ -126,14 +133,15 @@ class TorchDeviceSession:
     async def choose_first(self, reply: types.HiddenReply) -> compute.Verdict:
         modelled_s = self._costs.head.duration_s(1) if self._costs else None
 
-        def choose_now() -> verification.Decision:
+        def choose_now() -> tuple[verification.Decision, float]:
             if self._modules.tail is not None:
-                return self._verification.first_now(None)
-            return self._verification.first_now(self._decode_now(reply))
+                return self._verification.first_now(None), 0.0
+            deep, decode_s = self._packing.read_now(reply)
+            return self._verification.first_now(deep), decode_s
 
-        decision, seconds = await self._run(choose_now, modelled_s=modelled_s)
+        (decision, decode_s), seconds = await self._run(choose_now, modelled_s=modelled_s)
         self._tree = draft_tree.DraftTree(decision.next_token_id, self._prompt_tokens)
-        return decision.verdict(seconds)
+        return decision.verdict(seconds, decode_s=decode_s)
 
     # -- drafting ------------------------------------------------------------------------------------------------
 
@@ -148,7 +156,7 @@ class TorchDeviceSession:
             )
 
         def expand_now() -> tuple[compute.Expansion, ...]:
-            self._shallow_now(batch)
+            self._shallow.guesses_now(batch)
             return self._drafting.expand_now(batch)
 
         return await self._run(expand_now, modelled_s=modelled_s)
@@ -156,7 +164,7 @@ class TorchDeviceSession:
     async def prepare(self, nodes: Sequence[int]) -> float:
         batch = [self._draft_tree.node(node) for node in nodes]
         modelled_s = self._costs.prepare_s(len(batch)) if self._costs else None
-        _, seconds = await self._run(lambda: self._shallow_now(batch), modelled_s=modelled_s)
+        _, seconds = await self._run(lambda: self._shallow.guesses_now(batch), modelled_s=modelled_s)
         return seconds
 
     async def propose(self) -> tuple[tuple[int, ...], float]:
@@ -173,21 +181,21 @@ class TorchDeviceSession:
         modelled_s = self._costs.shallow.duration_s(missing) if self._costs and missing else None
 
         def pack_now() -> compute.Outgoing:
-            self._shallow_now(nodes)
-            hidden = torch.stack([_hidden(node) for node in nodes])  # [K + 1, D]
-            with verification.Stopwatch() as watch:
-                payload = self._codecs.encode(hidden, self._wire.decode)
-            return compute.Outgoing((payload,), len(nodes), forward_s=0.0, pack_s=watch.seconds)
+            self._shallow.nodes_now(nodes)
+            return self._packing.path_now([shallow.hidden_of(node) for node in nodes])
 
         return await self._timed(pack_now, modelled_s=modelled_s)
 
     async def verify(self, path: Sequence[int], reply: types.HiddenReply) -> compute.Verdict:
         nodes = [self._draft_tree.node(node) for node in path]
         modelled_s = self._costs.head.duration_s(len(nodes)) if self._costs else None
-        decision, seconds = await self._run(
-            lambda: self._verification.verify_now(nodes, self._decode_now(reply)), modelled_s=modelled_s
-        )
-        return decision.verdict(seconds)
+
+        def verify_now() -> tuple[verification.Decision, float]:
+            deep, decode_s = self._packing.read_now(reply)
+            return self._verification.verify_now(nodes, deep), decode_s
+
+        (decision, decode_s), seconds = await self._run(verify_now, modelled_s=modelled_s)
+        return decision.verdict(seconds, decode_s=decode_s)
 
     def commit(self, path: Sequence[int], verdict: compute.Verdict) -> bool:
         tree = self._draft_tree
@@ -196,24 +204,21 @@ class TorchDeviceSession:
         kept = tree.root.subtree()
 
         def settle_now() -> None:
-            self._history.append(torch.stack([_hidden(node) for node in accepted]))
-            computed = sorted((node for node in kept if node.shallow_slot is not None), key=_shallow_slot)
-            self._shallow_cache.commit([_shallow_slot(node) for node in accepted], list(map(_shallow_slot, computed)))
-            for index, node in enumerate(computed):
-                node.shallow_slot = self._shallow_cache.committed + index
+            self._shallow.commit_now(accepted, kept)
             self._drafting.commit_now(accepted, kept)
 
         self._unsettled.append(settle_now)
         return kept_subtree
 
     async def repack(self, start: int, end: int) -> compute.Outgoing:
-        return await self._timed(lambda: self._pack_history_now(start, end))
+        return await self._timed(lambda: self._packing.committed_now(start, end))
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            # Shielded: whoever cancels this wait must not take the pages out of the pool for good.
-            await asyncio.shield(asyncio.ensure_future(self._executor.run(self._close_now)))
+            closing = asyncio.ensure_future(self._executor.run(self._close_now))
+            closing.add_done_callback(lambda _: self._on_closed())
+            await asyncio.shield(closing)  # whoever cancels this wait must not take the pages out of the pool for good
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -243,63 +248,7 @@ class TorchDeviceSession:
         outgoing, seconds = await self._run(fn, modelled_s=modelled_s)
         return dataclasses.replace(outgoing, forward_s=seconds - outgoing.pack_s)
 
-    def _shallow_now(self, nodes: Sequence[draft_tree.Node]) -> None:
-        """The shallow layers over those of `nodes` that they have not seen; parents come before children."""
-        missing = [node for node in nodes if node.hidden is None]
-        if not missing:
-            return
-        shallow = self._modules.shallow
-        slots = {node.id: self._shallow_cache.length + index for index, node in enumerate(missing)}
-        batch = self._shallow_cache.tree_batch(  # may refuse: slots are given once it has not
-            [node.position for node in missing],
-            [
-                [slots[above.id] if above.id in slots else _shallow_slot(above) for above in node.lineage()[:-1]]
-                for node in missing
-            ],
-        )
-        for node in missing:
-            node.shallow_slot = slots[node.id]
-        ids = torch.tensor([node.token_id for node in missing], device=shallow.torch_device)
-        for node, hidden in zip(missing, shallow.forward(shallow.embed(ids), batch), strict=True):
-            node.hidden = hidden
-
-    def _forward_history_now(self, token_ids: Sequence[int]) -> None:
-        """The shallow layers over the prompt's next tokens."""
-        shallow = self._modules.shallow
-        batch = self._shallow_cache.history_batch(len(token_ids))
-        ids = torch.tensor(token_ids, device=shallow.torch_device)
-        self._history.append(shallow.forward(shallow.embed(ids), batch))
-
-    def _pack_history_now(self, start: int, end: int) -> compute.Outgoing:
-        """Positions [start, end) written with the codecs of the wire format, one payload for each codec."""
-        edge = min(max(start, self._wire.exact_from), end)
-        with verification.Stopwatch() as watch:
-            payloads = tuple(
-                self._codecs.encode(self._history.hidden(low, high), codec)
-                for low, high, codec in ((start, edge, self._wire.prompt), (edge, end, self._wire.decode))
-                if high > low
-            )
-        return compute.Outgoing(payloads, end - start, forward_s=0.0, pack_s=watch.seconds)
-
-    def _decode_now(self, reply: types.HiddenReply) -> torch.Tensor:
-        """[T, D] deep states of a reply."""
-        shallow = self._modules.shallow
-        if reply.payload is None:
-            raise errors.ProtocolError("the reply holds no hidden states", field="payload")
-        hidden = self._codecs.decode(reply.payload, shallow.hidden_size, shallow.dtype)
-        return hidden.to(shallow.torch_device)
-
     def _close_now(self) -> None:
-        self._shallow_cache.close()
+        self._shallow.close_now()
         self._drafting.close_now()
         self._verification.close_now()
-
-
-def _hidden(node: draft_tree.Node) -> torch.Tensor:
-    assert node.hidden is not None
-    return node.hidden
-
-
-def _shallow_slot(node: draft_tree.Node) -> int:
-    assert node.shallow_slot is not None
-    return node.shallow_slot

@@ -6,7 +6,6 @@ Everything here runs on the device's executor thread, in inference mode.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import torch
@@ -14,18 +13,6 @@ import torch
 from milliner.core import compute, errors, types
 from milliner.engine.device import draft_tree, history, submodels, tree_cache
 from milliner.model import sampling
-
-
-class Stopwatch:
-    """Seconds spent in a `with` block on the executor thread."""
-
-    def __enter__(self) -> Stopwatch:
-        self._start_s = time.perf_counter()
-        self.seconds = 0.0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start_s
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,8 +26,14 @@ class Decision:
     def next_token_id(self) -> int:
         return self.emitted[-1].token_id
 
-    def verdict(self, seconds: float) -> compute.Verdict:
-        return compute.Verdict(num_accepted=self.num_accepted, emitted=self.emitted, decode_s=0.0, head_s=seconds)
+    def verdict(self, seconds: float, *, decode_s: float) -> compute.Verdict:
+        """`seconds` is the whole call's duration, of which `decode_s` went into reading the reply."""
+        return compute.Verdict(
+            num_accepted=self.num_accepted,
+            emitted=self.emitted,
+            decode_s=decode_s,
+            head_s=max(0.0, seconds - decode_s),
+        )
 
 
 class Verification:

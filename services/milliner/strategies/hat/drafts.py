@@ -94,7 +94,10 @@ class AdapterDrafts:
                 guess = confidences[-1] if confidences else 1.0
                 if not self._control.worthwhile([*confidences, guess], cost_s=self._steps.expand_s or 0.0):
                     return
-                (expansion,), seconds = await self._device.expand(path[-1:])
+                try:
+                    (expansion,), seconds = await self._device.expand(path[-1:])
+                except errors.KVCacheFull:  # guesses have filled the tree: what is drafted goes
+                    return
                 self._steps.expanded(seconds)
             elif not self._control.worthwhile(
                 [*confidences, expansion.confidence], cost_s=self._steps.prepare_s or 0.0
@@ -123,7 +126,7 @@ class AdapterDrafts:
                 return
             try:
                 await self._expand_hidden(nodes)
-            except errors.KVCacheFull:  # other requests need the device's memory more than a guess does
+            except errors.KVCacheFull:  # the tree is as large as it may become
                 return
 
     def _frontier(self, path: decode.Path) -> list[int]:
@@ -173,7 +176,10 @@ class AdapterDrafts:
             if depth > 0 and below_root <= self._limit and not self._device.has_hidden(node)
         ][:MAX_BATCH_BRANCHES]
         if nodes:
-            seconds = await self._device.prepare(nodes)
+            try:
+                seconds = await self._device.prepare(nodes)
+            except errors.KVCacheFull:
+                return
             self._steps.prepared(seconds)
             self._context.record.add(Phase.DEVICE_FORWARD, seconds, hidden=True, branches=len(nodes))
 
