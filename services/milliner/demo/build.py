@@ -12,15 +12,12 @@ import pathlib
 from typing import Any
 
 import numpy
-import numpy.typing
 import rich.console
 import rich.progress
 
 from milliner.demo import corpus as corpora
-from milliner.demo import cotrain, drafters, export, finish, pretrain, tokenizer
+from milliner.demo import cotrain, drafters, export, finish, pretrain, tokenizer, training_loop
 from milliner.model import digest, drafter_file, drafter_training
-
-Ids = numpy.typing.NDArray[numpy.uint16]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ def build(options: Options, console: rich.console.Console) -> None:
     _train_drafters(options, corpus, console)
 
 
-def token_ids(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[Ids, Ids]:
+def token_ids(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[training_loop.Ids, training_loop.Ids]:
     """Both sides in token ids, documents joined by end-of-text in a fixed order; trains the tokenizer if need be."""
     if not (out / "model" / "tokenizer.json").is_file():
         trained = tokenizer.train(document.text for document in corpus.train)
@@ -74,42 +71,50 @@ def token_ids(corpus: corpora.Corpus, out: pathlib.Path) -> tuple[Ids, Ids]:
     return sides[0], sides[1]
 
 
-def _pretrain(options: Options, train: Ids, held_out: Ids, console: rich.console.Console) -> pretrain.Run:
-    config = pretrain.PretrainConfig(max_minutes=options.max_minutes, compile=options.compile)
-    run = pretrain.Run(config, options.out, train, held_out)
+def _pretrain(
+    options: Options, train: training_loop.Ids, held_out: training_loop.Ids, console: rich.console.Console
+) -> pretrain.PretrainRun:
+    config = pretrain.PretrainConfig(
+        schedule=pretrain.schedule(max_minutes=options.max_minutes), compile=options.compile
+    )
+    run = pretrain.PretrainRun(config, options.out, train, held_out)
     with rich.progress.Progress(console=console) as bar:
         task = bar.add_task("pretraining", total=1.0)
 
-        def report(progress: pretrain.Progress) -> None:
+        def report(progress: training_loop.Progress) -> None:
             rate, minutes = f"{progress.tokens_per_s:,.0f} tokens/s", progress.eta_s / 60
-            text = f"step {progress.step} loss {progress.loss:.3f} {rate} ETA {minutes:.0f} min"
+            text = f"step {progress.step} loss {progress.figures['loss']:.3f} {rate} ETA {minutes:.0f} min"
             bar.update(task, completed=progress.share, description=text)
             if progress.held_out_loss is not None:
                 console.print(f"{text} · held out {progress.held_out_loss:.3f}")
 
-        run.train(report)
+        run.loop.train(report)
     return run
 
 
-def _finish(options: Options, pretrained: pretrain.Run, train: Ids, console: rich.console.Console) -> None:
+def _finish(
+    options: Options, pretrained: pretrain.PretrainRun, train: training_loop.Ids, console: rich.console.Console
+) -> None:
     """The finish beside a draft layer; then writes the model, the draft layer and `training.json`."""
-    before = pretrained.held_out_loss()
-    console.print(f"held-out loss {before:.4f} nats/token after {pretrained.tokens:,} tokens")
+    before = pretrained.task.held_out_loss(None)
+    console.print(f"held-out loss {before:.4f} nats/token after {pretrained.loop.tokens:,} tokens")
     config = finish.FinishConfig(
-        split_layer=drafters.SPLIT_LAYER, max_minutes=options.finish_minutes, compile=options.compile
+        split_layer=drafters.SPLIT_LAYER,
+        schedule=finish.schedule(max_minutes=options.finish_minutes),
+        compile=options.compile,
     )
     run = finish.FinishRun(config, options.out, pretrained.network, train)
     with rich.progress.Progress(console=console) as bar:
         task = bar.add_task("finish", total=1.0)
 
-        def report(progress: finish.FinishProgress) -> None:
-            text = f"step {progress.step} loss {progress.loss:.3f} divergence {progress.divergence:.3f}"
-            text += f" agreement {progress.agreement:.3f} ETA {progress.eta_s / 60:.0f} min"
+        def report(progress: training_loop.Progress) -> None:
+            figures = " ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
+            text = f"step {progress.step} {figures} ETA {progress.eta_s / 60:.0f} min"
             bar.update(task, completed=progress.share, description=text)
 
-        run.train(report)
-    loss = pretrained.held_out_loss()
-    console.print(f"held-out loss {loss:.4f} nats/token after {run.tokens:,} tokens more")
+        run.loop.train(report)
+    loss = pretrained.task.held_out_loss(None)
+    console.print(f"held-out loss {loss:.4f} nats/token after {run.loop.tokens:,} tokens more")
     model = options.out / "model"
     export.write_model(pretrained.network, model)
     adapter = cotrain.as_adapter(run.network)
@@ -127,10 +132,14 @@ def _finish(options: Options, pretrained: pretrain.Run, train: Ids, console: ric
         {
             "held_out_loss_before_finish": before,
             "held_out_loss": loss,
-            "pretraining": {"steps": pretrained.step, "tokens": pretrained.tokens, "elapsed_s": pretrained.elapsed_s},
-            "finish": {"steps": run.step, "tokens": run.tokens, "elapsed_s": run.elapsed_s},
+            "pretraining": _spent(pretrained.loop),
+            "finish": _spent(run.loop),
         },
     )
+
+
+def _spent(loop: training_loop.Loop) -> dict[str, float]:
+    return {"steps": loop.step, "tokens": loop.tokens, "elapsed_s": loop.elapsed_s}
 
 
 def _train_drafters(options: Options, corpus: corpora.Corpus, console: rich.console.Console) -> None:

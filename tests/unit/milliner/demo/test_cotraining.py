@@ -15,11 +15,13 @@ from milliner.model import drafter_unroll
 SHAPE = dataclasses.replace(test_pretraining.SHAPE, num_hidden_layers=4)
 CONFIG = finish.FinishConfig(
     split_layer=1,
-    batch_sequences=4,
-    sequence_tokens=24,
-    long_batch_sequences=1,
-    long_sequence_tokens=48,
-    max_minutes=1.0,
+    schedule=dataclasses.replace(
+        finish.schedule(max_minutes=1.0),
+        batch_sequences=4,
+        sequence_tokens=24,
+        long_batch_sequences=1,
+        long_sequence_tokens=48,
+    ),
     compile=False,
 )
 
@@ -40,10 +42,10 @@ def random_network() -> network.Network:
 
 def test_the_divergence_falls(tmp_path: pathlib.Path) -> None:
     run = finish.FinishRun(CONFIG, tmp_path, random_network(), test_pretraining.text())
-    run._one_step(0.0)
+    run.loop.one_step(0.0)
     before = run.network.last
     for _ in range(60):
-        run._one_step(0.5)
+        run.loop.one_step(0.5)
     assert run.network.last[1] < 0.6 * before[1]
     assert run.network.last[0] < before[0]
 
@@ -51,16 +53,15 @@ def test_the_divergence_falls(tmp_path: pathlib.Path) -> None:
 def test_resuming_goes_on_with_the_next_batch(tmp_path: pathlib.Path) -> None:
     whole = finish.FinishRun(CONFIG, tmp_path / "whole", random_network(), test_pretraining.text())
     for _ in range(4):
-        whole._one_step(0.2)
-    (tmp_path / "broken").mkdir()
+        whole.loop.one_step(0.2)
     broken = finish.FinishRun(CONFIG, tmp_path / "broken", random_network(), test_pretraining.text())
     for _ in range(2):
-        broken._one_step(0.2)
-    broken.save()
+        broken.loop.one_step(0.2)
+    broken.loop.save()
     resumed = finish.FinishRun(CONFIG, tmp_path / "broken", random_network(), test_pretraining.text())
-    assert resumed.step == 2
+    assert resumed.loop.step == 2
     for _ in range(2):
-        resumed._one_step(0.2)
+        resumed.loop.one_step(0.2)
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         torch.testing.assert_close(one, other)
 

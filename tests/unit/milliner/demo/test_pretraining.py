@@ -10,24 +10,32 @@ import pytest
 import torch
 import transformers
 
-from milliner.demo import export, network, pretrain, tokenizer
+from milliner.demo import export, network, pretrain, tokenizer, training_loop
 
 SHAPE = network.Shape(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8
 )
 CONFIG = pretrain.PretrainConfig(
     shape=SHAPE,
-    batch_sequences=4,
-    sequence_tokens=24,
-    long_batch_sequences=1,
-    long_sequence_tokens=48,
-    warmup_steps=5,
+    schedule=training_loop.Schedule(
+        seed=3,
+        max_minutes=10.0,
+        max_steps=60,
+        batch_sequences=4,
+        sequence_tokens=24,
+        long_batch_sequences=1,
+        long_sequence_tokens=48,
+        warmup_steps=5,
+    ),
     learning_rate=5e-3,
     matrix_learning_rate=1e-2,
-    max_steps=60,
-    max_minutes=10.0,
     compile=False,
 )
+
+
+def made(folder: pathlib.Path, **schedule: float) -> pretrain.PretrainRun:
+    changed = dataclasses.replace(CONFIG.schedule, **schedule)  # type: ignore[arg-type]
+    return pretrain.PretrainRun(dataclasses.replace(CONFIG, schedule=changed), folder, text(), text(600))
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +44,7 @@ def single_thread() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def text(length: int = 4_000) -> pretrain.Ids:
+def text(length: int = 4_000) -> training_loop.Ids:
     """Ids in which each follows from the one before, with a little noise."""
     generator = numpy.random.default_rng(0)
     ids = [1]
@@ -62,34 +70,42 @@ def test_the_exported_model_computes_what_was_trained(tmp_path: pathlib.Path, le
 
 
 def test_training_lowers_the_held_out_loss_and_reports(tmp_path: pathlib.Path) -> None:
-    run = pretrain.Run(CONFIG, tmp_path, text(), text(600))
-    before = run.held_out_loss()
-    reports: list[pretrain.Progress] = []
-    run.train(reports.append)
-    assert run.held_out_loss() < before - 1.0
-    assert reports[-1].step == 60
-    assert run.tokens == 48 * 4 * 24 + 12 * 48  # the last fifth is on long sequences
+    run = made(tmp_path)
+    before = run.task.held_out_loss()
+    reports: list[training_loop.Progress] = []
+    run.loop.train(reports.append)
+    assert run.task.held_out_loss() < before - 1.0
+    assert (reports[-1].step, reports[-1].share, reports[-1].eta_s) == (60, 1.0, 0.0)
+    assert reports[-1].figures["loss"] < reports[0].figures["loss"] - 1.0
+    assert run.loop.tokens == 48 * 4 * 24 + 12 * 48  # the last fifth is on long sequences
 
 
 def test_resuming_goes_on_with_the_next_batch(tmp_path: pathlib.Path) -> None:
-    steps = dataclasses.replace(CONFIG, max_steps=8)
-    whole = pretrain.Run(steps, tmp_path / "whole", text(), text(600))
-    whole.train(lambda _: None)
-    broken = pretrain.Run(steps, tmp_path / "broken", text(), text(600))
+    whole = made(tmp_path / "whole", max_steps=8)
+    whole.loop.train(lambda _: None)
+    broken = made(tmp_path / "broken", max_steps=8)
     for _ in range(3):
-        broken._one_step(broken.share)
-    broken.save()
-    resumed = pretrain.Run(steps, tmp_path / "broken", text(), text(600))
-    assert resumed.step == 3
-    resumed.train(lambda _: None)
+        broken.loop.one_step(broken.loop.share)
+    broken.loop.save()
+    resumed = made(tmp_path / "broken", max_steps=8)
+    assert resumed.loop.step == 3
+    resumed.loop.train(lambda _: None)
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_a_spent_wall_clock_ends_the_run(tmp_path: pathlib.Path) -> None:
-    run = pretrain.Run(dataclasses.replace(CONFIG, max_minutes=1e-9), tmp_path, text(), text(600))
-    run.train(lambda _: None)
-    assert run.step == 1
+    run = made(tmp_path, max_minutes=1e-9)
+    run.loop.train(lambda _: None)
+    assert run.loop.step == 1
+
+
+def test_checkpoints_come_with_the_held_out_loss(tmp_path: pathlib.Path) -> None:
+    run, reports = made(tmp_path, max_steps=3, checkpoint_every_s=0.0), list[training_loop.Progress]()
+    run.loop.train(reports.append)
+    assert [report.step for report in reports] == [1, 2, 3]
+    assert all(report.held_out_loss is not None for report in reports)
+    assert made(tmp_path).loop.step == 3
 
 
 def test_the_tokenizer_gives_back_any_text(tmp_path: pathlib.Path) -> None:
