@@ -1,6 +1,7 @@
 """An emulated link in a process of its own, for measurements: no other work on its loop, no torch beside its GIL.
 
-`LinkProcess` stands where an `emulated_link.EmulatedLink` would.
+`LinkProcess` stands where an `emulated_link.EmulatedLink` would. Its owner awaits `keep`: a process that ends by itself
+is started again on the same port, so that its loss is to both ends what the loss of a network is.
 
 The child is `python -m milliner.wire.link_process`. Line by line as JSON, it reads its configuration and then commands
 on standard input, and writes its port and then counters on standard output. It ends when its standard input does: when
@@ -13,16 +14,20 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from milliner.core import errors
 from milliner.wire import emulated_link
 
 _START_WITHIN_S = 30.0  # arbitrary: an interpreter on a busy machine
 _ANSWER_WITHIN_S = 5.0  # arbitrary
+_STABLE_S = 5.0  # arbitrary: a process that ends sooner after a restart will end again
 _COMMANDS = ("counters", "cut", "mend", "drop_connections")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,17 +68,41 @@ class LinkProcess:
         """See `EmulatedLink.drop_connections`."""
         await self._ask("drop_connections", within_s=_ANSWER_WITHIN_S)
 
+    async def keep(self) -> NoReturn:
+        """Starts the process again whenever it has ended; connections through it are lost, counters begin anew.
+
+        Raises `UnavailableError` when it cannot be started again or ends right after that.
+        """
+        loop, restarted_s = asyncio.get_running_loop(), float("-inf")
+        while True:
+            assert self._process is not None, "keep is for a link that has been started"
+            status = await self._process.wait()
+            lived_s = loop.time() - restarted_s
+            if lived_s < _STABLE_S:
+                raise errors.UnavailableError(
+                    f"the emulated link's process ended again {lived_s:.1f} s after a restart (status {status})",
+                    field="link",
+                )
+            _log.warning("the emulated link's process ended (status %d); starting it again", status)
+            await self._start()
+            restarted_s = loop.time()
+
     async def __aenter__(self) -> LinkProcess:
+        await self._start()
+        return self
+
+    async def _start(self) -> None:
+        """Starts the process, on the port that an earlier one had."""
         pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", "milliner.wire.link_process")
         self._process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
         try:
-            answer = await self._ask(json.dumps(self._configuration), within_s=_START_WITHIN_S)
+            configuration = json.dumps(self._configuration | {"port": self.port})
+            answer = await self._ask(configuration, within_s=_START_WITHIN_S)
         except BaseException:
             await self.__aexit__()
             raise
         self.port = int(answer["port"])
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         process, self._process = self._process, None
@@ -112,10 +141,12 @@ async def _serve() -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    configuration = json.loads(await lines.readline())
+    if not (line := await lines.readline()):
+        return  # the parent is gone already
+    configuration = json.loads(line)
     conditions = emulated_link.LinkConditions(**configuration["conditions"])
     upstream = (configuration["upstream_host"], configuration["upstream_port"])
-    async with emulated_link.EmulatedLink(*upstream, conditions) as link:
+    async with emulated_link.EmulatedLink(*upstream, conditions, port=configuration["port"]) as link:
         _say({"port": link.port})
         while line := await lines.readline():
             _say(_obey(line.decode().strip(), link))
