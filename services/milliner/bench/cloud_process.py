@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -94,7 +95,7 @@ async def running(config: Path, *, environment: dict[str, str]) -> AsyncIterator
     argv = (sys.executable, "-m", "milliner.roles", "cloud", "--config", str(config))
     lifeline = children.Lifeline()
     try:
-        spec = children.ChildSpec(name="bench-cloud", argv=argv, environment=environment)
+        spec = children.ChildSpec(name="bench-cloud", argv=argv, environment={**os.environ, **environment})
         child = await children.Child.start(spec, lifeline)
         cloud = CloudProcess(child)
         watcher = asyncio.create_task(cloud.watch(), name="bench-cloud-output")

@@ -69,11 +69,14 @@ async def started(launch: launches.TopologyLaunch, *, state: state_files.StateFi
 
     names = tuple(role.name for role in launch.roles)
     shown = console.Console(rich.console.Console(stderr=True), names=names, quiet=True)
-    one = runners.Runner(dataclasses.replace(launch, name=f"{launch.name}-{os.getpid()}"), listener=shown, state=state)
+    named = dataclasses.replace(launch, name=f"{launch.name}-{os.getpid()}")
+    one = runners.Runner(named, listener=shown, state=state, environment=os.environ, noted=False)
     async with one:
+        for note in launch.notes:
+            shown.say(f"note: {note}")
         shown.start_waiting()
         try:
-            running = await one.wait_ready(note=False)
+            running = await one.wait_ready()
         finally:
             shown.stop_waiting()
         yield dataclasses.replace(_target(running), runner=one)

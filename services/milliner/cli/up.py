@@ -109,7 +109,10 @@ async def _serve(
         for note in (note for one in planned for note in one.notes):
             shown.say(f"note: {note}")
         shown.start_waiting()
-        runners = [await stack.enter_async_context(runner.Runner(one, listener=shown, state=state)) for one in planned]
+        runners = [
+            await stack.enter_async_context(runner.Runner(one, listener=shown, state=state, environment=os.environ))
+            for one in planned
+        ]
         running = [await one.wait_ready(timeout_s=timeout_s) for one in runners]
         shown.stop_waiting()
         for topology in running:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pydantic
 
+PORT_FIELD = "listen.port"  # the field of a `FAILED` event whose cause is that the port cannot be had
 LIFELINE_VARIABLE = "MILLINER_LIFELINE_FD"  # environment: the pipe whose end of file means that the starter is gone
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib.metadata
-import importlib.util
 import os
 import pathlib
 import platform
@@ -19,13 +18,13 @@ from collections.abc import Callable, Mapping
 from milliner.contract import errors as contract_errors
 from milliner.core import errors
 from milliner.demo import assets
-from milliner.local import launches, ports
+from milliner.local import launches, packages, ports
 
 _MIN_MEMORY_BYTES = 1 << 30  # the demo's two processes need about 0.7 GB, nearly all of it torch itself
 _MIN_DISK_BYTES = 1 << 28  # arbitrary: logs, slices of small models
 _API_PORT = 8080  # the topology's default (devicePools[].api.port)
 _PYTHON = (3, 11)
-_INSTALL = "pip install 'milliner[runtime]'"
+_SHOWN_PACKAGES = ("torch", "transformers", "grpcio", "uvicorn")  # whose versions a bug report needs first
 
 
 class Level(enum.StrEnum):
@@ -56,11 +55,9 @@ def check_python() -> Finding:
 
 def check_packages() -> Finding:
     """The runtime's packages (extra `runtime`)."""
-    modules = {"torch": "torch", "transformers": "transformers", "grpc": "grpcio", "uvicorn": "uvicorn"}
-    absent = [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
-    if absent:
-        return Finding("packages", Level.PROBLEM, f"absent: {', '.join(absent)}", _INSTALL)
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in modules.values()]
+    if absent := packages.absent():
+        return Finding("packages", Level.PROBLEM, f"absent: {', '.join(absent)}", packages.INSTALL)
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in _SHOWN_PACKAGES]
     return Finding("packages", Level.OK, ", ".join(versions))
 
 
@@ -158,7 +155,7 @@ def run_all(checks: Mapping[str, Callable[[], Finding]]) -> list[Finding]:
         try:
             findings.append(check())
         except ImportError as error:
-            findings.append(Finding(subject, Level.PROBLEM, str(error), _INSTALL))
+            findings.append(Finding(subject, Level.PROBLEM, str(error), packages.INSTALL))
         except Exception as error:
             findings.append(Finding(subject, Level.PROBLEM, f"{type(error).__name__}: {error}", "report this as a bug"))
     return findings

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from milliner.contract import role_events
 
@@ -37,11 +37,11 @@ class Lifeline:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run under which name; `environment` is added to this process' own."""
+    """What to run under which name; `environment` is the whole of it, apart from the lifeline."""
 
     name: str
     argv: tuple[str, ...]
-    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str]
 
 
 class Child:
@@ -60,7 +60,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=os.environ | spec.environment | {role_events.LIFELINE_VARIABLE: str(lifeline.read_fd)},
+            env={**spec.environment, role_events.LIFELINE_VARIABLE: str(lifeline.read_fd)},
             pass_fds=(lifeline.read_fd,),
             start_new_session=True,
             limit=_LINE_LIMIT_BYTES,

@@ -17,16 +17,22 @@ from milliner.local import model_facts, ports
 
 HOST = "127.0.0.1"
 _DEMO = "demo.yaml"
+_PORT_OPTION = "--device-port"
+_MOST_PROCESSES = 64  # arbitrary: at about 0.35 GB each, more than a workstation holds
 
 RoleConfig = role_config.CloudRoleConfig | role_config.DeviceRoleConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoleLaunch:
-    """One process: the name that people see, and its configuration (role, address and all)."""
+    """One process: the name that people see, and its configuration (role, address and all).
+
+    `port_option` is the option by which the user asked for its port; where there is none, any other port will do.
+    """
 
     name: str
     config: RoleConfig
+    port_option: str = ""
 
     @property
     def address(self) -> str:
@@ -77,12 +83,35 @@ def plan_file(
         found = [one for one in found if one.name == name]
         if not found:
             raise errors.ConfigError(f"the file holds no topology {name!r}, only {known}", field="--name")
+    _refuse_repeated_names(found)
     taken: set[int] = set()
     launches = []
     for index, wanted in enumerate(found):
         own_wishes = wishes if index == 0 else dataclasses.replace(wishes, first=None)
         launches.append(plan_topology(wanted, folder=folder, wishes=own_wishes, time_scale=time_scale, taken=taken))
     return launches if len(launches) == 1 else [_with_long_names(launch) for launch in launches]
+
+
+def _refuse_repeated_names(found: list[topology.InferenceTopology]) -> None:
+    """A file may hold one name in two namespaces; here there are none."""
+    names_seen: set[str] = set()
+    for one in found:
+        if one.name in names_seen:
+            raise errors.ConfigError(
+                f"{one.name} is used by topologies of several namespaces, which do not exist here: give each its own",
+                field="metadata.name",
+            )
+        names_seen.add(one.name)
+
+
+def _refuse_too_many(wanted: topology.InferenceTopology) -> None:
+    """A topology written for a cluster may name more devices than one machine can play."""
+    count = wanted.spec.cloud.desired_replicas + len(plan.device_places(wanted))
+    if count > _MOST_PROCESSES:
+        raise errors.ConfigError(
+            f"{wanted.name} has {count} replicas in all, each a process here: use at most {_MOST_PROCESSES}",
+            field="replicas",
+        )
 
 
 def demo_topologies() -> list[topology.InferenceTopology]:
@@ -101,6 +130,7 @@ def plan_topology(
 ) -> TopologyLaunch:
     """The launch of one topology; `folder` is what relative paths start from, `taken` the ports given away so far."""
     taken = set() if taken is None else taken
+    _refuse_too_many(wanted)
     facts = model_facts.read(wanted, relative_to=(folder, pathlib.Path.cwd()))
     try:
         resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
@@ -112,12 +142,15 @@ def plan_topology(
     endpoints = [f"{HOST}:{port}" for port in cloud_ports]
     devices = plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
     threads = _threads_each(len(clouds) + len(devices))
+    device_launches = [_role_launch(config, threads=threads) for config in devices]
+    if wishes.first is not None:
+        device_launches[0] = dataclasses.replace(device_launches[0], port_option=_PORT_OPTION)
     return TopologyLaunch(
         name=wanted.name,
         strategy=wanted.spec.strategy.type.value,
         model=wanted.served_name,
         clouds=tuple(_role_launch(config, threads=threads) for config in clouds),
-        devices=tuple(_role_launch(config, threads=threads) for config in devices),
+        devices=tuple(device_launches),
         notes=tuple(availability.notes(wanted)),
     )
 
@@ -126,6 +159,20 @@ def connected(device: RoleLaunch, *, clouds: tuple[RoleLaunch, ...]) -> RoleLaun
     """The same device with these cloud replicas as its endpoints; they must serve the slice that it needs."""
     endpoints = tuple(cloud.address for cloud in clouds)
     return dataclasses.replace(device, config=device.config.model_copy(update={"cloud_endpoints": endpoints}))
+
+
+def moved(launch: TopologyLaunch, role_name: str) -> TopologyLaunch:
+    """The same launch with another port for one role; where that is a cloud replica, all devices know it."""
+
+    def other_port(role: RoleLaunch) -> RoleLaunch:
+        if role.name != role_name:
+            return role
+        listen = role.config.listen.model_copy(update={"port": ports.any_free(HOST)})
+        return dataclasses.replace(role, config=role.config.model_copy(update={"listen": listen}))
+
+    clouds = tuple(other_port(role) for role in launch.clouds)
+    devices = tuple(connected(other_port(role), clouds=clouds) for role in launch.devices)
+    return dataclasses.replace(launch, clouds=clouds, devices=devices)
 
 
 def _role_launch(config: RoleConfig, *, threads: int) -> RoleLaunch:
@@ -139,7 +186,7 @@ def _device_ports(places: tuple[plan.DevicePlace, ...], *, wishes: PortWishes, t
     chosen = []
     for index, place in enumerate(places):
         if wishes.first is not None and index == 0:
-            port = ports.required(HOST, wishes.first, field="--device-port")
+            port = ports.required(HOST, wishes.first, field=_PORT_OPTION)
         elif wishes.as_declared:
             port = ports.preferred(HOST, place.wanted_port, avoid=taken)
         else:

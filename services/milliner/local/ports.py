@@ -2,7 +2,8 @@
 
 A port is free if it can be bound now. Seconds pass until the child binds it, so runners tell one another which ports
 they have given away: each holds, while it lives, a socket of an abstract name per port (Linux; the kernel frees the
-name with the process). Against other programs nothing helps: then the child fails with a message that names the port.
+name with the process). Another program may still take the port meanwhile: then the child fails, and `runner` starts
+it again with another one.
 """
 
 from __future__ import annotations
@@ -19,32 +20,45 @@ _held: dict[int, socket.socket] = {}  # ports that this process has given away, 
 
 def is_free(host: str, port: int) -> bool:
     """Whether `port` can be bound on `host` now (a port in TIME_WAIT counts as free, as servers bind it anyway)."""
+    return _obstacle(host, port) is None
+
+
+def _obstacle(host: str, port: int) -> OSError | None:
+    """Why `port` cannot be bound; None if it can."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def any_free(host: str, *, avoid: Collection[int] = ()) -> int:
-    """A port that the kernel calls free, that is not in `avoid` and that no other runner has given away."""
+    """A port that the kernel calls free, that is not in `avoid` and that no runner, this one included, gave away."""
     while True:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0))
             port: int = probe.getsockname()[1]
-        if port not in avoid and _claim(port):
+        if port not in avoid and port not in _held and _claim(port):
             return port
 
 
 def required(host: str, port: int, *, field: str) -> int:
-    """`port` itself; raises `ConfigError` on `field` when another program holds it."""
-    if not is_free(host, port) or not _claim(port):
-        raise errors.ConfigError(
-            f"port {port} on {host} is in use by another program: stop it or choose another port", field=field
-        )
+    """`port` itself; raises `ConfigError` on `field` when another program holds it or this user may not have it."""
+    obstacle = _obstacle(host, port)
+    if isinstance(obstacle, PermissionError):
+        raise errors.ConfigError(f"port {port} needs rights that you lack: choose one from 1024 on", field=field)
+    if obstacle is not None or not _claim(port):
+        raise taken(host, port, field=field)
     return port
+
+
+def taken(host: str, port: int, *, field: str) -> errors.ConfigError:
+    """The error of a port that was asked for and that another program holds."""
+    return errors.ConfigError(
+        f"port {port} on {host} is in use by another program: stop it or choose another port", field=field
+    )
 
 
 def preferred(host: str, port: int, *, avoid: Collection[int] = ()) -> int:

@@ -1,33 +1,37 @@
 """Runs a planned topology as processes of this machine; ends the devices first, then the cloud replicas.
 
 The runner writes each role's configuration into a folder of its own, supervises the processes, waits until all are
-ready, and notes the topology in a state file so that other commands find it. It is an asynchronous context manager;
-leaving it, however, ends every child within `stop_grace_s`. What outlives even `kill -9` of this process is nothing:
-see `children`. Runs on one event loop.
+ready (a role whose port another program took first gets another one), and notes the topology in a state file so that
+other commands find it. It is an asynchronous context manager; leaving it, however, ends every child within
+`stop_grace_s`. What outlives even `kill -9` of this process is nothing: see `children`. Runs on one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import pathlib
 import shutil
 import signal
 import sys
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 from milliner.core import clock, errors
-from milliner.local import children, launches, state_files, supervisor
+from milliner.local import children, launches, packages, ports, state_files, supervisor
 
 _STOP_GRACE_S = 5.0  # arbitrary: "within a few seconds", after which SIGKILL
 _STATS_TIMEOUT_S = 5.0  # arbitrary: an answer takes milliseconds
 _READY_TIMEOUT_S = 120.0  # arbitrary: a model of some GB from a slow disk
+_MOST_MOVES = 5  # to other ports, in all; arbitrary: one is rare
 
 
 class Runner:
-    """See the module. `listener` hears of logs and states; `state` is where the running topology is noted."""
+    """See the module. `listener` hears of logs and states; `environment` is that of the processes.
+
+    With `noted` the topology is noted in `state` once it is ready, and no other of its name may run meanwhile.
+    """
 
     def __init__(
         self,
@@ -35,35 +39,36 @@ class Runner:
         *,
         listener: supervisor.Listener,
         state: state_files.StateFiles,
+        environment: Mapping[str, str],
+        noted: bool = True,
         stop_grace_s: float = _STOP_GRACE_S,
-        environment: dict[str, str] | None = None,
     ) -> None:
         self.launch = launch
         self.supervisors: dict[str, supervisor.Supervisor] = {}
         self._listener = listener
         self._state = state
         self._stop_grace_s = stop_grace_s
-        self._environment = environment or {}
+        self._environment = environment
+        self._noted = noted
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cleanup = contextlib.ExitStack()
-        self._noted = False
+        self._folder = pathlib.Path()
+        self._lifeline: children.Lifeline | None = None
 
     async def __aenter__(self) -> Runner:
-        """Starts the processes. Raises `ConfigError` if a topology of this name runs already, or torch is absent."""
-        if importlib.util.find_spec("torch") is None:
-            raise errors.ConfigError("the packages of the roles are absent: pip install 'milliner[runtime]'")
-        self._refuse_second()
-        folder = self._state.work_folder(self.launch.name)
-        self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        lifeline = children.Lifeline()
-        self._cleanup.callback(lifeline.close)
-        for role in self.launch.roles:
-            path = folder / f"{role.name}.json"
-            path.write_text(role.config.to_json())
-            spec = children.ChildSpec(name=role.name, argv=_command(role, path), environment=self._environment)
-            one = supervisor.Supervisor(spec, lifeline=lifeline, listener=self._listener, clock=clock.LoopClock())
-            self.supervisors[role.name] = one
-            self._tasks[role.name] = asyncio.create_task(one.run(), name=f"supervise {role.name}")
+        """Starts the processes. Raises `ConfigError` if a topology of this name runs here or packages are absent."""
+        if absent := packages.absent():
+            raise errors.ConfigError(f"not installed: {', '.join(absent)}; its processes need them: {packages.INSTALL}")
+        with contextlib.ExitStack() as cleanup:
+            if self._noted:
+                cleanup.callback(self._state.claim(self.launch.name).release)
+                cleanup.callback(self._state.remove, self.launch.name)
+            self._folder = self._state.work_folder(self.launch.name)
+            cleanup.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._lifeline = children.Lifeline()
+            cleanup.callback(self._lifeline.close)
+            self._start(self.launch.roles)
+            self._cleanup = cleanup.pop_all()
         return self
 
     async def __aexit__(
@@ -73,41 +78,82 @@ class Runner:
             self._state.remove(self.launch.name)
         try:
             for tier in (self.launch.devices, self.launch.clouds):
-                async with asyncio.TaskGroup() as group:
-                    for role in tier:
-                        group.create_task(self.supervisors[role.name].stop(grace_s=self._stop_grace_s))
-            await asyncio.gather(*self._tasks.values())
+                await self._stop(tier)
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             self._cleanup.close()
 
-    async def wait_ready(
-        self, *, timeout_s: float = _READY_TIMEOUT_S, note: bool = True
-    ) -> state_files.RunningTopology:
-        """Waits until every process is ready, and with `note` writes the topology's state file.
+    def _start(self, roles: Iterable[launches.RoleLaunch]) -> None:
+        assert self._lifeline is not None, "started inside the context"
+        for role in roles:
+            path = self._folder / f"{role.name}.json"
+            path.write_text(role.config.to_json())
+            spec = children.ChildSpec(name=role.name, argv=_command(role, path), environment=self._environment)
+            one = supervisor.Supervisor(spec, lifeline=self._lifeline, listener=self._listener, clock=clock.LoopClock())
+            self.supervisors[role.name] = one
+            self._tasks[role.name] = asyncio.create_task(one.run(), name=f"supervise {role.name}")
+
+    async def _stop(self, roles: Iterable[launches.RoleLaunch]) -> None:
+        names = [role.name for role in roles]
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(self.supervisors[name].stop(grace_s=self._stop_grace_s))
+        await asyncio.gather(*(self._tasks[name] for name in names))
+
+    async def wait_ready(self, *, timeout_s: float = _READY_TIMEOUT_S) -> state_files.RunningTopology:
+        """Waits until every process is ready; then, where it is to be noted, writes the topology's state file.
 
         Raises what a process failed with, or `DeadlineExceeded` naming the processes that are not ready.
         """
-        waits = {name: asyncio.ensure_future(one.settled.wait()) for name, one in self.supervisors.items()}
+        moves = 0
         try:
             async with asyncio.timeout(timeout_s):
-                for wait in asyncio.as_completed(waits.values()):
-                    await wait
-                    self.raise_failure()
+                while (homeless := await self._settled()) is not None:
+                    moves += 1
+                    if moves > _MOST_MOVES:
+                        self.raise_failure()
+                    await self._move(homeless)
         except TimeoutError:
             late = {name: one.state for name, one in self.supervisors.items() if not one.settled.is_set()}
             awaited = ", ".join(f"{name} ({state})" for name, state in late.items())
-            raise errors.DeadlineExceeded(f"not ready after {timeout_s:g} s: {awaited}") from None
-        finally:
-            for wait in waits.values():
-                wait.cancel()
+            raise errors.DeadlineExceeded(
+                f"not ready after {timeout_s:g} s: {awaited}; a large model may need longer: milliner up --timeout"
+            ) from None
         running = self.running()
-        if note:
+        if self._noted:
             self._state.write(running)
-            self._noted = True
         return running
+
+    async def _settled(self) -> launches.RoleLaunch | None:
+        """Waits until all are ready (None), or one lacks its port (it); raises what one failed with otherwise."""
+        waits = [asyncio.ensure_future(one.settled.wait()) for one in self.supervisors.values()]
+        try:
+            for wait in asyncio.as_completed(waits):
+                await wait
+                for role in self.launch.roles:
+                    if self.supervisors[role.name].lacks_port:
+                        return role
+                self.raise_failure()
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return None
+
+    async def _move(self, role: launches.RoleLaunch) -> None:
+        """Starts the role on another port, and again those that have to know it. Raises where the user named it."""
+        listen = role.config.listen
+        if role.port_option:
+            raise ports.taken(listen.host, listen.port, field=role.port_option)
+        old = {one.name: one.config for one in self.launch.roles}
+        self.launch = launches.moved(self.launch, role.name)
+        changed = [one for one in self.launch.roles if one.config != old[one.name]]
+        self._listener.on_state(
+            role.name, supervisor.State.RESTARTING, f"another program took port {listen.port}: on another one"
+        )
+        await self._stop(changed)
+        self._start(changed)
 
     async def overrun_share(self, *, timeout_s: float = _STATS_TIMEOUT_S) -> float:
         """Share of all accelerators' calls whose real compute took longer than the modelled duration; 0 without calls.
@@ -154,14 +200,6 @@ class Runner:
     def _endpoint(self, role: launches.RoleLaunch, *, scheme: str) -> state_files.Endpoint:
         pid = self.supervisors[role.name].pid or 0
         return state_files.Endpoint(name=role.name, url=f"{scheme}{role.address}", pid=pid)
-
-    def _refuse_second(self) -> None:
-        for one in self._state.running():
-            if one.name == self.launch.name:
-                raise errors.ConfigError(
-                    f"{one.name} runs here already (process {one.runner_pid}): end it or give this one another name",
-                    field="metadata.name",
-                )
 
 
 def _command(role: launches.RoleLaunch, config: pathlib.Path) -> tuple[str, ...]:

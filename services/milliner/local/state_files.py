@@ -1,7 +1,8 @@
 """Files that say which topologies run on this machine, so that `milliner generate` finds them.
 
-One JSON file per topology, `NAME.json`, written when it becomes ready and removed when it ends; a file whose runner is
-gone (killed) is dropped by whoever reads it next. Only this module knows where they lie.
+One JSON file per topology, `NAME.json`, written when it becomes ready and removed when it ends, by the one runner that
+holds the claim on the name (`claims`). A file whose runner is gone (killed) is passed over by readers and replaced by
+the next runner of that name. Only this module knows where they lie.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Mapping
 import pydantic
 
 from milliner.core import errors
+from milliner.local import claims
+
+_REMEDY = "set XDG_RUNTIME_DIR to a folder that you may write to"
 
 
 class Endpoint(pydantic.BaseModel):
@@ -67,9 +71,19 @@ class StateFiles:
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
 
+    def claim(self, name: str) -> claims.Claim:
+        """The right to run and note `name`; what a killed run left of it is removed.
+
+        Raises `ConfigError` when another runner has it.
+        """
+        self._make_folder()
+        claim = claims.take(self._folder / f"{name}.lock", name=name)
+        self.remove(name)
+        return claim
+
     def write(self, running: RunningTopology) -> pathlib.Path:
-        """Writes the file of one topology, whole or not at all; readable by its owner alone."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Writes the file of one topology, whole or not at all; readable by its owner alone. For the claim's holder."""
+        self._make_folder()
         path = self._path(running.name)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(running.model_dump_json(indent=2) + "\n")
@@ -79,7 +93,7 @@ class StateFiles:
 
     def work_folder(self, name: str) -> pathlib.Path:
         """A new empty folder for this process' topology; those of dead processes are removed on the way."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_folder()
         for old in self._folder.glob("*.work"):
             pid = old.suffixes[-2][1:] if len(old.suffixes) > 1 else ""
             if pid.isdigit() and process_started_s(int(pid)) is None:
@@ -90,22 +104,23 @@ class StateFiles:
         return path
 
     def remove(self, name: str) -> None:
-        """Removes the file of one topology, if it is there."""
+        """Removes the file of one topology, if it is there. For the claim's holder."""
         self._path(name).unlink(missing_ok=True)
 
     def running(self) -> list[RunningTopology]:
-        """All topologies whose runner lives, newest first; files of dead runners are removed."""
+        """All topologies whose runner lives, newest first.
+
+        Files of dead runners and unreadable ones (of another version) stay: only a claim's holder may remove a file,
+        since another may be written in its place at any moment.
+        """
         found = []
         for path in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []:
             try:
                 running = RunningTopology.model_validate_json(path.read_text())
             except (pydantic.ValidationError, OSError):
-                path.unlink(missing_ok=True)  # of another version, or half removed: nothing can be done with it
                 continue
             if _lives(running):
                 found.append(running)
-            else:
-                path.unlink(missing_ok=True)
         return sorted(found, key=lambda running: running.runner_started_s, reverse=True)
 
     def find(self, name: str | None) -> RunningTopology | None:
@@ -126,6 +141,15 @@ class StateFiles:
         raise errors.ConfigError(
             f"{name} does not run here (running: {names}): start it with milliner up", field="--name"
         )
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            writable = os.access(self._folder, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise errors.ConfigError(f"cannot be made ({error.strerror}): {_REMEDY}", field=str(self._folder)) from None
+        if not writable:
+            raise errors.ConfigError(f"may not be written to: {_REMEDY}", field=str(self._folder))
 
     def _path(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.json"

@@ -1,8 +1,9 @@
 """Keeps one child process running: starts it, follows its events, restarts it with back-off, ends it.
 
-The rule: a child that ends with status 2 is wrongly configured and is never restarted; before it was ready for the
-first time it gets `_START_ATTEMPTS` tries; once it has been ready it is restarted for ever, after 0.5, 1, 2, ... 8 s,
-beginning at 0.5 s again when it ran well for `_STABLE_S`. What happens is told to a `Listener`, on the event loop.
+The rule: a child that ends with status 2 is wrongly configured and is never restarted, unless all that it lacks is a
+port that it has had before; before it was ready for the first time it gets `_START_ATTEMPTS` tries; once it has been
+ready it is restarted for ever, after 0.5, 1, 2, ... 8 s, beginning at 0.5 s again when it ran well for `_STABLE_S`.
+What happens is told to a `Listener`, on the event loop.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Supervisor:
             status = await self._live_once()
             if self._stopping.is_set():
                 break
-            if status == _EXIT_MISCONFIGURED or (not self._ever_ready and attempts >= _START_ATTEMPTS):
+            if self._is_final(status, attempts):
                 self._fail(status)
                 return
             if self._clock.now() - started_s >= _STABLE_S:
@@ -137,6 +138,16 @@ class Supervisor:
             self.told_stats.set()
         elif event.event is role_events.RoleEventKind.FAILED:
             self._last_failed = event
+
+    def _is_final(self, status: int, attempts: int) -> bool:
+        if self._ever_ready and self._last_failed is not None and self._last_failed.field == role_events.PORT_FIELD:
+            return False  # clients know the port: whoever took it while the child was away may give it back
+        return status == _EXIT_MISCONFIGURED or (not self._ever_ready and attempts >= _START_ATTEMPTS)
+
+    @property
+    def lacks_port(self) -> bool:
+        """Whether it has failed for good since another program holds its port."""
+        return self.failure is not None and self.failure.field == role_events.PORT_FIELD
 
     def _fail(self, status: int) -> None:
         told = self._last_failed

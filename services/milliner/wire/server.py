@@ -57,7 +57,7 @@ class CloudServer:
             else:
                 self.port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise errors.ConfigError(f"cannot listen on {address}: {error}", field="port") from error
+            raise errors.ConfigError(f"cannot listen on {address}: {error}", field="listen.port") from error
         await self.set_serving(False)
         await server.start()
         self._server = server

@@ -50,7 +50,7 @@ def test_several_must_be_named(tmp_path: pathlib.Path) -> None:
         files.find("three")
 
 
-def test_files_of_dead_runners_and_of_reused_pids_are_dropped(tmp_path: pathlib.Path) -> None:
+def test_files_of_dead_runners_and_of_reused_pids_are_passed_over_and_replaced(tmp_path: pathlib.Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     files = state_files.StateFiles(tmp_path)
@@ -58,7 +58,32 @@ def test_files_of_dead_runners_and_of_reused_pids_are_dropped(tmp_path: pathlib.
     files.write(running("reused", started_s=1.0))  # this process' pid, but not its start
     (tmp_path / "broken.json").write_text("{")
     assert files.running() == []
+    for name in ("dead", "reused", "broken"):
+        claim = files.claim(name)
+        assert not (tmp_path / f"{name}.json").exists()
+        claim.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_never_removes_a_file_that_is_written_meanwhile(tmp_path: pathlib.Path) -> None:
+    """It saw the file of a killed runner; a new runner's may stand there by the time that it would remove it."""
+    files = state_files.StateFiles(tmp_path)
+    path = files.write(running("one", started_s=1.0))
+    files.running()
+    assert path.exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_is_named(tmp_path: pathlib.Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(errors.ConfigError, match=f"{tmp_path}.*: set XDG_RUNTIME_DIR"):
+        state_files.StateFiles(tmp_path / "milliner").claim("one")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.ConfigError, match=r"cannot be made .*: set XDG_RUNTIME_DIR"):
+        state_files.StateFiles(tmp_path / "file" / "milliner").claim("one")
 
 
 def test_work_folders_of_dead_processes_are_removed(tmp_path: pathlib.Path) -> None:

@@ -56,7 +56,7 @@ def script(body: str) -> tuple[str, ...]:
 
 def supervise(body: str) -> tuple[supervisor.Supervisor, Recorder, QuickClock, children.Lifeline]:
     lifeline, recorder, clock = children.Lifeline(), Recorder(), QuickClock()
-    spec = children.ChildSpec(name="c", argv=script(body))
+    spec = children.ChildSpec(name="c", argv=script(body), environment=os.environ)
     return supervisor.Supervisor(spec, lifeline=lifeline, listener=recorder, clock=clock), recorder, clock, lifeline
 
 
@@ -119,6 +119,39 @@ async def test_wrong_configuration_is_not_retried_and_keeps_its_field() -> None:
     lifeline.close()
 
 
+async def test_a_child_whose_port_is_taken_while_it_is_away_tries_again(tmp_path: pathlib.Path) -> None:
+    """Clients know the port. Before the child was ever ready, the runner takes another one instead."""
+    file = tmp_path / "lives"
+    one, _, _, lifeline = supervise(
+        f"""
+        open({str(file)!r}, "a").write("x")
+        lives = len(open({str(file)!r}).read())
+        if lives in (2, 3):
+            say("failed", field="listen.port", message="in use")
+            sys.exit(2)
+        say("ready")
+        time.sleep(60 if lives == 4 else 0)
+        """
+    )
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        while one.restarts < 3 or one.state is not supervisor.State.READY:
+            assert one.failure is None
+            await asyncio.sleep(0.02)
+        await one.stop(grace_s=1.0)
+    assert not one.lacks_port
+    lifeline.close()
+
+
+async def test_a_child_whose_port_is_taken_at_first_is_left_to_the_runner() -> None:
+    one, _, _, lifeline = supervise('say("failed", field="listen.port", message="in use"); sys.exit(2)')
+    async with asyncio.timeout(10):
+        await one.run()
+    assert one.lacks_port
+    assert one.restarts == 0
+    lifeline.close()
+
+
 async def test_a_child_that_never_gets_ready_is_given_up_with_its_last_words() -> None:
     one, _, _, lifeline = supervise('print("boom", file=sys.stderr); sys.exit(1)')
     async with asyncio.timeout(10):
@@ -159,7 +192,7 @@ async def test_stopping_while_the_process_is_being_made_ends_it() -> None:
 
 async def test_a_program_that_is_not_there_is_a_failure() -> None:
     lifeline, recorder = children.Lifeline(), Recorder()
-    spec = children.ChildSpec(name="c", argv=("/nowhere/program",))
+    spec = children.ChildSpec(name="c", argv=("/nowhere/program",), environment={})
     one = supervisor.Supervisor(spec, lifeline=lifeline, listener=recorder, clock=QuickClock())
     await one.run()
     assert one.settled.is_set()
@@ -179,10 +212,11 @@ def test_children_end_when_their_runner_dies(tmp_path: pathlib.Path, signum: sig
     time.sleep(60)
     """
     runner = f"""
-    import asyncio, sys, time
+    import asyncio, os, sys, time
     from milliner.local import children
     async def main():
-        spec = children.ChildSpec(name="c", argv=(sys.executable, "-c", {textwrap.dedent(child)!r}))
+        argv = (sys.executable, "-c", {textwrap.dedent(child)!r})
+        spec = children.ChildSpec(name="c", argv=argv, environment=os.environ)
         child = await children.Child.start(spec, children.Lifeline())
         await child.run(on_output=lambda line: print(child.pid, flush=True), on_log=print)
     asyncio.run(main())
