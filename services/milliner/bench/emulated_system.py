@@ -8,36 +8,20 @@ Implements `runner.System`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import torch
-
-from milliner.bench import cells, cloud_process, plan, presets, variants
+from milliner.bench import cells, cloud_process, device_tier, plan, presets, variants
 from milliner.contract import emulation, kinds, role_config
 from milliner.core import clock, compute
 from milliner.engine import executor as executors
-from milliner.engine.device import costs, device_model, submodels
-from milliner.model import adapter as adapters
+from milliner.engine.device import device_model
 from milliner.strategies import base, factory
-from milliner.wire import client, codecs, link_process, link_schedule
+from milliner.wire import client, link_process, link_schedule
 
-_MAX_SESSIONS = 4  # one user; room for a session whose end is still on its way
 _CONNECT_WITHIN_S = 30.0  # arbitrary: a connection over the emulated link takes tens of milliseconds
 _SEED = 0  # of the link's jitter
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Files:
-    """What the bench runs: a checkpoint with an adapter and Medusa heads of the same split."""
-
-    model: Path
-    split_layer: int
-    adapter: Path | None
-    adapter_form: str
-    medusa: Path | None
 
 
 class EmulatedSystem:
@@ -67,7 +51,7 @@ class EmulatedSystem:
                 variants.strategy_options(variant),
                 clock=self.clock,
                 transport=self._transport,
-                device=self._devices[_device_of(variant.strategy)],
+                device=self._devices[device_tier.device_of(variant.strategy)],
             )
         return self._generators[variant]
 
@@ -79,13 +63,15 @@ class EmulatedSystem:
 
 @contextlib.asynccontextmanager
 async def running(
-    files: Files, *, preset: presets.Preset, strategies: tuple[plan.StrategyName, ...], torch_threads: int
+    files: device_tier.Files, *, preset: presets.Preset, strategies: tuple[plan.StrategyName, ...], torch_threads: int
 ) -> AsyncIterator[EmulatedSystem]:
     """Both tiers for `preset`, which must be for the model's width. Raises what loading and connecting raise."""
     async with contextlib.AsyncExitStack() as stack:
         worker = executors.ComputeExecutor(name="bench device", torch_threads=torch_threads)
         stack.callback(worker.close)
-        devices, _ = await worker.run(lambda: _load(files, preset=preset, strategies=strategies, worker=worker))
+        devices, _ = await worker.run(
+            lambda: device_tier.load(files, preset=preset, strategies=strategies, worker=worker)
+        )
         info = next(iter(devices.values())).info
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milliner-bench-")))
         config = folder / "cloud.json"
@@ -104,72 +90,8 @@ async def running(
         yield EmulatedSystem(worker=worker, cloud=cloud, link=link, transport=transport, devices=devices)
 
 
-def _device_of(strategy: plan.StrategyName) -> str:
-    """Which of the devices a strategy runs on."""
-    if variants.drafts_with_adapter(strategy):
-        return "adapter"
-    return "medusa" if strategy is plan.StrategyName.UMEDUSA else "plain"
-
-
-def _load(
-    files: Files,
-    *,
-    preset: presets.Preset,
-    strategies: tuple[plan.StrategyName, ...],
-    worker: executors.ComputeExecutor,
-) -> dict[str, device_model.DeviceModel]:
-    """The devices that the strategies need, over one set of files. On the executor's thread."""
-    needed = {_device_of(strategy) for strategy in strategies}
-    loaded = device_model.load_submodels(
-        device_model.DeviceFiles(
-            model=files.model,
-            split_layer=files.split_layer,
-            adapter=files.adapter if "adapter" in needed else None,
-            medusa=files.medusa if "medusa" in needed else None,
-        ),
-        dtype=torch.float32,
-        torch_device=torch.device("cpu"),
-    )
-    return {
-        name: device_model.DeviceModel(
-            _only(loaded, name),
-            codecs=submodels.Codecs(
-                encode=codecs.encode, decode=codecs.decode, bytes_per_position=codecs.bytes_per_position
-            ),
-            executor=worker,
-            costs=_device_costs(files, preset),
-            max_sessions=_MAX_SESSIONS,
-        )
-        for name in sorted(needed)
-    }
-
-
-def _only(loaded: submodels.Submodels, name: str) -> submodels.Submodels:
-    """The submodels with no drafter but the named kind."""
-    drafter = loaded.drafter if name == "adapter" else None
-    medusa = loaded.medusa if name == "medusa" else None
-    info = dataclasses.replace(
-        loaded.info,
-        drafts=drafter is not None,
-        num_medusa_heads=loaded.info.num_medusa_heads if medusa is not None else 0,
-    )
-    return dataclasses.replace(loaded, drafter=drafter, medusa=medusa, info=info)
-
-
-def _device_costs(files: Files, preset: presets.Preset) -> costs.DeviceCosts:
-    device = preset.device
-    attention_only = files.adapter_form == adapters.AdapterForm.ATTENTION
-    return costs.DeviceCosts(
-        shallow=device.shallow,
-        adapter=device.adapter_attention if attention_only else device.adapter_layer,
-        head=device.head,
-        medusa=device.medusa,
-        per_branch_s=device.per_branch_s,
-    )
-
-
 def _cloud_config(
-    files: Files, *, info: compute.DeviceInfo, preset: presets.Preset, torch_threads: int
+    files: device_tier.Files, *, info: compute.DeviceInfo, preset: presets.Preset, torch_threads: int
 ) -> role_config.CloudRoleConfig:
     layers = emulation.CallCost(
         fixed_microseconds=round(preset.cloud.fixed_s * 1e6),

@@ -17,7 +17,18 @@ import rich.console
 import rich.progress
 import tokenizers
 
-from milliner.bench import cells, emulated_system, paper_wifi_report, plan, presets, progress, reference, report, runner
+from milliner.bench import (
+    cells,
+    device_tier,
+    emulated_system,
+    paper_wifi_report,
+    plan,
+    presets,
+    progress,
+    reference,
+    report,
+    runner,
+)
 from milliner.bench import prompts as prompt_cutter
 from milliner.bench.prompts import Prompt
 from milliner.model import checkpoint, drafter_file
@@ -29,7 +40,7 @@ DEADLINE_FACTOR, DEADLINE_EXTRA_S = 10.0, 60.0  # a request takes this many time
 class Inputs:
     """What a run reads: the model with its drafters, and held-out text for prompts."""
 
-    files: emulated_system.Files
+    files: device_tier.Files
     texts: Sequence[str]
 
 
@@ -48,7 +59,7 @@ def demo_inputs() -> Inputs:
 def inputs(*, model: Path, adapter: Path, medusa: Path | None, texts: Sequence[Path]) -> Inputs:
     """Any checkpoint with an adapter, whose card says split and form. Raises `DrafterMismatch` for a card unread."""
     card = drafter_file.read_card(adapter)
-    files = emulated_system.Files(
+    files = device_tier.Files(
         model=model, split_layer=card.split_layer, adapter=adapter, adapter_form=card.form, medusa=medusa
     )
     return Inputs(files=files, texts=[path.read_text(encoding="utf-8") for path in texts])
@@ -65,9 +76,8 @@ def run(
 ) -> report.Report:
     """Measures the plan and reports. Raises `ConfigError`s for what cannot run, `BenchRequestError` for what failed."""
     found = run_inputs or demo_inputs()
-    width = checkpoint.Checkpoint.open(found.files.model).hidden_size
-    preset = presets.preset(preset_name).for_model(hidden_size=width, time_scale=time_scale)
-    prompts = _prompts(run_plan, found)
+    preset = preset_for(found, preset_name=preset_name, time_scale=time_scale)
+    prompts = cut_prompts(run_plan, found)
     with progress.bar(console) as bar:
         references = _references(run_plan, prompts, model=found.files.model, bar=bar)
         observations, link_lateness_s = asyncio.run(
@@ -83,7 +93,14 @@ def run(
     )
 
 
-def _prompts(run_plan: plan.Plan, found: Inputs) -> dict[int, tuple[Prompt, ...]]:
+def preset_for(found: Inputs, *, preset_name: str, time_scale: float) -> presets.Preset:
+    """The preset for the width of the inputs' model. Raises `PresetError`."""
+    width = checkpoint.Checkpoint.open(found.files.model).hidden_size
+    return presets.preset(preset_name).for_model(hidden_size=width, time_scale=time_scale)
+
+
+def cut_prompts(run_plan: plan.Plan, found: Inputs) -> dict[int, tuple[Prompt, ...]]:
+    """The plan's prompts from the inputs' texts. Raises `plan.PlanError` where they are too short."""
     tokenizer = tokenizers.Tokenizer.from_file(str(found.files.model / "tokenizer.json"))
     return prompt_cutter.cut(
         found.texts,
@@ -111,7 +128,7 @@ def _references(
 async def _measure(
     run_plan: plan.Plan,
     *,
-    files: emulated_system.Files,
+    files: device_tier.Files,
     preset: presets.Preset,
     prompts: Mapping[int, Sequence[Prompt]],
     references: Mapping[Prompt, tuple[int, ...]],

@@ -22,7 +22,7 @@ def run(run_plan: plan.Plan, *, preset_name: str, agreement: float, command: str
         raise plan.PlanError("only greedy answers are modelled: use --temperatures 0", field="--temperatures")
     if not 0.0 < agreement < 1.0:
         raise plan.PlanError(f"is {agreement:g}: a share between 0 and 1 is needed", field="--agreement")
-    preset = presets.preset(preset_name)
+    preset = presets.preset(preset_name).without_jitter()
     observations = virtual_time.run(_measure(run_plan, preset=preset, agreement=agreement))
     return paper_wifi_report.build(
         run_plan,

@@ -25,6 +25,7 @@ class Link:
     downlink_bytes_per_s: float
     round_trip_s: float
     jitter_s: float
+    loss_share: float = 0.0  # of packets, 0 to below 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,10 +79,15 @@ class Preset:
                 downlink_bytes_per_s=self.link.downlink_bytes_per_s * byte_rate,
                 round_trip_s=self.link.round_trip_s * time_scale,
                 jitter_s=self.link.jitter_s * time_scale,
+                loss_share=self.link.loss_share,
             ),
             device=self.device.scaled(time_scale),
             cloud=_scaled(self.cloud, time_scale),
         )
+
+    def without_jitter(self) -> Preset:
+        """The same world with every delay at its mean, where what varies should be something else."""
+        return dataclasses.replace(self, link=dataclasses.replace(self.link, jitter_s=0.0))
 
 
 def _scaled(cost: compute.ComputeCost, factor: float) -> compute.ComputeCost:

@@ -21,6 +21,8 @@ from milliner.telemetry import record
 WARM_UP_NEW_TOKENS = 16  # arbitrary: enough rounds for the controllers' first estimates
 _MODEL_NAME = "bench"
 
+OnDone = Callable[[cells.Observation], None]
+
 
 class System(Protocol):
     """Two tiers that run, with a generator for each variant."""
@@ -47,7 +49,7 @@ async def measure(
     references: Mapping[Prompt, tuple[int, ...]],
     deadline_s: Callable[[plan.Cell], float],
     pause_s: float = 0.0,
-    on_done: Callable[[cells.Observation], None] = lambda _: None,
+    on_done: OnDone = lambda _: None,
 ) -> list[cells.Observation]:
     """All observations of the plan in the order of its tasks.
 

@@ -55,6 +55,12 @@ def strategies(
     modelled: Annotated[
         bool, typer.Option("--modelled", help="In virtual time over a modelled device and cloud: seconds, greedy only.")
     ] = False,
+    virtual_time: Annotated[
+        bool,
+        typer.Option(
+            "--virtual-time", help="The real model, computed here; every duration the preset's, whatever the machine."
+        ),
+    ] = False,
     agreement: Annotated[
         float, typer.Option(help="With --modelled: how often the drafter's first choice is the target's.")
     ] = 0.77,
@@ -83,11 +89,15 @@ def strategies(
       [bold]milliner bench --codecs float16,int4 --prompt-tokens 2048 --json bench.json[/bold]
 
       [bold]milliner bench --modelled --agreement 0.8 --requests 20[/bold]
+
+      [bold]milliner bench --virtual-time --codecs float16 --prompt-tokens 512 --requests 10[/bold]
     """
     if context.invoked_subcommand is not None:
         return
     if quick:
         requests, prompt_tokens, codecs, temperatures = 1, "512", "float16", "0"
+    if modelled and virtual_time:
+        raise errors.ConfigError("is something else than --modelled: choose one of them", field="--virtual-time")
     if modelled:
         temperatures = "0"
     run_plan = plan.Plan(
@@ -102,6 +112,16 @@ def strategies(
         from milliner.bench import paper_wifi_modelled
 
         result = paper_wifi_modelled.run(run_plan, preset_name=preset, agreement=agreement, command=_command())
+    elif virtual_time:
+        from milliner.bench import paper_wifi_virtual
+
+        result = paper_wifi_virtual.run(
+            run_plan,
+            preset_name=preset,
+            command=_command(),
+            console=rich.console.Console(stderr=True),
+            run_inputs=_inputs(model, adapter=adapter, medusa=medusa, texts=text or []),
+        )
     else:
         from milliner.bench import paper_wifi
 

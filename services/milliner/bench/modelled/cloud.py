@@ -1,29 +1,41 @@
 """`core.ports.CloudTransport` with modelled durations: an uplink, a cloud that computes in turn, a downlink.
 
-Each direction of the link sends one frame after another at its bandwidth and then takes half a round trip; the cloud
-computes frames in order, those that wait for it together in one batch. Bytes are those of the payloads: what gRPC, TCP
-and Python add is what the real bench shows beyond this model.
+The link is the emulated link's own arithmetic (`wire.link_schedule`), a frame being one packet; the cloud computes
+frames in order, those that wait for it together in one batch. Bytes are those of the payloads: what gRPC, TCP and
+Python add is what the real bench shows beyond this model. Payloads are empty unless `layers` computes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
+from typing import Protocol
 
 from milliner.bench import presets
 from milliner.core import errors, ports, types
+from milliner.wire import link_schedule
 
 _MAX_FRAME_TOKENS = 4096
+_SEED = 0  # of jitter and losses
+
+
+class Layers(Protocol):
+    """The cloud's layers, where answers are real: takes a frame, gives the payload of its reply."""
+
+    def forward(self, frame: types.HiddenFrame) -> types.Payload | None: ...
+
+    def close(self, session_id: str) -> None: ...
 
 
 class ModelledCloud:
     """The link and the cloud behind it, for one device."""
 
-    def __init__(self, preset: presets.Preset, *, clock: ports.Clock) -> None:
+    def __init__(self, preset: presets.Preset, *, clock: ports.Clock, layers: Layers | None = None) -> None:
         self._preset = preset
         self._clock = clock
-        self._uplink_free_s = 0.0
-        self._downlink_free_s = 0.0
+        self._layers = layers
+        self._up, self._down = _directions(preset.link)
         self._waiting: list[tuple[types.HiddenFrame, float, Callable[[types.HiddenReply], None]]] = []
         self._computing = False
         self.calls = 0
@@ -41,9 +53,7 @@ class ModelledCloud:
 
     def send(self, frame: types.HiddenFrame, deliver: Callable[[types.HiddenReply], None]) -> None:
         """Takes a frame; `deliver` is called when its reply has come back."""
-        link, now_s = self._preset.link, self._clock.now()
-        self._uplink_free_s = max(now_s, self._uplink_free_s) + frame.num_bytes / link.uplink_bytes_per_s
-        arrival_s = self._uplink_free_s + link.round_trip_s / 2
+        arrival_s = self._up.admit(self._clock.now(), frame.num_bytes)
         asyncio.get_running_loop().call_at(arrival_s, self._arrived, frame, deliver)
 
     def _arrived(self, frame: types.HiddenFrame, deliver: Callable[[types.HiddenReply], None]) -> None:
@@ -78,23 +88,48 @@ class ModelledCloud:
         compute_s: float,
         tokens: int,
     ) -> None:
-        link = self._preset.link
-        counts = {types.ReplyPositions.ALL: frame.num_tokens, types.ReplyPositions.LAST: 1}
-        positions = counts.get(frame.reply_positions, 0)
-        num_bytes = round(positions * presets.bytes_per_position(frame.reply_codec, self._preset.hidden_size))
+        payload = self._payload(frame)
         reply = types.HiddenReply(
             session_id=frame.session_id,
             round=frame.round,
             start_pos=frame.start_pos,
             kv_len=frame.start_pos + frame.num_tokens,
-            payload=types.Payload(frame.reply_codec, positions, bytes(num_bytes)) if positions else None,
+            payload=payload,
             queue_s=queue_s,
             compute_s=compute_s,
             batched_tokens=tokens,
             load=self.load,
         )
-        self._downlink_free_s = max(self._clock.now(), self._downlink_free_s) + num_bytes / link.downlink_bytes_per_s
-        asyncio.get_running_loop().call_at(self._downlink_free_s + link.round_trip_s / 2, deliver, reply)
+        arrival_s = self._down.admit(self._clock.now(), len(payload.data) if payload else 0)
+        asyncio.get_running_loop().call_at(arrival_s, deliver, reply)
+
+    def _payload(self, frame: types.HiddenFrame) -> types.Payload | None:
+        if self._layers is not None:
+            return self._layers.forward(frame)
+        counts = {types.ReplyPositions.ALL: frame.num_tokens, types.ReplyPositions.LAST: 1}
+        positions = counts.get(frame.reply_positions, 0)
+        num_bytes = round(positions * presets.bytes_per_position(frame.reply_codec, self._preset.hidden_size))
+        return types.Payload(frame.reply_codec, positions, bytes(num_bytes)) if positions else None
+
+    def close(self, session_id: str) -> None:
+        """Ends a session."""
+        if self._layers is not None:
+            self._layers.close(session_id)
+
+
+def _directions(link: presets.Link) -> tuple[link_schedule.Direction, link_schedule.Direction]:
+    conditions = link_schedule.LinkConditions(
+        uplink_bytes_per_s=link.uplink_bytes_per_s,
+        downlink_bytes_per_s=link.downlink_bytes_per_s,
+        round_trip_s=link.round_trip_s,
+        jitter_s=link.jitter_s,
+        loss_share=link.loss_share,
+    )
+    up, down = (
+        link_schedule.Direction(conditions, bytes_per_s=bytes_per_s, generator=random.Random(f"{_SEED}:{name}"))
+        for name, bytes_per_s in (("up", link.uplink_bytes_per_s), ("down", link.downlink_bytes_per_s))
+    )
+    return up, down
 
 
 class ModelledStream:
@@ -115,4 +150,6 @@ class ModelledStream:
         return await self._replies.get()
 
     async def close(self) -> None:
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._cloud.close(self.opened.session_id)
