@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from milliner.contract import availability, errors, kinds, model_checks, names, role_config, strategy, topology
+from milliner.contract import availability, devices, errors, kinds, model_checks, names, role_config, strategy, topology
 from milliner.contract.emulation import DeviceEmulation, check_time_scale
 
 
@@ -82,25 +82,30 @@ def cloud_configs(resolved: Resolved, *, ports: Sequence[int] | None = None) -> 
     count = cloud.desired_replicas
     chosen = [0] * count if ports is None else list(ports)
     assert len(chosen) == count, f"{len(chosen)} ports for {count} replicas"
-    limits = role_config.EngineLimits(
-        max_batch_tokens=cloud.engine.max_batch_tokens,
-        max_frame_tokens=cloud.engine.max_batch_tokens,
-        kv_cache_bytes=cloud.kv_cache_bytes,
-        page_tokens=cloud.engine.page_tokens,
-        max_sessions=cloud.engine.max_sessions,
-        session_idle_s=float(cloud.engine.session_idle_seconds),
-    )
     return tuple(
-        role_config.CloudRoleConfig(
-            topology=resolved.topology.name,
-            name=names.cloud_name(resolved.topology.name, index),
-            model=resolved.model,
-            listen=role_config.Listen(port=port),
-            slice=resolved.split.cloud_bounds,
-            engine=limits,
-            emulation=cloud.emulation and cloud.emulation.scaled(resolved.time_scale),
-        )
+        cloud_config(resolved, name=names.cloud_name(resolved.topology.name, index), port=port)
         for index, port in enumerate(chosen)
+    )
+
+
+def cloud_config(resolved: Resolved, *, name: str, port: int) -> role_config.CloudRoleConfig:
+    """The configuration of one cloud replica; in a cluster that of all, which take their own names."""
+    cloud = resolved.topology.spec.cloud
+    return role_config.CloudRoleConfig(
+        topology=resolved.topology.name,
+        name=name,
+        model=resolved.model,
+        listen=role_config.Listen(port=port),
+        slice=resolved.split.cloud_bounds,
+        engine=role_config.EngineLimits(
+            max_batch_tokens=cloud.engine.max_batch_tokens,
+            max_frame_tokens=cloud.engine.max_batch_tokens,
+            kv_cache_bytes=cloud.kv_cache_bytes,
+            page_tokens=cloud.engine.page_tokens,
+            max_sessions=cloud.engine.max_sessions,
+            session_idle_s=float(cloud.engine.session_idle_seconds),
+        ),
+        emulation=cloud.emulation and cloud.emulation.scaled(resolved.time_scale),
     )
 
 
@@ -122,21 +127,34 @@ def device_configs(
     assert len(chosen) == len(places), f"{len(chosen)} ports for {len(places)} devices"
     pools = {pool.name: pool for pool in resolved.topology.spec.device_pools}
     return tuple(
-        role_config.DeviceRoleConfig(
-            topology=resolved.topology.name,
+        device_config(
+            resolved,
+            pools[place.pool],
             name=names.device_name(resolved.topology.name, place.pool, place.index),
-            model=resolved.model,
-            listen=role_config.Listen(port=port),
-            pool=place.pool,
-            split=resolved.split,
-            strategy=resolved.strategy,
-            cloud_endpoints=tuple(cloud_endpoints),
-            max_concurrent_requests=pools[place.pool].api.max_concurrent_requests,
-            objectives=resolved.topology.spec.objectives,
-            fallback=resolved.topology.spec.fallback,
-            emulation=_scaled(pools[place.pool].emulation, resolved.time_scale),
+            port=port,
+            cloud_endpoints=cloud_endpoints,
         )
         for place, port in zip(places, chosen, strict=True)
+    )
+
+
+def device_config(
+    resolved: Resolved, pool: devices.DevicePool, *, name: str, port: int, cloud_endpoints: Sequence[str]
+) -> role_config.DeviceRoleConfig:
+    """The configuration of one device of a pool; in a cluster that of all, which take their own names."""
+    return role_config.DeviceRoleConfig(
+        topology=resolved.topology.name,
+        name=name,
+        model=resolved.model,
+        listen=role_config.Listen(port=port),
+        pool=pool.name,
+        split=resolved.split,
+        strategy=resolved.strategy,
+        cloud_endpoints=tuple(cloud_endpoints),
+        max_concurrent_requests=pool.api.max_concurrent_requests,
+        objectives=resolved.topology.spec.objectives,
+        fallback=resolved.topology.spec.fallback,
+        emulation=_scaled(pool.emulation, resolved.time_scale),
     )
 
 

@@ -28,6 +28,16 @@ class ModelFiles(base.Model):
     digest: fields.Digest | None = pydantic.Field(
         default=None, description="Digest that the files must have, if pinned."
     )
+    source: str | None = pydantic.Field(
+        default=None, description="Where the files come from, if `path` is not already filled; the role fetches them."
+    )
+    cache_dir: str | None = pydantic.Field(default=None, description="Folder that fetched files go to.")
+    fingerprint: str | None = pydantic.Field(
+        default=None, description="Identity of the files at the source; both tiers must find the same."
+    )
+    credentials_file: str | None = pydantic.Field(
+        default=None, description="File with the token that the source asks for."
+    )
 
 
 class SliceBounds(base.Model):
@@ -57,6 +67,22 @@ class EngineLimits(base.Model):
     )
 
 
+class TlsFiles(base.Model):
+    """Mutual TLS between the tiers; the files are read anew when they change."""
+
+    ca_file: str = pydantic.Field(min_length=1, description="Certificates that the other tier's is signed by, PEM.")
+    certificate_file: str = pydantic.Field(min_length=1, description="This tier's certificate, PEM.")
+    key_file: str = pydantic.Field(min_length=1, description="Its private key, PEM.")
+    server_name: str | None = pydantic.Field(default=None, description="Name that the cloud's certificate must have.")
+
+
+class TraceExport(base.Model):
+    """Export of traces."""
+
+    otlp_endpoint: fields.Url = pydantic.Field(description="OTLP endpoint.")
+    sampling_percent: fields.Percent = pydantic.Field(default=10, description="Share of requests, in percent.")
+
+
 class RoleConfig(base.Model):
     """What both roles have."""
 
@@ -70,6 +96,13 @@ class RoleConfig(base.Model):
     torch_threads: int | None = pydantic.Field(
         default=None, ge=1, le=1024, description="Threads of torch on a CPU. Default: torch's own choice."
     )
+    health_port: ListenPort | None = pydantic.Field(
+        default=None,
+        description="Port of health and metrics apart from `listen`, in plain text, without keys. Default: none.",
+    )
+    tls: TlsFiles | None = pydantic.Field(default=None, description="Mutual TLS. Default: plain text.")
+    tracing: TraceExport | None = pydantic.Field(default=None, description="Export of traces. Default: none.")
+    revision: str | None = pydantic.Field(default=None, description="Revision that this replica runs, as told.")
 
 
 class CloudRoleConfig(RoleConfig):
@@ -99,6 +132,8 @@ class DeviceStrategy(base.Model):
     type: Literal[kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE] = pydantic.Field(description="Serving strategy.")
     adapter_path: str | None = pydantic.Field(default=None, description="Folder of the adapter (Hat).")
     heads_path: str | None = pydantic.Field(default=None, description="Folder of the Medusa heads (UShape).")
+    adapter_source: str | None = pydantic.Field(default=None, description="Where the adapter comes from, if fetched.")
+    heads_source: str | None = pydantic.Field(default=None, description="Where the heads come from, if fetched.")
     drafting: Drafting = pydantic.Field(description="Drafting; control Disabled without a drafter.")
     chunking: Chunking = pydantic.Field(description="Cutting of the prompt.")
     prompt_codec: kinds.Codec = pydantic.Field(description="Codec of prompt positions.")
@@ -113,11 +148,16 @@ class DeviceRoleConfig(RoleConfig):
     pool: fields.PoolName = pydantic.Field(description="The pool that it belongs to.")
     split: Split = pydantic.Field(description="How the model is cut.")
     strategy: DeviceStrategy = pydantic.Field(description="How answers are made.")
-    cloud_endpoints: tuple[str, ...] = pydantic.Field(min_length=1, description="host:port of each cloud replica.")
+    cloud_endpoints: tuple[str, ...] = pydantic.Field(
+        min_length=1, description="host:port of each cloud replica; dns:host:port stands for each address of the name."
+    )
     max_concurrent_requests: int = pydantic.Field(default=8, ge=1, description="Requests served at once.")
     objectives: operations.Objectives = pydantic.Field(default=operations.Objectives(), description="Aims.")
     fallback: operations.Fallback = pydantic.Field(default=operations.Fallback(), description="On cloud loss.")
     emulation: DeviceEmulation | None = pydantic.Field(default=None, description="Modelled link and durations.")
+    api_keys_dir: str | None = pydantic.Field(
+        default=None, description="Folder each of whose files holds an API key. Default: no key asked for."
+    )
 
 
 def load(path: pathlib.Path) -> CloudRoleConfig | DeviceRoleConfig:
