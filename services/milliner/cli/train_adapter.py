@@ -13,7 +13,7 @@ import typer
 from milliner.core import errors
 
 if TYPE_CHECKING:
-    from milliner.model import drafter_file, drafter_training
+    from milliner.model import drafter_config, drafter_file, drafter_training
 
 Member = TypeVar("Member", bound=enum.StrEnum)
 _DIR, _FILES = "DIR", "FILE"
@@ -70,9 +70,9 @@ def train_adapter(
 
       [bold]milliner train-adapter --model Qwen3-8B --split-layer 2 --text book.txt --kind medusa --out heads[/bold]
     """
-    from milliner.model import adapter, drafter_file, drafter_training
+    from milliner.model import adapter, drafter_config, drafter_file
 
-    config = drafter_training.TrainingConfig(
+    config = drafter_config.TrainingConfig(
         model=model,
         split_layer=split_layer,
         text=(*text, *(more_text or ())),
@@ -105,7 +105,7 @@ def _member(kinds: type[Member], text: str, *, option: str) -> Member:
     raise errors.ConfigError(f"{text!r} is unknown: use {', '.join(kinds)}", field=option)
 
 
-def _with_bar(config: drafter_training.TrainingConfig) -> drafter_file.Card:
+def _with_bar(config: drafter_config.TrainingConfig) -> drafter_file.Card:
     from milliner.model import drafter_training
 
     columns = (

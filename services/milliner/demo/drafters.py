@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from milliner.demo import corpus as corpora
 from milliner.demo import tokenizer
 from milliner.model import adapter as adapters
-from milliner.model import drafter_file, drafter_training
+from milliner.model import drafter_config, drafter_file, drafter_training
 
 SPLIT_LAYER = 2
 """Layers [0, 2) of 8 run on the device (PAPERS A.1: 2 of 32 at 7B)."""
@@ -57,9 +57,9 @@ def _mixed(documents: Iterable[corpora.Document]) -> list[str]:
 
 def config(
     recipe: Recipe, out: pathlib.Path, texts: tuple[pathlib.Path, pathlib.Path], *, minutes: float
-) -> drafter_training.TrainingConfig:
+) -> drafter_config.TrainingConfig:
     """The training run of a recipe, `minutes` being the time for all drafters together."""
-    return drafter_training.TrainingConfig(
+    return drafter_config.TrainingConfig(
         model=out / "model",
         split_layer=SPLIT_LAYER,
         text=texts[:1],

@@ -9,7 +9,7 @@ import torch
 from tests.numerics import tiny_models
 
 from milliner.model import adapter as adapters
-from milliner.model import drafter_objectives, drafter_target, drafter_training
+from milliner.model import drafter_config, drafter_objectives, drafter_setup, drafter_target
 
 OTHERS = ("cohere", "olmo", "starcoder2", "gpt_oss", "granite")
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def test_an_adapter_learns_a_batch_of_any_family(case: str, tmp_path: pathlib.Pa
     torch.set_num_threads(1)
     tiny_models.save(case, tmp_path)
     target = drafter_target.FrozenTarget(tmp_path, split_layer=1, dtype=torch.float32, torch_device=CPU)
-    config = drafter_training.TrainingConfig(
+    config = drafter_config.TrainingConfig(
         model=tmp_path,
         split_layer=1,
         text=(),
@@ -28,7 +28,7 @@ def test_an_adapter_learns_a_batch_of_any_family(case: str, tmp_path: pathlib.Pa
         form=adapters.AdapterForm.LAYER_WITH_DEEP_STATE,
         num_passes=2,
     )
-    drafter, objective = drafter_training._build(config, target)
+    drafter, objective = drafter_setup.drafter_and_objective(config, target)
     assert isinstance(objective, drafter_objectives.AdapterObjective)
     features = target.features(tiny_models.prompt(48).view(2, 24))
     optimizer = torch.optim.Adam(drafter.parameters(), lr=1e-2)

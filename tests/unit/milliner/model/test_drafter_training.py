@@ -11,7 +11,15 @@ from tests.unit.milliner.model import drafter_models
 
 from milliner.core import errors
 from milliner.model import adapter as adapters
-from milliner.model import digest, drafter_features, drafter_file, drafter_text, drafter_training
+from milliner.model import (
+    digest,
+    drafter_checkpoint,
+    drafter_config,
+    drafter_features,
+    drafter_file,
+    drafter_text,
+    drafter_training,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return made
 
 
-def config(folder: pathlib.Path, out: pathlib.Path, **changes: object) -> drafter_training.TrainingConfig:
-    plain = drafter_training.TrainingConfig(
+def config(folder: pathlib.Path, out: pathlib.Path, **changes: object) -> drafter_config.TrainingConfig:
+    plain = drafter_config.TrainingConfig(
         model=folder / "model",
         split_layer=1,
         text=(folder / "text.txt",),
@@ -71,9 +79,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder: pathlib.Path, tmp
     broken = drafter_training._Run(config(folder, tmp_path / "broken"))
     for step in range(3):
         broken._one_step(step / 6)
-    broken._save()
+    broken.save()
     resumed = drafter_training._Run(config(folder, tmp_path / "broken", resume=True, seed=1))
-    assert resumed._step == 3
+    assert resumed._counters.step == 3
     for step in range(3, 6):
         resumed._one_step(step / 6)
     for (name, one), other in zip(
@@ -83,7 +91,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder: pathlib.Path, tmp
 
 
 def test_a_checkpoint_of_another_form_is_not_resumed(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    drafter_training._Run(config(folder, tmp_path))._save()
+    drafter_training._Run(config(folder, tmp_path)).save()
     with pytest.raises(errors.ConfigError, match=r"another --form") as caught:
         drafter_training._Run(config(folder, tmp_path, resume=True, form=adapters.AdapterForm.ATTENTION))
     assert caught.value.field == "--resume"
@@ -95,7 +103,7 @@ def test_train_reports_and_writes_a_folder_that_loads(folder: pathlib.Path, tmp_
     assert reports[-1].share == 1.0
     assert reports[-1].eta_s == 0.0
     assert card.steps == 4
-    assert not (tmp_path / drafter_training.CHECKPOINT_FILE).exists()
+    assert not (tmp_path / drafter_checkpoint.FILE).exists()
     model_digest = digest.model_digest(folder / "model")
     loaded = drafter_file.load_adapter(tmp_path, model_digest=model_digest, split_layer=1)
     assert loaded.config.form is adapters.AdapterForm.LAYER
