@@ -47,7 +47,7 @@ class DevicePool(base.Model):
     replicas: fields.Replicas | None = pydantic.Field(
         default=None, description="Number of devices. Default: one on each node that matches; 1 without Kubernetes."
     )
-    node_selector: dict[str, str] = pydantic.Field(default={}, description="Labels of the nodes that are devices.")
+    node_selector: fields.NodeLabels = pydantic.Field(default={}, description="Labels of the nodes that are devices.")
     cluster_secret_ref: ClusterSecretRef | None = pydantic.Field(
         default=None, description="The cluster that the pool lives in. Default: this cluster."
     )

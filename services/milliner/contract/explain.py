@@ -59,6 +59,8 @@ def _message(
             return f"found {found}, use a list"
         case "value_error":
             return str(context["error"])
+        case "too_long":
+            return f"has {context['actual_length']} entries, use at most {context['max_length']}"
         case "string_too_short" | "string_too_long":
             bounds = [str(context[key]) for key in ("min_length", "max_length") if key in context]
             return (

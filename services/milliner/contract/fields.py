@@ -3,44 +3,74 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
-from milliner.contract import base, sources
+from milliner.contract import base, checks, sources
 
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-DIGEST = r"^sha256:[0-9a-f]{64}$"
+DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+LABEL_VALUE = r"([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?"
+DIGEST = r"sha256:[0-9a-f]{64}"
+# apimachinery's resource.Quantity, without a sign: there is no negative amount of a resource
+QUANTITY = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?"
+
+_is_label = checks.matching(
+    DNS_LABEL,
+    "'{self}' is no DNS label: use lower-case letters, digits and hyphens, a letter or digit at both ends",
+)
+_is_label_value = checks.matching(
+    LABEL_VALUE,
+    "'{self}' is no label value: use letters, digits, hyphens, underscores and dots, a letter or digit at both ends",
+)
+_is_digest = checks.matching(
+    DIGEST, "'{self}' is no SHA-256 digest: write sha256: and 64 hexadecimal digits, lower case"
+)
+_is_url = checks.matching(r"https?://[^\s]+", "'{self}' is no URL: write http://host:port or https://host/path")
 
 
-def _matches_label(value: str) -> str:
-    if re.fullmatch(DNS_LABEL, value) is None:
-        raise ValueError(
-            f"{value!r} is no DNS label: use lower-case letters, digits and hyphens, a letter or digit at both ends"
-        )
+def _is_quantity(value: str) -> str:
+    if re.fullmatch(QUANTITY, value, re.ASCII) is None:
+        raise ValueError(f"'{value}' is no quantity: write 2, 500m or 4Gi")
     return value
 
 
-def _matches_digest(value: str) -> str:
-    if re.fullmatch(DIGEST, value) is None:
-        raise ValueError(f"{value!r} is no SHA-256 digest: write sha256: and 64 hexadecimal digits, lower case")
-    return value
+def _as_text(value: Any) -> Any:
+    """An amount without unit may be a number in a document; inside it is text, as the API server gives it back."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _is_source(value: str) -> str:
-    sources.parse(value)
-    return value
+LONGEST_DIGEST_CHARACTERS = 128  # arbitrary, above the 71 of a digest: a slightly long one still gets our words
 
-
-Label = Annotated[str, pydantic.Field(min_length=1, max_length=63), pydantic.AfterValidator(_matches_label)]
-PoolName = Annotated[str, pydantic.Field(min_length=1, max_length=40), pydantic.AfterValidator(_matches_label)]
-Digest = Annotated[str, pydantic.AfterValidator(_matches_digest)]
-Source = Annotated[str, pydantic.Field(max_length=1024), pydantic.AfterValidator(_is_source)]
+Label = Annotated[str, pydantic.Field(min_length=1, max_length=63), _is_label]
+LabelValue = Annotated[str, pydantic.Field(max_length=63), _is_label_value]
+PoolName = Annotated[str, pydantic.Field(min_length=1, max_length=40), _is_label]
+Digest = Annotated[str, pydantic.Field(max_length=LONGEST_DIGEST_CHARACTERS), _is_digest]
+Source = Annotated[str, pydantic.Field(max_length=1024), checks.Rules(sources.RULES)]
+Quantity = Annotated[
+    str,
+    pydantic.BeforeValidator(_as_text),
+    pydantic.AfterValidator(_is_quantity),
+    pydantic.WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": f"^{QUANTITY}$",
+            "maxLength": 64,
+        }
+    ),
+]
+NodeLabels = Annotated[dict[str, LabelValue], pydantic.Field(max_length=64)]
+Quantities = Annotated[dict[str, Quantity], pydantic.Field(max_length=32)]
 Port = Annotated[int, pydantic.Field(ge=1, le=65535)]
 Percent = Annotated[int, pydantic.Field(ge=0, le=100)]
 Replicas = Annotated[int, pydantic.Field(ge=0, le=10_000)]
 Microseconds = Annotated[int, pydantic.Field(ge=0, le=60_000_000)]
-Url = Annotated[str, pydantic.Field(pattern=r"^https?://.+", max_length=2048)]
+Url = Annotated[str, pydantic.Field(max_length=2048), _is_url]
+
+
+# Put on a field whose being set means something apart from its value: the API server must not fill it in.
+UNSET_MATTERS = "x-unset-matters"
 
 
 class SecretKeyRef(base.Model):

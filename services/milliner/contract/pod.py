@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from milliner.contract import base
+from milliner.contract import base, fields
 
 
 class Toleration(base.Model):
@@ -26,14 +26,14 @@ class Toleration(base.Model):
 class PodResources(base.Model):
     """Resource requests and limits of the role's container; Kubernetes quantities."""
 
-    requests: dict[str, str] = pydantic.Field(default={}, description="Requests by resource name.")
-    limits: dict[str, str] = pydantic.Field(default={}, description="Limits by resource name.")
+    requests: fields.Quantities = pydantic.Field(default={}, description="Requests by resource name.")
+    limits: fields.Quantities = pydantic.Field(default={}, description="Limits by resource name.")
 
 
 class PodOptions(base.Model):
     """Scheduling and runtime of a role's pods."""
 
-    node_selector: dict[str, str] = pydantic.Field(default={}, description="Node labels that a node must have.")
+    node_selector: fields.NodeLabels = pydantic.Field(default={}, description="Node labels that a node must have.")
     tolerations: tuple[Toleration, ...] = pydantic.Field(default=(), max_length=32, description="Tolerations.")
     affinity: dict[str, Any] = pydantic.Field(default={}, description="Kubernetes affinity, handed on unread.")
     resources: PodResources = pydantic.Field(default=PodResources(), description="Requests and limits.")

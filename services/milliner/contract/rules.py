@@ -1,6 +1,7 @@
-"""Rules that join several fields of a topology, in the words that admission uses; each becomes a CEL rule of the CRD.
+"""Rules that join several fields of a topology: checked here, and by the API server as CEL rules of the CRD.
 
-Pure: takes the parsed spec, returns problems. What only the model can tell is in `model_checks`.
+Each stands in `TABLE` beside the group that it is about. `problems` applies them to a parsed spec; `crd.schema` writes
+them into the CRD. What only the model can tell is in `model_checks`. Pure.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from milliner.contract import cloud, devices, errors, kinds, strategy
-from milliner.contract import spec as spec_module
+import pydantic
 
-MAX_POOLS = 63  # arbitrary, kept small: CEL's cost of the uniqueness rule grows with the square of it
+from milliner.contract import checks, cloud, errors, kinds, strategy
+from milliner.contract import spec as spec_module
 
 OPTION_GROUPS = {
     kinds.StrategyType.HAT: "hat",
@@ -22,106 +23,173 @@ _EXTERNAL_TYPES = (kinds.StrategyType.PD_DEVICE, kinds.StrategyType.CLOUD_ONLY)
 _OWN_MODEL_TYPES = (kinds.StrategyType.PD_DEVICE, kinds.StrategyType.DEVICE_ONLY)
 
 
+def _options(chosen: strategy.StrategySpec, group: str) -> object:
+    return {"hat": chosen.hat, "uShape": chosen.u_shape, "pdDevice": chosen.pd_device}[group]
+
+
+def _foreign_options(kind: kinds.StrategyType, owner: kinds.StrategyType) -> checks.Rule:
+    """With strategy `kind`, the option group of another strategy, `owner`, is not set."""
+    own_group, group = OPTION_GROUPS.get(kind), OPTION_GROUPS[owner]
+    remedy = f"move the options to strategy.{own_group}" if own_group else "remove it"
+    return checks.Rule(
+        holds=lambda chosen: chosen.type is not kind or _options(chosen, group) is None,
+        cel=f"self.type != '{kind}' || !has(self.{group})",
+        message=f"strategy.{group} is set but strategy.type is {kind}: {remedy} or set type: {owner}",
+        field=f".{group}",
+    )
+
+
+_STRATEGY = tuple(
+    _foreign_options(kind, owner) for owner in OPTION_GROUPS for kind in kinds.StrategyType if kind is not owner
+)
+
+_CHUNKING = (
+    checks.Rule(
+        holds=lambda chunking: chunking.min_tokens <= chunking.max_tokens,
+        cel="self.minTokens <= self.maxTokens",
+        message="chunking.minTokens ({minTokens}) is above maxTokens ({maxTokens})",
+    ),
+    checks.Rule(
+        holds=lambda chunking: "tokens" not in chunking.model_fields_set or chunking.mode is kinds.ChunkingMode.FIXED,
+        cel="!has(self.tokens) || self.mode == 'Fixed'",
+        message="chunking.tokens is set but chunking.mode is {mode}: set mode: Fixed, or use minTokens and maxTokens "
+        "with mode: Dynamic",
+    ),
+)
+
+_PACING = (
+    checks.Rule(
+        holds=lambda pacing: pacing.min_interval_milliseconds <= pacing.max_interval_milliseconds,
+        cel="self.minIntervalMilliseconds <= self.maxIntervalMilliseconds",
+        message="pacing.minIntervalMilliseconds ({minIntervalMilliseconds}) is above maxIntervalMilliseconds "
+        "({maxIntervalMilliseconds})",
+    ),
+)
+
+_CLOUD = (
+    checks.Rule(
+        holds=lambda tier: tier.replicas is None or tier.scaling is None,
+        cel="!has(self.replicas) || !has(self.scaling)",
+        message="cloud.replicas and cloud.scaling are both set: with scaling, drop replicas",
+    ),
+)
+
+_SCALING = (
+    checks.Rule(
+        holds=lambda scaling: scaling.min_replicas <= scaling.max_replicas,
+        cel="self.minReplicas <= self.maxReplicas",
+        message="scaling.minReplicas ({minReplicas}) is above maxReplicas ({maxReplicas})",
+    ),
+)
+
+_ENGINE = (
+    checks.Rule(
+        holds=lambda engine: engine.type is not kinds.EngineType.EXTERNAL or engine.external is not None,
+        cel="self.type != 'External' || has(self.external)",
+        message="cloud.engine.type is External but external is not set: give external.url",
+        field=".external",
+    ),
+    checks.Rule(
+        holds=lambda engine: engine.type is not kinds.EngineType.BUILTIN or engine.external is None,
+        cel="self.type != 'Builtin' || !has(self.external)",
+        message="cloud.engine.external is set but engine.type is Builtin: drop external or set engine.type: External",
+        field=".external",
+    ),
+)
+
+
+def _repeated(spec: spec_module.TopologySpec) -> list[tuple[str, int]]:
+    """Names that several pools have, with how many."""
+    counts = Counter(pool.name for pool in spec.device_pools)
+    return [(name, count) for name, count in counts.items() if count > 1]
+
+
+def _own_models(spec: spec_module.TopologySpec) -> list[str]:
+    """Names of the pools that name a model of their own."""
+    return [pool.name for pool in spec.device_pools if pool.model is not None]
+
+
+_CEL_REPEATED = "self.devicePools.filter(p, !self.devicePools.exists_one(q, q.name == p.name))"
+_CEL_OWN_MODELS = "self.devicePools.filter(p, has(p.model))"
+
+_SPEC = (
+    checks.Rule(
+        holds=lambda spec: spec.cloud.engine.type is kinds.EngineType.BUILTIN or spec.strategy.type in _EXTERNAL_TYPES,
+        cel=f"self.cloud.engine.type == 'Builtin' || self.strategy.type in {checks.cel_list(_EXTERNAL_TYPES)}",
+        message="cloud.engine.type is External but strategy.type is {strategy.type}, whose cloud computes a slice: "
+        "set engine.type: Builtin, or strategy.type: PDDevice or CloudOnly",
+        field=".cloud.engine.type",
+    ),
+    checks.Rule(
+        holds=lambda spec: bool(spec.device_pools) or spec.strategy.type is kinds.StrategyType.CLOUD_ONLY,
+        cel="(has(self.devicePools) && size(self.devicePools) > 0) || self.strategy.type == 'CloudOnly'",
+        message="devicePools: at least one pool is needed (type CloudOnly needs none)",
+        field=".devicePools",
+    ),
+    checks.Rule(
+        holds=lambda spec: not _repeated(spec),
+        cel=f"!has(self.devicePools) || size({_CEL_REPEATED}) == 0",
+        message="devicePools: the name {name} is used {count} times: give each pool its own",
+        field=".devicePools",
+        values=(
+            checks.Value("name", lambda spec: _repeated(spec)[0][0], f"{_CEL_REPEATED}[0].name"),
+            checks.Value(
+                "count",
+                lambda spec: str(_repeated(spec)[0][1]),
+                f"string(size(self.devicePools.filter(r, r.name == {_CEL_REPEATED}[0].name)))",
+            ),
+        ),
+    ),
+    checks.Rule(
+        holds=lambda spec: not _own_models(spec) or spec.strategy.type in _OWN_MODEL_TYPES,
+        cel=f"!has(self.devicePools) || self.strategy.type in {checks.cel_list(_OWN_MODEL_TYPES)} || "
+        f"size({_CEL_OWN_MODELS}) == 0",
+        message="devicePools: pool {pool} names a model but strategy.type is {strategy.type}, which splits "
+        "spec.model: drop it, or set type: PDDevice or DeviceOnly",
+        field=".devicePools",
+        values=(checks.Value("pool", lambda spec: _own_models(spec)[0], f"{_CEL_OWN_MODELS}[0].name"),),
+    ),
+    checks.Rule(
+        holds=lambda spec: (
+            spec.fallback.on_cloud_loss is not kinds.OnCloudLoss.DRAFT_ONLY
+            or spec.strategy.type is kinds.StrategyType.HAT
+        ),
+        cel="self.fallback.onCloudLoss != 'DraftOnly' || self.strategy.type == 'Hat'",
+        message="fallback.onCloudLoss is DraftOnly but strategy.type is {strategy.type}, which has no drafting model: "
+        "use Wait or Fail, or set type: Hat",
+        field=".fallback.onCloudLoss",
+    ),
+)
+
+TABLE: dict[type[pydantic.BaseModel], tuple[checks.Rule, ...]] = {
+    spec_module.TopologySpec: _SPEC,
+    strategy.StrategySpec: _STRATEGY,
+    strategy.Chunking: _CHUNKING,
+    strategy.Pacing: _PACING,
+    cloud.CloudSpec: _CLOUD,
+    cloud.Scaling: _SCALING,
+    cloud.Engine: _ENGINE,
+}
+
+
+def of(model: type[pydantic.BaseModel]) -> list[checks.Rule]:
+    """The rules of a group, those of its base classes included."""
+    return [rule for each in model.__mro__ if each in TABLE for rule in TABLE[each]]
+
+
 def problems(spec: spec_module.TopologySpec) -> list[errors.Problem]:
-    """All problems of a spec, in document order."""
-    kind = spec.strategy.type
-    return [
-        *_strategy(spec.strategy),
-        *_cloud(spec.cloud, kind=kind),
-        *_pools(spec.device_pools, kind=kind),
-        *_fallback(spec),
-    ]
+    """All problems of a spec: of each group before those of the groups in it, in document order."""
+    return list(_problems(spec, "spec"))
 
 
-def _strategy(chosen: strategy.StrategySpec) -> Iterator[errors.Problem]:
-    groups = {"hat": chosen.hat, "uShape": chosen.u_shape, "pdDevice": chosen.pd_device}
-    own_group = OPTION_GROUPS.get(chosen.type)
-    for kind, group in OPTION_GROUPS.items():
-        if groups[group] is None or kind is chosen.type:
-            continue
-        remedy = f"move the options to strategy.{own_group}" if own_group else "remove it"
-        yield errors.Problem(
-            f"spec.strategy.{group}",
-            f"strategy.{group} is set but strategy.type is {chosen.type.value}: {remedy} or set type: {kind.value}",
-        )
-    for group, options in (("hat", chosen.hat), ("uShape", chosen.u_shape)):
-        if options is not None:
-            yield from _chunking(f"spec.strategy.{group}.chunking", options.chunking)
-    if chosen.pd_device is not None:
-        pacing = chosen.pd_device.pacing
-        if pacing.min_interval_milliseconds > pacing.max_interval_milliseconds:
-            yield errors.Problem(
-                "spec.strategy.pdDevice.pacing",
-                f"pacing.minIntervalMilliseconds ({pacing.min_interval_milliseconds}) is above "
-                f"maxIntervalMilliseconds ({pacing.max_interval_milliseconds})",
-            )
-
-
-def _chunking(path: str, chunking: strategy.Chunking) -> Iterator[errors.Problem]:
-    if chunking.min_tokens > chunking.max_tokens:
-        yield errors.Problem(
-            path, f"chunking.minTokens ({chunking.min_tokens}) is above maxTokens ({chunking.max_tokens})"
-        )
-    if "tokens" in chunking.model_fields_set and chunking.mode is not kinds.ChunkingMode.FIXED:
-        yield errors.Problem(
-            path,
-            f"chunking.tokens is set but chunking.mode is {chunking.mode.value}: set mode: Fixed, or use "
-            "minTokens and maxTokens with mode: Dynamic",
-        )
-
-
-def _cloud(tier: cloud.CloudSpec, *, kind: kinds.StrategyType) -> Iterator[errors.Problem]:
-    if tier.replicas is not None and tier.scaling is not None:
-        yield errors.Problem("spec.cloud", "cloud.replicas and cloud.scaling are both set: with scaling, drop replicas")
-    if tier.scaling is not None and tier.scaling.min_replicas > tier.scaling.max_replicas:
-        yield errors.Problem(
-            "spec.cloud.scaling",
-            f"scaling.minReplicas ({tier.scaling.min_replicas}) is above maxReplicas ({tier.scaling.max_replicas})",
-        )
-    engine = tier.engine
-    if engine.type is kinds.EngineType.EXTERNAL and kind not in _EXTERNAL_TYPES:
-        yield errors.Problem(
-            "spec.cloud.engine.type",
-            f"cloud.engine.type is External but strategy.type is {kind.value}, whose cloud computes a slice: "
-            "set engine.type: Builtin, or strategy.type: PDDevice or CloudOnly",
-        )
-    if engine.type is kinds.EngineType.EXTERNAL and engine.external is None:
-        yield errors.Problem(
-            "spec.cloud.engine.external", "cloud.engine.type is External but external is not set: give external.url"
-        )
-    if engine.type is kinds.EngineType.BUILTIN and engine.external is not None:
-        yield errors.Problem(
-            "spec.cloud.engine.external",
-            "cloud.engine.external is set but engine.type is Builtin: drop external or set engine.type: External",
-        )
-
-
-def _pools(pools: tuple[devices.DevicePool, ...], *, kind: kinds.StrategyType) -> Iterator[errors.Problem]:
-    if not pools and kind is not kinds.StrategyType.CLOUD_ONLY:
-        yield errors.Problem("spec.devicePools", "devicePools: at least one pool is needed (type CloudOnly needs none)")
-    if len(pools) > MAX_POOLS:
-        yield errors.Problem(
-            "spec.devicePools", f"devicePools has {len(pools)} pools: use at most {MAX_POOLS}, or several topologies"
-        )
-    for name, count in Counter(pool.name for pool in pools).items():
-        if count > 1:
-            yield errors.Problem(
-                "spec.devicePools", f"devicePools: the name {name} is used {count} times: give each pool its own"
-            )
-    for index, pool in enumerate(pools):
-        if pool.model is not None and kind not in _OWN_MODEL_TYPES:
-            yield errors.Problem(
-                f"spec.devicePools[{index}].model",
-                f"devicePools[{index}].model is set but strategy.type is {kind.value}, which splits spec.model: "
-                "drop it, or set type: PDDevice or DeviceOnly",
-            )
-
-
-def _fallback(spec: spec_module.TopologySpec) -> Iterator[errors.Problem]:
-    kind = spec.strategy.type
-    if spec.fallback.on_cloud_loss is kinds.OnCloudLoss.DRAFT_ONLY and kind is not kinds.StrategyType.HAT:
-        yield errors.Problem(
-            "spec.fallback.onCloudLoss",
-            f"fallback.onCloudLoss is DraftOnly but strategy.type is {kind.value}, which has no drafting model: "
-            "use Wait or Fail, or set type: Hat",
-        )
+def _problems(value: object, path: str) -> Iterator[errors.Problem]:
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _problems(item, f"{path}[{index}]")
+    if not isinstance(value, pydantic.BaseModel):
+        return
+    for rule in of(type(value)):
+        if not rule.holds(value):
+            yield errors.Problem(path + rule.field, rule.text(value))
+    for name, info in type(value).model_fields.items():
+        yield from _problems(getattr(value, name), f"{path}.{info.alias or name}")

@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
+
+from milliner.contract import checks
 
 
 class Scheme(enum.StrEnum):
@@ -40,31 +43,54 @@ class Source:
         return self.scheme in LOCAL_SCHEMES
 
 
+_NAMES = tuple(scheme.value for scheme in Scheme)
+_scheme = checks.Value("scheme", lambda text: text.partition("://")[0], "self.split('://')[0]")
+_REMOTE = tuple(scheme.value for scheme in Scheme if scheme not in (Scheme.FILE, Scheme.HUGGING_FACE))
+_NOTHING_AFTER = re.compile(f"({'|'.join(_REMOTE)})://")
+_REPOSITORY = "hf://[^/@]+/[^/@]+(@.*)?"
+
+RULES = (
+    checks.Rule(
+        holds=lambda text: re.search(r"\S", text, re.ASCII) is not None,
+        cel=r"self.matches('\\S')",
+        message=f"is empty: use {FORMS}",
+    ),
+    checks.Rule(
+        holds=lambda text: "://" not in text or text.partition("://")[0] in _NAMES,
+        cel=f"!self.contains('://') || self.split('://')[0] in {checks.cel_list(_NAMES)}",
+        message=f"'{{self}}' starts with {{scheme}}://, which is unknown: use {FORMS}",
+        values=(_scheme,),
+    ),
+    checks.Rule(
+        holds=lambda text: not text.startswith("file://") or text.startswith("file:///"),
+        cel="!self.startsWith('file://') || self.startsWith('file:///')",
+        message="'{self}' names no absolute folder: write file:///folder, with three slashes",
+    ),
+    checks.Rule(
+        holds=lambda text: not text.startswith("hf://") or re.fullmatch(_REPOSITORY, text) is not None,
+        cel=f"!self.startsWith('hf://') || self.matches('^{_REPOSITORY}$')",
+        message="'{self}' names no repository: write hf://org/name or hf://org/name@revision",
+    ),
+    checks.Rule(
+        holds=lambda text: _NOTHING_AFTER.fullmatch(text) is None,
+        cel=f"!self.matches('^{_NOTHING_AFTER.pattern}$')",
+        message=f"'{{self}}' names nothing after {{scheme}}://: use {FORMS}",
+        values=(_scheme,),
+    ),
+)
+
+
 def parse(text: str) -> Source:
     """Parses a source; raises ValueError (*expected*) whose message says what is wrong and which forms exist."""
-    if not text.strip():
-        raise ValueError(f"is empty: use {FORMS}")
+    checks.Rules(RULES).check(text)
     name, separator, location = text.partition("://")
     if not separator:
         return Source(Scheme.FILE, text)
-    try:
-        scheme = Scheme(name)
-    except ValueError:
-        raise ValueError(f"{text!r} starts with {name}://, which is unknown: use {FORMS}") from None
-    match scheme:
-        case Scheme.FILE:
-            if not location.startswith("/"):
-                raise ValueError(f"{text!r} names no absolute folder: write file:///folder, with three slashes")
-            return Source(scheme, location)
-        case Scheme.HUGGING_FACE:
-            repository, _, revision = location.partition("@")
-            if repository.count("/") != 1 or not all(repository.split("/")):
-                raise ValueError(f"{text!r} names no repository: write hf://org/name or hf://org/name@revision")
-            return Source(scheme, repository, revision)
-        case _:
-            if not location:
-                raise ValueError(f"{text!r} names nothing after {name}://: use {FORMS}")
-            return Source(scheme, location)
+    scheme = Scheme(name)
+    if scheme is not Scheme.HUGGING_FACE:
+        return Source(scheme, location)
+    repository, _, revision = location.partition("@")
+    return Source(scheme, repository, revision)
 
 
 def local_folder(

@@ -9,6 +9,8 @@ from milliner.contract.cloud import CloudSpec
 from milliner.contract.model import ModelSpec
 from milliner.contract.strategy import StrategySpec
 
+MAX_POOLS = 63  # arbitrary, kept small: CEL's cost of the uniqueness rule grows with the square of it
+
 
 class TopologySpec(base.Model):
     """What is wanted."""
@@ -17,7 +19,7 @@ class TopologySpec(base.Model):
     strategy: StrategySpec = pydantic.Field(description="How it is served.")
     cloud: CloudSpec = pydantic.Field(default=CloudSpec(), description="The cloud tier.")
     device_pools: tuple[devices.DevicePool, ...] = pydantic.Field(
-        default=(), description="The device tier: 1 to 63 pools, none with type CloudOnly."
+        default=(), max_length=MAX_POOLS, description="The device tier: 1 to 63 pools, none with type CloudOnly."
     )
     objectives: operations.Objectives = pydantic.Field(
         default=operations.Objectives(), description="What the controllers aim at."

@@ -49,7 +49,11 @@ class Chunking(base.Model):
         "from measured bandwidth and cloud load.",
     )
     tokens: int = pydantic.Field(
-        default=512, ge=1, le=65_536, description="Size of a chunk with mode Fixed, in tokens."
+        default=512,
+        ge=1,
+        le=65_536,
+        description="Size of a chunk with mode Fixed, in tokens; not to be set with another mode. Default: 512.",
+        json_schema_extra={fields.UNSET_MATTERS: True},
     )
     min_tokens: int = pydantic.Field(
         default=16, ge=1, le=65_536, description="Smallest chunk with mode Dynamic, in tokens."

@@ -128,12 +128,12 @@ def test_schema_refuses(changes: dict[str, Any], message: str) -> None:
         ),
         (
             {"spec.devicePools": [{"name": f"p{index}"} for index in range(64)]},
-            "devicePools has 64 pools: use at most 63, or several topologies",
+            "has 64 entries, use at most 63",
         ),
         (
             {"spec.devicePools.0.model": {"source": "builtin://demo"}},
-            "devicePools[0].model is set but strategy.type is Hat, which splits spec.model: drop it, or set type: "
-            "PDDevice or DeviceOnly",
+            "devicePools: pool local names a model but strategy.type is Hat, which splits spec.model: drop it, or set "
+            "type: PDDevice or DeviceOnly",
         ),
         (
             {"spec.cloud.engine": {"type": "External", "external": {"url": "http://vllm/v1"}}},
