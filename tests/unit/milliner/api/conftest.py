@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from milliner.telemetry import metrics, record, summary, tracing
 from milliner.telemetry.phases import Phase
 
 EOS = 256
+ANSWER = "Hello, world"
 
 
 class LoopClock:
@@ -53,7 +55,7 @@ class ByteTokenizer:
 class ToyGenerator:
     """Says `answer`, `per_round` tokens at a time; may fail or stall before a round. Counts what is open."""
 
-    answer: str = "Hello, world"
+    answer: str = ANSWER
     per_round: int = 3
     fail_at_round: int | None = None
     error: Exception = dataclasses.field(default_factory=lambda: errors.UnavailableError("the cloud went away"))
@@ -126,6 +128,15 @@ class Served:
 
     async def chat(self, **body: Any) -> httpx.Response:
         return await self.post("/v1/chat/completions", **{"messages": [{"role": "user", "content": "say"}], **body})
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """The stream's events; checks framing and that `[DONE]` comes last."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = response.text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
 
 
 async def until(condition: Callable[[], bool]) -> None:
