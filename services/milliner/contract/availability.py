@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from milliner.contract import errors, kinds, topology
+from milliner.contract import spec as spec_module
 
 
 def unavailable(kind: kinds.StrategyType) -> errors.Problem:
@@ -45,21 +46,43 @@ def refused(wanted: topology.InferenceTopology) -> list[errors.Problem]:
 
 def notes(wanted: topology.InferenceTopology) -> list[str]:
     """Fields that are set but have no effect where there is no cluster, one sentence each."""
-    spec = wanted.spec
-    told: list[str] = []
-    if spec.tracing.otlp_endpoint is not None:
-        told.append("tracing.otlpEndpoint has no effect here: see a request's trace with milliner generate --trace")
-    if any(pool.api.keys_secret_ref is not None for pool in spec.device_pools):
-        told.append("devicePools[].api.keysSecretRef has no effect here: the API asks for no key, on loopback only")
-    cluster_only = {
-        "cloud.pod": "pod" in spec.cloud.model_fields_set,
-        "cloud.service": "service" in spec.cloud.model_fields_set,
-        "cloud.rollout": "rollout" in spec.cloud.model_fields_set,
-        "cloud.scaling": spec.cloud.scaling is not None,
-        "model.credentialsSecretRef": spec.model.credentials_secret_ref is not None,
-        "devicePools[].nodeSelector": any(pool.node_selector for pool in spec.device_pools),
-        "devicePools[].clusterSecretRef": any(pool.cluster_secret_ref is not None for pool in spec.device_pools),
-        "devicePools[].pod": any("pod" in pool.model_fields_set for pool in spec.device_pools),
+    return [
+        f"{field} has no effect here: {why}" for field, (is_set, why) in _without_effect(wanted.spec).items() if is_set
+    ]
+
+
+def _without_effect(spec: spec_module.TopologySpec) -> dict[str, tuple[bool, str]]:
+    """Field: whether it is set, and why nothing follows from it."""
+    tier, pools = spec.cloud, spec.device_pools
+    cluster = "it is for a cluster"
+    return {
+        "model.credentialsSecretRef": (spec.model.credentials_secret_ref is not None, cluster),
+        "cloud.scaling": (tier.scaling is not None, "minReplicas replicas run all the time"),
+        "cloud.accelerator": (
+            tier.accelerator is not None,
+            "roles compute on CUDA where torch finds it; only the default of engine.kvCacheMebibytes follows from it",
+        ),
+        "cloud.service": ("service" in tier.model_fields_set, cluster),
+        "cloud.rollout": ("rollout" in tier.model_fields_set, cluster),
+        "cloud.pod": ("pod" in tier.model_fields_set, cluster),
+        "devicePools[].nodeSelector": (any(pool.node_selector for pool in pools), cluster),
+        "devicePools[].clusterSecretRef": (any(pool.cluster_secret_ref is not None for pool in pools), cluster),
+        "devicePools[].pod": (any("pod" in pool.model_fields_set for pool in pools), cluster),
+        "devicePools[].api.exposure": (
+            any("exposure" in pool.api.model_fields_set for pool in pools),
+            "the API listens on loopback only",
+        ),
+        "devicePools[].api.keysSecretRef": (
+            any(pool.api.keys_secret_ref is not None for pool in pools),
+            "the API asks for no key, on loopback only",
+        ),
+        "objectives": ("objectives" in spec.model_fields_set, "no controller of this version aims at them"),
+        "tls": (
+            spec.tls.mode is not kinds.TlsMode.DISABLED and "tls" in spec.model_fields_set,
+            "processes of one machine talk over loopback, in plain text",
+        ),
+        "tracing": (
+            "tracing" in spec.model_fields_set,
+            "nothing is exported; see a request's trace with milliner generate --trace",
+        ),
     }
-    told += [f"{field} has no effect here: it is for a cluster" for field, is_set in cluster_only.items() if is_set]
-    return told

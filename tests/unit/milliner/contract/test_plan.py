@@ -137,7 +137,7 @@ def test_notes_name_what_has_no_effect_without_a_cluster() -> None:
         )
     )
     told = availability.notes(wanted)
-    assert [note.split()[0] for note in told] == ["tracing.otlpEndpoint", "devicePools[].nodeSelector"]
+    assert [note.split()[0] for note in told] == ["devicePools[].nodeSelector", "tracing"]
     assert availability.notes(topology.parse(documents_of.SMALLEST)) == []
 
 
