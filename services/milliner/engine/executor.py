@@ -36,7 +36,8 @@ class ComputeExecutor:
     async def run(self, fn: Callable[[], T], *, modelled_s: ModelledDuration[T] | None = None) -> tuple[T, float]:
         """Runs `fn` on the worker and returns its result with its duration in seconds, padding included.
 
-        `modelled_s` is the duration to pad to, or a function of the result that gives it (evaluated on the worker).
+        `modelled_s` is the duration to pad to, or a function of the result that gives it (evaluated on the worker);
+        0 is that of a submodel that is not emulated: such a call takes what it takes and is no overrun.
         What `fn` raises is raised here, unpadded. Cancelling the wait drops a call that has not started; one that
         has runs to its end and its result is lost. After `close` the waiting calls are cancelled.
         """
@@ -74,10 +75,10 @@ class _Job(Generic[T]):
             if self.modelled_s is not None:
                 modelled_s = self.modelled_s(result) if callable(self.modelled_s) else self.modelled_s
                 remaining_s = start + modelled_s - time.perf_counter()
-                if remaining_s < 0:
-                    self.executor.overruns += 1
-                else:
+                if remaining_s >= 0:
                     time.sleep(remaining_s)
+                elif modelled_s > 0:
+                    self.executor.overruns += 1
         finally:
             duration_s = time.perf_counter() - start
             self.executor.busy_s += duration_s

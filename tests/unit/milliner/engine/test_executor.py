@@ -53,6 +53,13 @@ async def test_compute_beyond_its_model_is_an_overrun_and_is_not_padded(worker: 
     assert (worker.calls, worker.overruns) == (2, 1)
 
 
+async def test_what_is_not_emulated_beside_what_is_counts_as_no_overrun(worker: executor.ComputeExecutor) -> None:
+    """A topology may emulate the link and one submodel: the others cost nothing extra, and 0 cannot be kept."""
+    await worker.run(lambda: time.sleep(0.002), modelled_s=0.0)
+    await worker.run(lambda: 1, modelled_s=lambda _: 0.0)
+    assert (worker.calls, worker.overruns) == (2, 0)
+
+
 async def test_an_error_reaches_the_caller_and_the_worker_goes_on(worker: executor.ComputeExecutor) -> None:
     def fail() -> None:
         raise ValueError("broken")
