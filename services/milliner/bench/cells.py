@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from milliner.bench import plan
 from milliner.telemetry import summary
 
-OVERRUN_LIMIT = 0.01  # issue 4, item 10: a row with a greater share of overruns is invalid
+OVERRUN_LIMIT = 0.01  # a row with a greater share of overruns is invalid (docs/algorithms.md, targets)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CellRow:
-    """A row of the report: the fields of issue 4, item 10, and a few more. None: the figure does not exist."""
+    """A row of the report: flat, one per cell. None: the figure does not exist."""
 
     strategy: str
     codec: str

@@ -1,8 +1,8 @@
 """Speculative rounds in one process, without link or scheduler: draft, verify, accept, roll back.
 
-What `bench.acceptance` counts. The state kept between rounds is the device's (PAPERS A.3): accepted drafts stay in the
-adapter's cache as they were drafted, prompt positions have no deep state, and what the adapter has not seen it catches
-up on with verified deep states. Synchronous; runs on the caller's thread.
+What `bench.acceptance` counts. The state kept between rounds is the device's (docs/algorithms.md): accepted drafts stay
+in the adapter's cache as they were drafted, prompt positions have no deep state, and what the adapter has not seen it
+catches up on with verified deep states. Synchronous; runs on the caller's thread.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from milliner.engine import engine as engines
 from milliner.engine import executor as executors
 from milliner.engine import limits, slice_backend, work
 
-PREFILL_TOKENS = 512  # issue 4
-DECODE_SESSIONS = (1, 16)  # issue 4
+PREFILL_TOKENS = 512  # docs/algorithms.md, targets
+DECODE_SESSIONS = (1, 16)  # likewise
 CACHED_TOKENS = 256  # a chat's usual context
 PAGE_TOKENS = 64  # the engine's default
 WARM_UP_TURNS = 2  # arbitrary: allocators and caches settle in the first

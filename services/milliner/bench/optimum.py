@@ -1,10 +1,10 @@
-"""What time to first token a preset allows: TTFT(X) of PAPERS A.6 in chunks of X tokens, minimised over X.
+"""What time to first token a preset allows: TTFT(X) of docs/algorithms.md in chunks of X tokens, minimised over X.
 
 ``TTFT(X) = s(X) + u(X) + g(X) + (⌈L/X⌉ - 1) · max{s(X), u(X), g(X)} + round trip + reply + head``
 
 s(X) are the device's shallow layers, u(X) = A·X/β the upload, g(X) the cloud's layers; the reply is one float16
 position down, and the head picks the token. One chunk (X = L) is UShape. Where the prompt's codec is not float16 its
-last 64 positions still are (PAPERS A.7), so A is the mean over the prompt. One user, no other load (μ = 0), and no
+last 64 positions still are, so A is the mean over the prompt. One user, no other load (μ = 0), and no
 cost of the transport. Chunks are all of X tokens here; a schedule with unequal ones can be up to 5 % faster on short
 int4 prompts. Pure arithmetic, no torch; called by `bench.summary` and `bench.paper_wifi`.
 """
@@ -87,7 +87,7 @@ def optimum(
 
 
 def plain_step_s(preset: presets.Preset) -> float:
-    """One plain decode step of UShape: shallow, a float16 position each way, cloud, head (PAPERS A.5's reference)."""
+    """One plain decode step of UShape: shallow, a float16 position each way, cloud, head."""
     position_bytes = presets.bytes_per_position(_REPLY_CODEC, preset.hidden_size)
     link = preset.link
     wire_s = position_bytes / link.uplink_bytes_per_s + position_bytes / link.downlink_bytes_per_s

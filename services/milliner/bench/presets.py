@@ -1,7 +1,7 @@
 """Constants of the bench presets: a 7B model split between an Orin-class device, Wi-Fi and an A6000-class cloud.
 
-Source of every figure of `PAPER_WIFI`: issue 4, item 10 (sizes of a model with d = 4096 and 32 layers, two of them on
-the device). Bandwidths are scaled by the width of the model that really runs, so that a position takes as long on the
+Source of every figure of `PAPER_WIFI`: docs/algorithms.md, "The preset and its targets" (sizes of a model with d = 4096
+and 32 layers, two of them on the device). Bandwidths are scaled by the width of the model that really runs, so that a position takes as long on the
 link as at d = 4096; `time_scale` multiplies every duration of link and compute alike, so that ratios hold on machines
 too slow for the real ones. Pure values; `bench.paper_wifi` turns them into an emulated link and role configurations.
 """
@@ -33,7 +33,7 @@ class DeviceCosts:
     """Modelled durations of the device's calls.
 
     `adapter_*` is a draft step without its shallow layers: the adapter and lm_head; `per_token_s` of it is what a
-    prompt position costs the adapter on the way (the issue leaves that open; scaled from the shallow layers').
+    prompt position costs the adapter on the way (scaled from the shallow layers').
     """
 
     shallow: compute.ComputeCost
@@ -98,7 +98,7 @@ _SHALLOW = compute.ComputeCost(fixed_s=6e-3, per_token_s=65e-6)
 _DRAFT_STEP_ATTENTION_S = 9.5e-3  # shallow layers, attention-only adapter and head of one token
 _DRAFT_STEP_LAYER_S = 10.9e-3  # the same with a whole layer as the adapter
 _LAYER_PER_TOKEN_S = _SHALLOW.per_token_s / 2  # of a prompt position in one layer: the shallow layers are two
-_ATTENTION_SHARE = 67 / 202  # parameters of the attention-only adapter (PAPERS A.2) over those of a 7B model's layer
+_ATTENTION_SHARE = 67 / 202  # parameters of the adapter `Attention` over those of a 7B model's layer
 
 PAPER_WIFI = Preset(
     name="paper-wifi",
@@ -128,9 +128,9 @@ CODEC_NAMES = {
     "int8": types.Codec.INT8,
     "int4": types.Codec.INT4,
 }
-"""Codec names of the command line and of the reports' rows (issue 4, item 10)."""
+"""Codec names of the command line and of the reports' rows."""
 
-EXACT_TAIL_TOKENS = 64  # the last prompt positions go as float16 (PAPERS A.7; issue 4, item 10)
+EXACT_TAIL_TOKENS = 64  # the last prompt positions go as float16 (docs/algorithms.md)
 
 _CODEC_BYTES_PER_VALUE = {
     types.Codec.FLOAT32: 4.0,
@@ -139,12 +139,12 @@ _CODEC_BYTES_PER_VALUE = {
     types.Codec.INT8: 1.0,
     types.Codec.INT4: 0.5,
 }
-_INT4_GROUP = 64  # values that share one float16 scale (PAPERS A.7: 0.266 of float16's bytes)
+_INT4_GROUP = 64  # values that share one float16 scale (docs/algorithms.md: 0.266 of float16's bytes)
 _SCALE_BYTES = 2
 
 
 def bytes_per_position(codec: types.Codec, hidden_size: int) -> float:
-    """Bytes of one position of `hidden_size` values on the wire, scales included (PAPERS A.7)."""
+    """Bytes of one position of `hidden_size` values on the wire, scales included (docs/algorithms.md)."""
     scales = {types.Codec.INT8: 1.0, types.Codec.INT4: hidden_size / _INT4_GROUP}.get(codec, 0.0)
     return _CODEC_BYTES_PER_VALUE[codec] * hidden_size + scales * _SCALE_BYTES
 

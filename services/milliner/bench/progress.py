@@ -7,7 +7,7 @@ import rich.progress
 
 from milliner.bench import optimum, plan, presets
 
-# Time per token over UShape's, by strategy: rough shares for the bar's weights only (PAPERS A.5).
+# Time per token over UShape's, by strategy: rough shares for the bar's weights only (docs/algorithms.md).
 _STEP_SHARE = {plan.StrategyName.UMEDUSA: 0.6, plan.StrategyName.HAT: 0.45, plan.StrategyName.HAT_SEQUENTIAL: 0.6}
 _CHUNK_TOKENS = 256  # likewise: close enough to the optimum for a weight
 

@@ -1,4 +1,4 @@
-"""What issue 4 asks preset paper-wifi to show ("What it must show"), beside what a run measured. Pure.
+"""What preset paper-wifi is asked to show (docs/algorithms.md, targets), beside what a run measured. Pure.
 
 A figure that the run did not measure is left out.
 """
@@ -18,7 +18,7 @@ OPTIMUM_PROMPT_TOKENS = (512, LONG_PROMPT_TOKENS)  # where Hat's TTFT is held ag
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A figure that issue 4 asks for: at most (or, with `at_least`, at least) `limit`."""
+    """A figure that is asked for: at most (or, with `at_least`, at least) `limit`."""
 
     name: str
     measured: float
@@ -39,7 +39,7 @@ class Target:
 
 
 def targets(seen: summary.Observations, optima: Mapping[tuple[str, int], float]) -> list[Target]:
-    """What issue 4 asks of preset paper-wifi, as far as this run measured it."""
+    """What is asked of preset paper-wifi, as far as this run measured it."""
     found: list[Target] = []
     for codec, share in (("float16", 0.85), ("int8", 0.48), ("int4", 0.38)):
         for length in OPTIMUM_PROMPT_TOKENS:

@@ -3,7 +3,7 @@
 Recursive least squares with forgetting over the regressors (1, x): old batches fade, so the estimate follows a GPU that
 is shared or throttled. Forgetting alone lets the covariance grow without bound while all batches have one size, and
 the next different size would then throw the estimate about; the trace is capped for that reason. The device uses
-the figures to choose its chunk size (PAPERS A.6). Called on the event loop after every batch; torch-free.
+the figures to choose its chunk size (docs/algorithms.md). Called on the event loop after every batch; torch-free.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Defaults are the topology's, where API.md gives them.
+    """Defaults are the topology's (docs/topology.md), where it has them.
 
     `max_batch_tokens` bounds one forward pass and so what a chunk can add to other sessions' time between tokens;
     `kv_cache_bytes` is spent in pages of `page_tokens`.

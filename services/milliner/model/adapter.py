@@ -1,6 +1,6 @@
 """The adapter: the small network that turns layer-s hidden states into a guess of the final ones, and so drafts.
 
-Three forms (PAPERS A.2), all followed by a norm of their own and the target's frozen lm_head:
+Three forms (docs/algorithms.md), all followed by a norm of their own and the target's frozen lm_head:
 
 - `Attention`: `h' = h + Attention(RMSNorm(h))` (Kangaroo's form);
 - `Layer`: a whole decoder layer, attention and SwiGLU;

@@ -16,7 +16,7 @@ from torch import nn
 from milliner.model import adapter as adapters
 from milliner.model import drafter_target, drafter_unroll, medusa
 
-MAX_ROUND_DRAFTS = 8  # issue 4, item 7: acceptance lengths are quoted for at most 8 drafts
+MAX_ROUND_DRAFTS = 8  # acceptance lengths are quoted for at most 8 drafts (docs/algorithms.md)
 PASS_DISCOUNT = 0.85  # weight of a draft against the one before it: it counts only if that one is accepted (arbitrary)
 
 

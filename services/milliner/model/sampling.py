@@ -19,9 +19,8 @@ import torch
 
 from milliner.core import types
 
-DRAFT_TOP_CANDIDATES = (
-    8  # likeliest tokens that an expansion reports; PAPERS A.2 finds 91 % of misses in the next three
-)
+# Likeliest tokens that an expansion reports: 91 % of misses are among the next three (docs/algorithms.md, adapter).
+DRAFT_TOP_CANDIDATES = 8
 
 
 class Stream(enum.IntEnum):

@@ -1,8 +1,8 @@
 """How large the next prompt chunk is. Pure arithmetic; re-planned for every chunk.
 
 The pipeline has three stages: the device's shallow layers s(X), the upload u(X) = bytes(X) / β, and the cloud's step
-g(μ + X) = a + b · (μ + X), where μ are other sessions' tokens in the same batch. PAPERS A.6 gives the best *constant*
-chunk as the one whose upload takes as long as the cloud's step, X* = (a + b·μ) / (A/β − b).
+g(μ + X) = a + b · (μ + X), where μ are other sessions' tokens in the same batch. The best *constant*
+chunk is the one whose upload takes as long as the cloud's step, X* = (a + b·μ) / (A/β − b) (docs/algorithms.md).
 
 `Dynamic` applies that balance to each chunk in turn: the next chunk is as large as what can be prepared and uploaded
 while the cloud computes the chunk before it,

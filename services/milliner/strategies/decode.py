@@ -2,7 +2,7 @@
 
 A round sends the hidden states of a path root … leaf of the draft tree and gets back the deep states of the same
 positions; the device accepts the longest prefix of drafts that the target agrees with and picks the token after it
-(PAPERS A.3). Where drafts come from is a `DraftSource`; plain U-shape decoding is the source that never drafts.
+(docs/algorithms.md). Where drafts come from is a `DraftSource`; plain U-shape decoding is the source that never drafts.
 """
 
 from __future__ import annotations

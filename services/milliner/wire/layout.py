@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from milliner.core import errors, types
 
-INT4_GROUP = 64  # numbers that share a scale: PAPERS A.7, 0.266 of float16's bytes at widths divisible by 64
+INT4_GROUP = 64  # numbers that share a scale: docs/algorithms.md; 0.266 of float16's bytes at widths divisible by 64
 SCALE_BYTES = 2  # a bfloat16: float32's range, and levels are chosen for the rounded scale, so its 8 bits cost nothing
 
 

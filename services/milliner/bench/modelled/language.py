@@ -3,7 +3,7 @@
 The target's next token is a function of all tokens before it. The drafter's distribution at that point has a
 confidence c, drawn from Beta(2a, 2(1 - a)) with mean a, the *agreement*; its first choice is the target's with
 probability c (a calibrated drafter). Where it is not, the target's token is the drafter's second, third or fourth
-choice with the shares that PAPERS A.2 measured (0.70, 0.15, 0.06 of the misses), else none of them.
+choice with the shares that docs/algorithms.md quotes (0.70, 0.15, 0.06 of the misses), else none of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 
 VOCABULARY = 4096
 NUM_CANDIDATES = 8
-RUNNER_UP_SHARES = (0.70, 0.15, 0.06)  # of misses; PAPERS A.2, form `whole layer`: 0.70 / 0.85 / 0.91 cumulated
+RUNNER_UP_SHARES = (0.70, 0.15, 0.06)  # of misses: 0.70 / 0.85 / 0.91 cumulated (docs/algorithms.md, adapter `Layer`)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which outcomes of an outstanding verification are worth drafting ahead (PAPERS A.5). Pure arithmetic.
+"""Which outcomes of an outstanding verification are worth drafting ahead (docs/algorithms.md). Pure arithmetic.
 
 A path root, d1 … dK has been sent. It ends in one of these ways: the first i drafts are accepted and the target puts
 another token y in place of d(i+1), or all K are accepted and a bonus token y follows. Each *outcome* (i, y) is the root
@@ -18,10 +18,9 @@ from collections.abc import Callable, Sequence
 
 from milliner.core import compute
 
-MIN_PROBABILITY = (
-    0.004  # a branch costs 0.1 ms a step and saves a draft of some 30 ms when it is hit: 4 steps · 0.1 / 30, less
-)
-# what a larger batch delays the verification by. PAPERS A.5's constants (AGX Orin class).
+# A branch costs 0.1 ms a step and saves a draft of some 30 ms when it is hit: 4 steps · 0.1 / 30, less what a larger
+# batch delays the verification by. Constants of preset paper-wifi (docs/algorithms.md).
+MIN_PROBABILITY = 0.004
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

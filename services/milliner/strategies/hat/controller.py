@@ -13,7 +13,7 @@ The pace is time over tokens of the last rounds, not the mean of their ratios: r
 far too much in that. Until the first round has been measured, drafts end as with `Fixed` control.
 
 This is the optimal stopping rule for maximising tokens per second (the marginal gain must exceed the average rate).
-With a longer round trip the pace is slower and drafts grow, about logarithmically, as they should (PAPERS A.4).
+With a longer round trip the pace is slower and drafts grow, about logarithmically, as they should (docs/algorithms.md).
 
 **Off while it loses.** The pace of plain decoding is estimated from the same rounds without their drafting. While the
 measured pace is no better, rounds go without drafts, and every `PROBE_EVERY` rounds a burst of drafted rounds looks

@@ -1,4 +1,4 @@
-"""Hat from prompt to end: chunked prefill, then rounds of drafting and verification. See PAPERS A.
+"""Hat from prompt to end: chunked prefill, then rounds of drafting and verification. See docs/algorithms.md.
 
 Which positions go how: the prompt in chunks sized by `chunking`, written with the prompt's codec but for its last
 `exact_tail_tokens`; what follows with the decode codec. The output equals the full model's: greedy token for token,

@@ -1,4 +1,4 @@
-"""The optimum must reproduce the figures that PAPERS A.6 states for the preset's constants."""
+"""The optimum must reproduce the figures that docs/algorithms.md states for the preset's constants."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_share_with_the_codec_on_both_sides_is_the_stated_one(codec: types.Codec
 
 
 def test_optimum_is_where_upload_and_cloud_balance() -> None:
-    # X* = (a + b·μ)/(A/β - b) of PAPERS A.6, here 24 ms / (819.2 µs - 210 µs) = 39.4
+    # X* = (a + b·μ)/(A/β - b) of docs/algorithms.md, here 24 ms / (819.2 µs - 210 µs) = 39.4
     best = optimum.optimum(PRESET, prompt_tokens=2048, codec=FLOAT16)
     assert best.chunk_tokens == pytest.approx(24e-3 / (819.2e-6 - 210e-6), rel=0.05)
 

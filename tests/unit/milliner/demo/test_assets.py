@@ -14,8 +14,8 @@ from milliner.demo import assets, tokenizer
 from milliner.model import checkpoint, digest, drafter_file
 
 ROOT = assets.model_dir().parent
-LIMIT_BYTES = 32_000_000  # issue 4, item 7
-PROMPT_AND_ANSWER_TOKENS = 2048 + 64  # issue 4, item 10
+LIMIT_BYTES = 32_000_000  # docs/algorithms.md, targets
+PROMPT_AND_ANSWER_TOKENS = 2048 + 64  # likewise
 
 
 def test_all_of_it_is_small_enough() -> None:

@@ -36,7 +36,7 @@ def sizes(
 
 
 def test_an_upload_bound_prompt_settles_at_the_size_where_upload_and_cloud_balance() -> None:
-    best = 0.024 / (UPLOAD_S - 210e-6)  # X* of PAPERS A.6 with μ = 0: 39.4 tokens
+    best = 0.024 / (UPLOAD_S - 210e-6)  # X* of docs/algorithms.md with μ = 0: 39.4 tokens
     chunks = sizes(DYNAMIC, prompt_tokens=2048, upload_s=UPLOAD_S)
     assert chunks[0] == 16
     assert all(abs(tokens - best) < 1.5 for tokens in chunks[4:-1])
