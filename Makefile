@@ -12,10 +12,10 @@ PYTEST_FLAGS ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format proto docs clean
+.PHONY: help setup demo test cluster-test e2e check lint format proto docs crd clean
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install Milliner and everything it needs into .venv
 
@@ -32,6 +32,14 @@ demo: $(STAMP) ## Answer a prompt with a model split over an emulated Wi-Fi link
 
 test: $(STAMP) ## All tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+cluster-test: $(STAMP) ## Tests against the API server that KUBECONFIG names
+	@test -n "$$KUBECONFIG" || { echo "cluster-test needs a Kubernetes API server (1.30 or later): set KUBECONFIG to the kubeconfig of one where you may create definitions and namespaces, such as a kind cluster's"; exit 1; }
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/cluster
+
+e2e: $(STAMP) ## Tests on the real nodes of the cluster that KUBECONFIG names
+	@test -n "$$KUBECONFIG" || { echo "e2e needs a Kubernetes cluster (1.30 or later) whose nodes have Milliner's images: set KUBECONFIG to its kubeconfig; with kind, see manifests/kind"; exit 1; }
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/e2e
 
 lint: $(STAMP) ## Format, ruff, mypy, import directions; changes nothing
 	$(BIN)/ruff format --check .
@@ -55,6 +63,10 @@ proto: ## Generate the protocol's Python code from contract/proto
 
 docs: $(STAMP) ## Generate docs/topology.md from the schema
 	$(BIN)/python -m milliner.contract.reference docs/topology.md
+
+CRD_FILES := manifests/crd/inferencetopologies.milliner.dev.yaml charts/milliner-crds/templates/inferencetopologies.milliner.dev.yaml
+crd: $(STAMP) ## Generate the CustomResourceDefinition from the schema
+	$(foreach file,$(CRD_FILES),$(BIN)/milliner crd --out $(file) &&) true
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -16,7 +16,7 @@ import rich.console
 import rich.text
 import typer
 
-from milliner.cli import bench, chat, demo, doctor, generate, train_adapter, up
+from milliner.cli import bench, chat, crd, demo, doctor, generate, train_adapter, up
 from milliner.cli import slice as slices
 from milliner.contract import errors as contract_errors
 from milliner.core import errors
@@ -60,6 +60,7 @@ app.command("chat")(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.command("train-adapter")(train_adapter.train_adapter)
 app.command("slice")(slices.slice_)
+app.command("crd")(crd.crd)
 app.command("doctor")(doctor.doctor)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pydantic
@@ -57,7 +57,7 @@ class Rule:
         """
         entry = {"rule": self.cel, "message": _PLACEHOLDER.sub(r"<\1>", self.message)}
         if _PLACEHOLDER.search(self.message):
-            entry["messageExpression"] = " + ".join(self._cel_parts())
+            entry["messageExpression"] = self._message_expression()
         if self.field:
             entry["fieldPath"] = self.field
         return entry
@@ -69,16 +69,17 @@ class Rule:
         found = value if name == _SELF else _below(value, name)
         return str(found.value if isinstance(found, enum.Enum) else found)
 
-    def _cel_parts(self) -> Iterator[str]:
-        """The template's pieces as CEL expressions: literals, and what is shown between them."""
-        for index, piece in enumerate(_PLACEHOLDER.split(self.message)):
-            if index % 2 == 0:
-                if piece:
-                    yield cel_literal(piece)
-            elif (computed := self._value(piece)) is not None:
-                yield computed.cel
-            else:
-                yield "string(self)" if piece == _SELF else f"string(self.{piece})"
+    def _message_expression(self) -> str:
+        """The template as CEL: `format`, because the cost of adding texts of unknown length has no bound."""
+        pieces = _PLACEHOLDER.split(self.message)
+        shown = ", ".join(map(self._cel_of, pieces[1::2]))
+        return f"{cel_literal('%s'.join(piece.replace('%', '%%') for piece in pieces[::2]))}.format([{shown}])"
+
+    def _cel_of(self, name: str) -> str:
+        computed = self._value(name)
+        if computed is not None:
+            return computed.cel
+        return _SELF if name == _SELF else f"self.{name}"
 
     def _value(self, name: str) -> Value | None:
         return next((value for value in self.values if value.name == name), None)
@@ -110,14 +111,17 @@ class Rules:
         return found
 
 
-def matching(pattern: str, message: str) -> Rules:
-    """A text as a whole matches a pattern, which Python and RE2 read alike: plain classes, no look-around."""
+def matching(pattern: str, message: str, *, unless: str = "") -> Rules:
+    """A text as a whole matches a pattern, which Python and RE2 read alike: plain classes, no look-around.
+
+    `unless` is a CEL condition under which it need not, for what is no text in the API server.
+    """
     whole = re.compile(pattern, re.ASCII)
     return Rules(
         (
             Rule(
                 holds=lambda text: whole.fullmatch(text) is not None,
-                cel=f"self.matches({cel_literal(f'^({pattern})$')})",
+                cel=f"{unless and unless + ' || '}self.matches({cel_literal(f'^({pattern})$')})",
                 message=message,
             ),
         )

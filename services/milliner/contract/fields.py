@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 import pydantic
@@ -28,11 +27,7 @@ _is_digest = checks.matching(
 )
 _is_url = checks.matching(r"https?://[^\s]+", "'{self}' is no URL: write http://host:port or https://host/path")
 
-
-def _is_quantity(value: str) -> str:
-    if re.fullmatch(QUANTITY, value, re.ASCII) is None:
-        raise ValueError(f"'{value}' is no quantity: write 2, 500m or 4Gi")
-    return value
+_is_quantity = checks.matching(QUANTITY, "'{self}' is no quantity: write 2, 500m or 4Gi", unless="type(self) == int")
 
 
 def _as_text(value: Any) -> Any:
@@ -49,16 +44,12 @@ Digest = Annotated[str, pydantic.Field(max_length=LONGEST_DIGEST_CHARACTERS), _i
 Source = Annotated[str, pydantic.Field(max_length=1024), checks.Rules(sources.RULES)]
 Quantity = Annotated[
     str,
+    pydantic.Field(max_length=64),
     pydantic.BeforeValidator(_as_text),
-    pydantic.AfterValidator(_is_quantity),
     pydantic.WithJsonSchema(
-        {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "x-kubernetes-int-or-string": True,
-            "pattern": f"^{QUANTITY}$",
-            "maxLength": 64,
-        }
+        {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True, "maxLength": 64}
     ),
+    _is_quantity,
 ]
 NodeLabels = Annotated[dict[str, LabelValue], pydantic.Field(max_length=64)]
 Quantities = Annotated[dict[str, Quantity], pydantic.Field(max_length=32)]

@@ -136,7 +136,7 @@ _SPEC = (
             checks.Value(
                 "count",
                 lambda spec: str(_repeated(spec)[0][1]),
-                f"string(size(self.devicePools.filter(r, r.name == {_CEL_REPEATED}[0].name)))",
+                f"size(self.devicePools.filter(r, r.name == {_CEL_REPEATED}[0].name))",
             ),
         ),
     ),

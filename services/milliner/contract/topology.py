@@ -47,8 +47,15 @@ class InferenceTopology(base.Model):
 
 def parse(document: object, *, origin: str = "") -> InferenceTopology:
     """Validates a document against the schema and every rule; raises `SpecInvalid` (*expected*) with all problems."""
-    topology = base.parse(InferenceTopology, document, origin=origin)
+    topology = base.parse(InferenceTopology, _without_nulls(document), origin=origin)
     problems = rules.problems(topology.spec)
     if problems:
         raise errors.SpecInvalid(problems, origin=origin)
     return topology
+
+
+def _without_nulls(value: object) -> object:
+    """The document without fields that are null: unset, as the API server takes them. Items of lists stay."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
