@@ -1,9 +1,10 @@
 """Constants of the bench presets: a 7B model split between an Orin-class device, Wi-Fi and an A6000-class cloud.
 
 Source of every figure of `PAPER_WIFI`: docs/algorithms.md, "The preset and its targets" (sizes of a model with d = 4096
-and 32 layers, two of them on the device). Bandwidths are scaled by the width of the model that really runs, so that a position takes as long on the
-link as at d = 4096; `time_scale` multiplies every duration of link and compute alike, so that ratios hold on machines
-too slow for the real ones. Pure values; `bench.paper_wifi` turns them into an emulated link and role configurations.
+and 32 layers, two of them on the device). Bandwidths are scaled by the width of the model that really runs, so that a
+position takes as long on the link as at d = 4096; `time_scale` multiplies every duration of link and compute alike, so
+that ratios hold on machines too slow for the real ones. Pure values; `bench.paper_wifi` turns them into an emulated
+link and role configurations.
 """
 
 from __future__ import annotations
