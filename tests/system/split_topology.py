@@ -123,31 +123,38 @@ async def running(
     device_costs: costs.DeviceCosts | None = None,
     cloud_cost: compute.ComputeCost | None = None,
     num_replicas: int = 1,
+    kv_cache_bytes: Sequence[int] = (64 << 20,),
+    device_sessions: int = 8,
 ) -> AsyncIterator[SplitTopology]:
-    """Starts cloud replicas and a device over a checkpoint folder, float32 on CPU."""
+    """Starts cloud replicas and a device over a checkpoint folder, float32 on CPU; caches of replicas in turn."""
     modules = device_model.load_submodels(files, dtype=DTYPE, torch_device=CPU)
     async with contextlib.AsyncExitStack() as stack:
         replicas = [
-            await stack.enter_async_context(_replica(files, modules.info, cloud_cost)) for _ in range(num_replicas)
+            await stack.enter_async_context(
+                _replica(files, modules.info, cloud_cost, kv_cache_bytes[index % len(kv_cache_bytes)])
+            )
+            for index in range(num_replicas)
         ]
         worker = executor.ComputeExecutor(name="device", torch_threads=1)
         stack.callback(worker.close)
         endpoints = [f"127.0.0.1:{replica.listening.port}" for replica in replicas]
         transport = await stack.enter_async_context(client.GrpcTransport(endpoints))
-        device = device_model.DeviceModel(modules, codecs=CODECS, executor=worker, costs=device_costs)
+        device = device_model.DeviceModel(
+            modules, codecs=CODECS, executor=worker, costs=device_costs, max_sessions=device_sessions
+        )
         yield SplitTopology(device, transport, replicas)
 
 
 @contextlib.asynccontextmanager
 async def _replica(
-    files: device_model.DeviceFiles, info: compute.DeviceInfo, cost: compute.ComputeCost | None
+    files: device_model.DeviceFiles, info: compute.DeviceInfo, cost: compute.ComputeCost | None, kv_cache_bytes: int
 ) -> AsyncIterator[Replica]:
     async with contextlib.AsyncExitStack() as stack:
         worker = executor.ComputeExecutor(name="cloud", torch_threads=1)
         stack.callback(worker.close)
         spec = slices.SliceSpec(info.split_layer, info.cloud_slice_end, embedding=False, lm_head=False)
         cloud_slice = slices.load_slice(checkpoint.Checkpoint.open(files.model), spec, dtype=DTYPE, torch_device=CPU)
-        config = limits.EngineConfig(kv_cache_bytes=64 << 20, page_tokens=16, max_batch_tokens=256)
+        config = limits.EngineConfig(kv_cache_bytes=kv_cache_bytes, page_tokens=16, max_batch_tokens=256)
         time = clock.LoopClock()
         backend = slice_backend.SliceBackend(cloud_slice, config=config)
         engine = engines.Engine(backend, config=config, executor=worker, clock=time, cost=cost)

@@ -1,8 +1,8 @@
 """One HTTP request's answers: prompts times n choices, generated side by side and reported as they come.
 
 Chat and text completion differ in how a prompt is tokenized and how deltas are written; a `Flavour` is that
-difference. The order is: records (a trace per choice), a slot, tokenization, generation. All choices of a request
-share one slot and die together.
+difference. The order is: records (a trace per choice), slots, tokenization, generation. The choices of a request get
+their slots together and die together; where there are more choices than slots, some wait for others of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from milliner.api import admission, schema, streaming, text_service
-from milliner.core import types
+from milliner.core import fair_units, types
 from milliner.telemetry import record, summary, summary_json
 from milliner.telemetry.phases import Phase
 
@@ -155,15 +155,35 @@ class Answering:
                 )
                 for request_id in ids
             ]
-            async with self._slots.slot() as waited_s:
+            async with self._slots.slot(len(records)) as held:
                 for request_record in records:
-                    request_record.add(Phase.QUEUE, waited_s, tier="device")
+                    request_record.add(Phase.QUEUE, held.waited_s, tier="device")
                 prompts = await flavour.tokenize(self._service, records[::n])
                 choices = [Choice(index, prompts[index // n]) for index in range(len(records))]
+                turns = fair_units.FairUnits(held.slots)
                 async with asyncio.TaskGroup() as group:
                     for choice, request_record in zip(choices, records, strict=True):
-                        group.create_task(self._one(flavour, choice, request_record, sink))
+                        group.create_task(self._in_turn(turns, flavour, choice, request_record, sink))
         return choices
+
+    async def _in_turn(
+        self,
+        turns: fair_units.FairUnits,
+        flavour: Flavour,
+        choice: Choice,
+        request_record: record.RequestRecord,
+        sink: Callable[[Choice, text_service.TextDelta], Awaitable[None]],
+    ) -> None:
+        """One answer, once enough of the request's other answers have ended."""
+        if turns.fits(1):
+            await turns.acquire(1)
+        else:
+            with request_record.phase(Phase.QUEUE, tier="device"):
+                await turns.acquire(1)
+        try:
+            await self._one(flavour, choice, request_record, sink)
+        finally:
+            turns.release(1)
 
     async def _one(
         self,

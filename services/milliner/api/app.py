@@ -39,7 +39,7 @@ class Limits:
 
 
 class Api:
-    """The endpoints; `why_not_ready` says in words what is missing, or ""."""
+    """The endpoints; `why_not_ready` says in words what is missing, or "", and `why_refused` refuses answers so."""
 
     def __init__(
         self,
@@ -49,12 +49,14 @@ class Api:
         device_metrics: metrics.DeviceMetrics,
         limits: Limits,
         why_not_ready: Callable[[], str],
+        why_refused: Callable[[], str],
         kv_used_share: Callable[[], float] | None,
     ) -> None:
         self._service = service
         self._metrics = device_metrics
         self._limits = limits
         self._why_not_ready = why_not_ready
+        self._why_refused = why_refused
         self._kv_used_share = kv_used_share
         self._created_s = int(time.time())
         self._slots = admission.Admission(
@@ -115,7 +117,7 @@ class Api:
     async def _answer(
         self, request: requests.Request, flavour: answering.Flavour, context: answering.Context
     ) -> responses.Response:
-        if reason := self._why_not_ready():
+        if reason := self._why_refused():
             raise core_errors.UnavailableError(f"not ready to serve: {reason}")
         if flavour.request.stream:
             return streaming.EventStream(lambda emit: self._answering.streamed(flavour, context, emit))
@@ -143,7 +145,7 @@ class Api:
             "object": "model",
             "created": self._created_s,
             "owned_by": "milliner",
-            "max_model_len": model.max_positions,
+            "max_model_len": self._service.max_positions,
         }
 
     async def _body(self, request: requests.Request) -> dict[str, Any]:
@@ -183,12 +185,15 @@ def create_app(
     device_metrics: metrics.DeviceMetrics | None = None,
     limits: Limits | None = None,
     why_not_ready: Callable[[], str] = lambda: "",
+    why_refused: Callable[[], str] | None = None,
     kv_used_share: Callable[[], float] | None = None,
 ) -> applications.Starlette:
     """The application. `service.on_finished` should feed `device_metrics.observe`; without metrics that is done here.
 
     Args:
-        why_not_ready: what is missing, in words, or "" when requests can be served; asked at each request.
+        why_not_ready: what is missing, in words, or "" when requests can be served; `/readyz` says so.
+        why_refused: why a request for an answer is refused at once, or "". Default: `why_not_ready`. A device that
+            has lost its cloud is not ready, but may let answers wait for it.
         kv_used_share: the device's KV cache in use, 0 to 1, asked at each scrape.
     """
     model = service.model
@@ -201,6 +206,7 @@ def create_app(
         device_metrics=device_metrics,
         limits=limits or Limits(),
         why_not_ready=why_not_ready,
+        why_refused=why_refused or why_not_ready,
         kv_used_share=kv_used_share,
     )
     headers = {"X-Milliner-Topology": model.topology, "X-Milliner-Strategy": model.strategy}

@@ -66,7 +66,10 @@ class TextDelta:
 
 
 class TextService:
-    """Serves one model with one strategy. `on_finished` gets every request's summary, failed ones included."""
+    """Serves one model with one strategy. `on_finished` gets every request's summary, failed ones included.
+
+    `cloud_positions` says how many positions the cloud can hold of one session, 0 while nobody knows.
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class TextService:
         clock: ports.Clock,
         tracer: trace.Tracer | None = None,
         on_finished: Callable[[summary.RequestSummary], None] = lambda _: None,
+        cloud_positions: Callable[[], int] = lambda: 0,
     ) -> None:
         self.model = model
         self.codec = codec
@@ -84,7 +88,13 @@ class TextService:
         self._generator = generator
         self._clock = clock
         self._tracer = tracer
+        self._cloud_positions = cloud_positions
         self._encoding_thread = futures.ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of prompt and answer together: the model's context, less where the cloud holds less."""
+        return min(self.model.max_positions, self._cloud_positions() or self.model.max_positions)
 
     def close(self) -> None:
         """Ends the worker thread."""
@@ -194,11 +204,16 @@ class TextService:
         return types.GenerationRequest(
             request_id=request_id,
             prompt_ids=prompt_ids,
-            max_new_tokens=min(room, DEFAULT_NEW_TOKENS) if wanted is None else wanted,
+            max_new_tokens=self._default_new_tokens(len(prompt_ids)) if wanted is None else wanted,
             sampling=options.sampling,
             stop_token_ids=options.stop_token_ids | (frozenset() if options.ignore_eos else self.codec.eos_token_ids),
             num_logprobs=options.num_logprobs,
         )
+
+    def _default_new_tokens(self, prompt_tokens: int) -> int:
+        """As many as fit. A prompt that fills the cloud's cache asks for one: what never fits is the cloud's to say,
+        which may have grown since."""
+        return max(1, min(self.max_positions - prompt_tokens, DEFAULT_NEW_TOKENS))
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoding_thread, function)

@@ -4,7 +4,7 @@
 
     MillinerError
     ├── InputError              what a client asked for cannot be served            (HTTP 400)
-    │   ├── PromptTooLong       prompt and answer do not fit the context            (HTTP 400)
+    │   ├── PromptTooLong       prompt and answer fit neither now nor later         (HTTP 400)
     │   └── UnknownModel        the client named another model                      (HTTP 404)
     ├── ConfigError             a topology, role configuration or option is wrong   (exit 2)
     │   ├── CheckpointError     a model folder is unreadable or incomplete
@@ -54,7 +54,7 @@ class InputError(MillinerError):
 
 
 class PromptTooLong(InputError):
-    """Prompt and requested answer do not fit the model's context."""
+    """Prompt and requested answer exceed the model's context or the whole KV cache: waiting does not help."""
 
 
 class UnknownModel(InputError):

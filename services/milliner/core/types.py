@@ -94,7 +94,7 @@ class Emission:
 class LoadReport:
     """A cloud replica's load, sent with every reply so that the device can choose its chunk size.
 
-    The delay model is g(x) = `delay_fixed_s` + `delay_per_token_s` · x for a batch of x tokens (PAPERS A.6);
+    The delay model is g(x) = `delay_fixed_s` + `delay_per_token_s` · x for a batch of x tokens (docs/algorithms.md);
     `other_tokens` is the moving average of tokens of *other* sessions batched with one frame (μ).
     """
 
@@ -128,6 +128,7 @@ class SessionOpened:
     session_id: str
     max_frame_tokens: int
     load: LoadReport
+    max_positions: int = 0  # most KV positions that any session may have on this replica; 0: it did not say
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

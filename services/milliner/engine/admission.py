@@ -21,6 +21,11 @@ class Admission:
         self.promised_pages = 0
 
     @property
+    def capacity_tokens(self) -> int:
+        """Positions of a session that has the whole cache to itself."""
+        return self.num_pages * self.page_tokens
+
+    @property
     def promised_share(self) -> float:
         """The share of the cache that is promised, 0 … 1."""
         return self.promised_pages / self.num_pages
@@ -28,15 +33,16 @@ class Admission:
     def admit(self, max_positions: int) -> int:
         """Promises the pages for `max_positions` and returns how many.
 
-        Raises `TooManySessions` and `KVCacheFull`, which may pass, and `PositionMismatch` for what never fits.
+        Raises `TooManySessions` and `KVCacheFull`, which may pass, `PromptTooLong` for what can never fit, and
+        `PositionMismatch` for less than one position.
         """
         if max_positions < 1:
             raise errors.PositionMismatch(f"found {max_positions}, expected at least 1", field="max_positions")
         pages = -(-max_positions // self.page_tokens)
         if pages > self.num_pages:
-            raise errors.PositionMismatch(
-                f"{max_positions} positions were asked for, the whole KV cache holds "
-                f"{self.num_pages * self.page_tokens}: ask for fewer or enlarge cloud.engine.kvCacheMebibytes",
+            raise errors.PromptTooLong(
+                f"{max_positions} positions were asked for, the whole KV cache holds {self.capacity_tokens}: "
+                "ask for fewer or enlarge cloud.engine.kvCacheMebibytes",
                 field="max_positions",
             )
         if self.num_sessions >= self.max_sessions:

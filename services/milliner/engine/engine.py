@@ -64,8 +64,8 @@ class Engine:
     async def open(self, request: types.SessionOpen) -> types.SessionOpened:
         """Admits a session.
 
-        Raises `UnknownSession` (empty id), `ForeignSession` (the id is taken), `PositionMismatch` (more positions than
-        the whole cache holds), `TooManySessions`, `KVCacheFull`, and `UnavailableError` when the engine stops.
+        Raises `UnknownSession` (empty id), `ForeignSession` (the id is taken), `PromptTooLong` (more positions than the
+        whole cache holds), `TooManySessions`, `KVCacheFull`, and `UnavailableError` when the engine stops.
         """
         if self._stopping:
             raise errors.UnavailableError("the cloud engine is stopping")
@@ -84,7 +84,10 @@ class Engine:
             now_s=self._clock.now(),
         )
         return types.SessionOpened(
-            session_id=request.session_id, max_frame_tokens=self._config.max_frame_tokens, load=self.load()
+            session_id=request.session_id,
+            max_frame_tokens=self._config.max_frame_tokens,
+            load=self.load(),
+            max_positions=min(self._backend.max_positions, self._admission.capacity_tokens),
         )
 
     async def forward(self, frame: work.Work) -> work.Done:
@@ -117,7 +120,7 @@ class Engine:
             self._end(owner, errors.UnknownSession("the session was closed", field="session_id"))
 
     def load(self) -> types.LoadReport:
-        """What every reply carries (PAPERS A.6)."""
+        """What every reply carries (docs/algorithms.md, chunk size)."""
         return types.LoadReport(
             delay_fixed_s=self._delay.fixed_s,
             delay_per_token_s=self._delay.per_token_s,

@@ -16,6 +16,9 @@ from milliner.strategies import uplink as uplinks
 from milliner.telemetry import record as records
 from milliner.telemetry.phases import Phase
 
+REFUSED = (errors.CapacityError, errors.PromptTooLong)
+"""What one replica has no room for, now or ever; another one may have it."""
+
 LOST = (errors.UnavailableError, errors.UnknownSession)
 """What means that the replica no longer holds the session: the connection broke, or it restarted and forgot."""
 
@@ -80,7 +83,10 @@ class CloudSession:
         return self._confirmed
 
     async def open(self, *, eager: bool = False) -> None:
-        """Opens the session; raises `UnavailableError`, `CapacityError` or `ProtocolError` as the cloud says."""
+        """Opens the session.
+
+        Raises `UnavailableError`, `CapacityError`, `PromptTooLong` or `ProtocolError` as the cloud says.
+        """
         info = self._ports.info
         self._session_id = self._ports.new_session_id()
         self._stream = await self._ports.transport.open(
@@ -198,7 +204,7 @@ class CloudSession:
                     await self.close()
                     await self.open()
                     await self._replay(committed)
-                except (*LOST, errors.CapacityError) as again:
+                except (*LOST, *REFUSED) as again:
                     cause = again
                 else:
                     return

@@ -46,14 +46,14 @@ async def prefill(context: RequestContext, options: PrefillOptions) -> compute.V
             return await _Pipeline(context, options).run()
         except cloud_session.LOST as lost:
             await context.cloud.recover(0, cause=lost)
-        except errors.CapacityError as full:
+        except cloud_session.REFUSED as full:
             if context.cloud.confirmed:
                 raise
             await _open_elsewhere(context, full)
 
 
-async def _open_elsewhere(context: RequestContext, full: errors.CapacityError) -> None:
-    """The replica that was opened eagerly is full: tries them all, once; raises `CapacityError` if all are."""
+async def _open_elsewhere(context: RequestContext, full: errors.MillinerError) -> None:
+    """The replica that was opened eagerly has no room: tries them all, once; raises the refusal if none has."""
     await context.cloud.close()
     try:
         await context.cloud.open()

@@ -36,7 +36,8 @@ async def open_request(
 ) -> AsyncGenerator[RequestContext, None]:
     """A request with its sessions on both tiers; both are closed on the way out, also when it is cancelled.
 
-    Raises `PromptTooLong`, `KVCacheFull`, or what the cloud refused.
+    Raises `PromptTooLong` for what exceeds the context or every replica's KV cache, `KVCacheFull` where the device has
+    no room in time, or what the cloud refused.
     """
     info = scope.device.info
     prompt_tokens = len(request.prompt_ids)
@@ -73,6 +74,12 @@ async def open_request(
             answer=answer.Answer(request),
             record=record,
         )
+    except errors.PromptTooLong as refusal:
+        raise errors.PromptTooLong(
+            f"prompt ({prompt_tokens} tokens) and answer ({request.max_new_tokens}) exceed what the cloud can hold of "
+            f"one session: {refusal.message}",
+            field="max_tokens",
+        ) from refusal
     finally:
         try:
             await cloud.close()

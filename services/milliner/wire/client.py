@@ -71,6 +71,11 @@ class GrpcTransport:
         troubles = await asyncio.gather(*(candidate.check() for candidate in found))
         return "; ".join(troubles) if all(troubles) else ""
 
+    @property
+    def max_positions(self) -> int:
+        """Most positions that a session may have on the roomiest replica that has said so; 0: unknown."""
+        return max((known.max_positions for known in self._replicas.values()), default=0)
+
     async def wait_ready(self, timeout_s: float) -> None:
         """Until a connection to one replica stands. Raises `UnavailableError` if none does within `timeout_s`."""
         found = await self._find()
@@ -153,9 +158,12 @@ async def _look_up(host: str, port: int, *, timeout_s: float) -> list[str]:
 
 
 def _how_telling(error: errors.MillinerError) -> int:
-    """Of several refusals the one to report: what the request must change, then what waiting cures, then silence."""
+    """Of several refusals the one to report: what is wrong with the request anywhere, then what waiting cures, then
+    what is too much for some replica, then silence."""
     match error:
         case errors.UnavailableError():
+            return 3
+        case errors.PromptTooLong():
             return 2
         case errors.CapacityError():
             return 1

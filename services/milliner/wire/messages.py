@@ -98,7 +98,10 @@ def write_frame(frame: types.HiddenFrame) -> bytes:
 def write_opened(opened: types.SessionOpened) -> bytes:
     """The first message down."""
     body = pb.Opened(
-        session_id=opened.session_id, max_frame_tokens=opened.max_frame_tokens, load=_write_load(opened.load)
+        session_id=opened.session_id,
+        max_frame_tokens=opened.max_frame_tokens,
+        load=_write_load(opened.load),
+        max_positions=opened.max_positions,
     )
     return pb.CloudMessage(opened=body).SerializeToString()
 
@@ -168,7 +171,10 @@ def _read_frame(message: pb.Frame) -> types.HiddenFrame:
 
 def _read_opened(message: pb.Opened) -> types.SessionOpened:
     return types.SessionOpened(
-        session_id=message.session_id, max_frame_tokens=message.max_frame_tokens, load=_read_load(message.load)
+        session_id=message.session_id,
+        max_frame_tokens=message.max_frame_tokens,
+        load=_read_load(message.load),
+        max_positions=message.max_positions,
     )
 
 

@@ -51,6 +51,11 @@ class Replica:
         self._heartbeat = heartbeat.Heartbeat(target, lambda: self._connect(pings, connect_s=silent_s))
 
     @property
+    def max_positions(self) -> int:
+        """Most positions of a session here, as it said when one was opened; 0: unknown."""
+        return self._last_opened.max_positions if self._last_opened is not None else 0
+
+    @property
     def num_streams(self) -> int:
         """Open sessions of this device."""
         return len(self._streams)

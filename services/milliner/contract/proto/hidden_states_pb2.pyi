@@ -83,14 +83,16 @@ class Open(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., slice_start: _Optional[int] = ..., slice_end: _Optional[int] = ..., hidden_size: _Optional[int] = ..., max_positions: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("session_id", "max_frame_tokens", "load")
+    __slots__ = ("session_id", "max_frame_tokens", "load", "max_positions")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_FRAME_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    MAX_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     max_frame_tokens: int
     load: Load
-    def __init__(self, session_id: _Optional[str] = ..., max_frame_tokens: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    max_positions: int
+    def __init__(self, session_id: _Optional[str] = ..., max_frame_tokens: _Optional[int] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., max_positions: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("session_id", "round", "commit_pos", "start_pos", "kind", "payloads", "reply_positions", "reply_codec", "traceparent")

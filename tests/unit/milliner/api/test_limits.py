@@ -28,8 +28,8 @@ async def test_a_wait_for_a_slot_ends() -> None:
             async with one.slot():
                 pass
         assert (one.running, one.waiting) == (1, 0)
-    async with one.slot() as waited_s:
-        assert waited_s < 0.02
+    async with one.slot() as held:
+        assert held.waited_s < 0.02
     assert (one.running, one.waiting) == (0, 0)
 
 
@@ -69,6 +69,39 @@ async def test_the_queue_is_first_come_first_served() -> None:
         assert order == ["a"]
         ended.set()
     assert order == ["a", "b", "c", "d"]
+
+
+async def test_an_answer_is_a_slot_and_a_large_request_takes_no_more_than_there_are() -> None:
+    one = slots(max_running=4)
+    async with one.slot(3) as first:
+        waiting = asyncio.create_task(one.slot(16).__aenter__())
+        await toys.until(lambda: one.waiting == 1)
+        assert first.slots == 3
+    assert (await waiting).slots == 4
+    assert one.running == 1
+
+
+async def test_choices_beyond_the_slots_wait_for_others_of_their_request(served: toys.Served) -> None:
+    served.generator.stall_at_round = 0
+    asked = asyncio.create_task(served.complete(n=5))
+    await toys.until(lambda: served.generator.open == 2)  # the device has two slots
+    await asyncio.sleep(0.03)
+    assert served.generator.open == 2
+    served.generator.release.set()
+    response = await asked
+    assert [choice["finish_reason"] for choice in response.json()["choices"]] == ["stop"] * 5
+    assert sum(one.phases_s[Phase.QUEUE] >= 0.02 for one in served.summaries) == 3
+
+
+async def test_a_client_that_leaves_takes_its_waiting_choices_along(served: toys.Served) -> None:
+    served.generator.stall_at_round = 0
+    asked = asyncio.create_task(served.complete(n=5))
+    await toys.until(lambda: served.generator.open == 2)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    served.generator.release.set()
+    await toys.until(lambda: served.generator.open == 0)
+    assert (await served.complete()).status_code == 200
 
 
 async def test_waiting_for_a_slot_is_a_phase_of_the_request(served: toys.Served) -> None:

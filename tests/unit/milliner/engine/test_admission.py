@@ -27,10 +27,13 @@ def test_refuses_one_session_too_many() -> None:
         account.admit(1)
 
 
-@pytest.mark.parametrize("max_positions", [0, -3, 65])
-def test_what_never_fits_is_no_reason_to_try_again(max_positions: int) -> None:
+@pytest.mark.parametrize(
+    ("max_positions", "expected"),
+    [(0, errors.PositionMismatch), (-3, errors.PositionMismatch), (65, errors.PromptTooLong)],
+)
+def test_what_never_fits_is_no_reason_to_try_again(max_positions: int, expected: type[errors.MillinerError]) -> None:
     account = admission.Admission(num_pages=4, page_tokens=16, max_sessions=8)
-    with pytest.raises(errors.PositionMismatch) as refusal:
+    with pytest.raises(expected) as refusal:
         account.admit(max_positions)
     assert refusal.value.field == "max_positions"
     assert account.promised_pages == 0

@@ -61,7 +61,7 @@ def test_a_frame_crosses_the_wire(
 
 def test_open_opened_and_reply_cross_the_wire() -> None:
     load = types.LoadReport(0.024, 0.00021, 17.5, 3, 4, 0.25, 512)
-    opened = types.SessionOpened("s", 2048, load)
+    opened = types.SessionOpened("s", 2048, load, max_positions=640)
     request = types.SessionOpen("s", "sha256:ab", 2, 32, 4096, 8192, "00-a-b-01", 1)
     payload = types.Payload(types.Codec.INT8, 1, b"12")
     replies = [

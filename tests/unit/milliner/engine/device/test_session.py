@@ -1,0 +1,103 @@
+"""One request's submodels: what is booked where, how far the draft tree may grow, and that memory comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import torch
+from tests.numerics import tiny_models
+from tests.system import split_topology
+
+from milliner.core import compute, errors, types
+from milliner.engine import executor
+from milliner.engine.device import device_model, room, session
+from milliner.model import adapter
+from milliner.wire import codecs
+
+FLOAT32 = types.Codec.FLOAT32
+WIRE = compute.WireFormat(prompt=FLOAT32, decode=FLOAT32, exact_from=0)
+REQUEST = types.GenerationRequest("test", prompt_ids=tuple(tiny_models.prompt(12).tolist()), max_new_tokens=40)
+DECODE_S = 0.02
+
+
+def slow_decode(payload: types.Payload, width: int, dtype: torch.dtype) -> torch.Tensor:
+    time.sleep(DECODE_S)
+    return codecs.decode(payload, width, dtype)
+
+
+@pytest.fixture
+async def device(tmp_path: pathlib.Path) -> AsyncIterator[device_model.DeviceModel]:
+    tiny_models.save("llama", tmp_path / "model")
+    split_topology.write_adapter(
+        tmp_path / "adapter", tmp_path / "model", split_layer=1, form=adapter.AdapterForm.ATTENTION
+    )
+    files = device_model.DeviceFiles(tmp_path / "model", 1, adapter=tmp_path / "adapter")
+    modules = device_model.load_submodels(files, dtype=torch.float32, torch_device=tiny_models.CPU)
+    worker = executor.ComputeExecutor(name="device", torch_threads=1)
+    slow = dataclasses.replace(split_topology.CODECS, decode=slow_decode)
+    yield device_model.DeviceModel(modules, codecs=slow, executor=worker, max_sessions=1, max_wait_s=0.05)
+    worker.close()
+
+
+@contextlib.asynccontextmanager
+async def begun(device: device_model.DeviceModel) -> AsyncIterator[tuple[session.TorchDeviceSession, compute.Verdict]]:
+    """A session whose first token has been chosen."""
+    one = await device.open(REQUEST, WIRE)
+    try:
+        await one.forward_prompt(0, REQUEST.prompt_ids)
+        yield one, await one.choose_first(reply(1))
+    finally:
+        await one.close()
+
+
+def reply(num_positions: int) -> types.HiddenReply:
+    """Deep states that no cloud has computed."""
+    payload = codecs.encode(torch.zeros(num_positions, 32), FLOAT32)
+    return types.HiddenReply("s", 0, 0, 0, payload, 0.0, 0.0, 0, types.LoadReport())
+
+
+async def test_reading_a_reply_is_booked_apart_from_the_head(device: device_model.DeviceModel) -> None:
+    async with begun(device) as (one, first):
+        await one.pack([one.root])
+        started_s = time.perf_counter()
+        verdict = await one.verify([one.root], reply(1))
+        waited_s = time.perf_counter() - started_s
+    for booked in (first, verdict):
+        assert booked.decode_s >= DECODE_S
+    assert verdict.decode_s + verdict.head_s <= waited_s
+
+
+async def test_guesses_stop_where_a_path_could_not_be_packed_any_more(
+    device: device_model.DeviceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "TREE_TOKENS", room.PATH_TOKENS + 5)
+    async with begun(device) as (one, _):
+        await one.expand([one.root])
+        leaves = [one.child(one.root, token) for token in range(5)]
+        await one.expand(leaves[:4])  # five nodes
+        for guess in (one.expand, one.prepare):
+            with pytest.raises(errors.KVCacheFull):
+                await guess(leaves[4:])
+        assert (await one.pack([one.root, leaves[4]])).num_tokens == 2
+
+
+async def test_room_is_free_again_after_closing_twice_and_after_a_cancelled_close(
+    device: device_model.DeviceModel,
+) -> None:
+    async with begun(device) as (one, _):
+        with pytest.raises(errors.KVCacheFull):
+            await device.open(dataclasses.replace(REQUEST, max_new_tokens=244), WIRE)
+        closing = asyncio.create_task(one.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await one.close()
+    other = await device.open(dataclasses.replace(REQUEST, max_new_tokens=244), WIRE)
+    assert device.used_share == 0.0
+    await other.close()
