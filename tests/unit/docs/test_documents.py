@@ -66,3 +66,59 @@ def test_no_topology_field_that_the_readme_shows_is_unknown() -> None:
     assert blocks
     for block in blocks:
         assert documents.parse_topologies(block, origin="README.md")
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """The page's headings as GitHub links to them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_anchors_exist(page: pathlib.Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    inside = [(page.parent / link if link else page, anchor) for link, anchor in links if "://" not in link]
+    assert [(target.name, anchor) for target, anchor in inside if anchor not in anchors(target)] == []
+
+
+SOURCES = sorted(
+    path for folder in ("services", "operator", "tests") for path in (ROOT / folder).rglob("*.py") if path.is_file()
+)
+
+
+def test_documents_that_the_code_cites_exist() -> None:
+    cited = {
+        (str(source.relative_to(ROOT)), name)
+        for source in SOURCES
+        for name in re.findall(r"docs/[\w/-]+\.md", source.read_text(encoding="utf-8"))
+    }
+    assert ("services/milliner/strategies/chunking.py", "docs/algorithms.md") in cited
+    assert [(source, name) for source, name in sorted(cited) if not (ROOT / name).is_file()] == []
+
+
+def defined(reference: str) -> bool:
+    """Whether `package.module.name` is a module of the runtime, or a name that its module defines."""
+    parts = reference.removeprefix("milliner.").split(".")
+    for length in range(len(parts), 0, -1):
+        module = ROOT.joinpath("services", "milliner", *parts[:length])
+        name = parts[length] if length < len(parts) else ""
+        file = module.with_suffix(".py") if module.with_suffix(".py").is_file() else module / "__init__.py"
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            return not name or bool(re.search(rf"^\s*(class |def |async def )?{name}\b", text, flags=re.MULTILINE))
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_page_names_exists(page: pathlib.Path) -> None:
+    packages = {path.parent.name for path in (ROOT / "services" / "milliner").glob("*/__init__.py")}
+    quoted = set(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
+    dotted = {word for word in quoted if re.fullmatch(r"(milliner\.)?(\w+\.)+\w+", word)}
+    fields = (ROOT / "docs" / "topology.md").read_text(encoding="utf-8") + "model.safetensors"  # not code's names
+    dotted = {
+        word for word in dotted if word.removeprefix("milliner.").split(".")[0] in packages and word not in fields
+    }
+    files = {word for word in quoted if re.fullmatch(r"[\w-]+(/[\w.-]+)+\.(py|proto|yaml|toml|html|json)", word)}
+    assert {word for word in dotted if not word.endswith((".py", ".proto")) and not defined(word)} == set()
+    roots = (ROOT, ROOT / "services" / "milliner", ROOT / "services")
+    assert {name for name in files if not any((root / name).exists() for root in roots)} == set()
