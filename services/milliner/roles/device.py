@@ -1,7 +1,8 @@
 """The device role: a strategy over the device's submodels and the wire, behind the HTTP API. Wiring only.
 
 Life: load submodels and tokenizer, listen (health answers from now on), send a first short request through both
-tiers until one succeeds, report ready, serve; at SIGTERM finish what runs within `_DRAIN_S`, end.
+tiers until one succeeds, report ready, serve; when the cloud is lost report that, and ready again when it is back
+(`readiness`); at SIGTERM finish what runs within `_DRAIN_S`, end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from milliner.api import app, text_service, tokenizer
 from milliner.contract import model_checks, role_config, role_events
 from milliner.core import clock, errors
 from milliner.engine import executor
-from milliner.roles import counters, device_options, http_server, probe, reporter, shutdown, stopping
+from milliner.roles import (
+    counters,
+    device_options,
+    http_server,
+    probe,
+    readiness,
+    reporter,
+    shutdown,
+    stopping,
+    watched,
+)
 from milliner.strategies import factory
 from milliner.telemetry import tracing
 from milliner.wire import client, codecs, link_process
@@ -28,21 +39,26 @@ _DRAIN_S = 2.0  # arbitrary: answers take longer, and whoever stops a device kno
 
 
 async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter) -> None:
-    """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files."""
+    """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files, and
+    `UnavailableError` when an emulated link cannot be kept up."""
     worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(worker.close)
-        split = config.split
-        report.say(role_events.RoleEventKind.LOADING, message=f"loading layers [0, {split.split_layer})")
+        options = device_options.strategy_options(config)
+        report.say(role_events.RoleEventKind.LOADING, message=f"loading layers [0, {config.split.split_layer})")
         (device, codec), _ = await worker.run(lambda: _load(config, worker))
         asked_to_stop = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
         time = clock.LoopClock()
-        transport = client.GrpcTransport(await _endpoints(config, stack))
+        links = await _links(config, stack)
+        transport = client.GrpcTransport([f"127.0.0.1:{link.port}" for link in links] or config.cloud_endpoints)
         stack.push_async_callback(transport.close)
-        strategy = factory.build_generator(
-            device_options.strategy_options(config), clock=time, transport=transport, device=device
+        strategy = factory.build_generator(options, clock=time, transport=transport, device=device)
+        prober = probe.Probe(strategy, device=device.info, clock=time)
+        ready = readiness.Readiness(prober, cloud=transport, clock=time)
+        transport.on_trouble = ready.suspect
+        generator = stopping.StoppableGenerator(
+            watched.WatchedGenerator(strategy, on_cloud_lost=ready.answer_failed), clock=time
         )
-        generator = stopping.StoppableGenerator(strategy, clock=time)
         traces = tracing.set_up(tier="device", topology=config.topology, instance=config.name)
         stack.callback(traces.shutdown)
         service = text_service.TextService(
@@ -56,62 +72,64 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
             ),
             clock=time,
             tracer=traces.tracer,
+            cloud_positions=lambda: transport.max_positions,
         )
         stack.callback(service.close)
-        readiness = probe.Readiness(generator, device=device.info, clock=time)
         application = app.create_app(
             service,
             clock=time,
             limits=app.Limits(max_running=config.max_concurrent_requests),
-            why_not_ready=lambda: readiness.reason,
+            why_not_ready=lambda: ready.reason,
+            why_refused=lambda: ready.refusal,
             kv_used_share=lambda: device.used_share,
         )
         listening = http_server.bind(config.listen.host, config.listen.port)
         port: int = listening.getsockname()[1]
+        where = {"host": config.listen.host, "port": port}
+        compute_counters = counters.ComputeCounters(worker)
+
+        def on_ready() -> None:
+            shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
+            report.say(
+                role_events.RoleEventKind.READY,
+                **where,
+                message=f"{config.strategy.type.value} on http://{config.listen.host}:{port}",
+                data={"model_digest": device.info.model_digest, "round_trip_s": prober.round_trip_s},
+            )
+
         server = http_server.Server(application)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listening]))
-            report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
-            report.waiting(readiness.reason)
-            stopped = group.create_task(asked_to_stop.wait())
-            probing = group.create_task(readiness.establish(on_waiting=report.waiting))
-            await asyncio.wait({stopped, probing}, return_when=asyncio.FIRST_COMPLETED)
-            if probing.done() and not probing.cancelled() and probing.exception() is None:
-                compute_counters = counters.ComputeCounters(worker)
-                shutdown.on_stats_request(
-                    lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read())
-                )
-                report.say(
-                    role_events.RoleEventKind.READY,
-                    host=config.listen.host,
-                    port=port,
-                    message=f"{config.strategy.type.value} on http://{config.listen.host}:{port}",
-                    data={"model_digest": device.info.model_digest, "round_trip_s": readiness.probe_s},
-                )
-            await stopped
-            probing.cancel()
-            readiness.reason = "the device is stopping"
+            report.say(role_events.RoleEventKind.SERVING, **where)
+            report.waiting(ready.reason)
+            keeping = [group.create_task(link.keep()) for link in links]
+            keeping.append(group.create_task(ready.keep(on_ready=on_ready, on_waiting=report.waiting)))
+            await asked_to_stop.wait()
+            ready.stop()
+            for task in keeping:
+                task.cancel()
             await generator.drain(_DRAIN_S)
             server.should_exit = True
             await serving
     report.say(role_events.RoleEventKind.STOPPED)
 
 
-async def _endpoints(config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack) -> list[str]:
-    """Where the transport connects: the cloud's endpoints, or an emulated link in front of each.
+async def _links(
+    config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack
+) -> list[link_process.LinkProcess]:
+    """An emulated link in front of each of the cloud's endpoints; none where the link is a real one.
 
-    Links run in processes of their own, where this device's compute does not make packets late.
+    They run in processes of their own, where this device's compute does not make packets late.
     """
     # Each device has jitter of its own, the same at every start.
     conditions = device_options.link_conditions(config, seed=zlib.crc32(config.name.encode()))
     if conditions is None:
-        return list(config.cloud_endpoints)
-    targets = []
+        return []
+    links = []
     for endpoint in config.cloud_endpoints:
         host, _, port = endpoint.rpartition(":")
-        link = await stack.enter_async_context(link_process.LinkProcess(host, int(port), conditions))
-        targets.append(f"127.0.0.1:{link.port}")
-    return targets
+        links.append(await stack.enter_async_context(link_process.LinkProcess(host, int(port), conditions)))
+    return links
 
 
 def _load(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from milliner.contract import emulation, kinds, role_config
-from milliner.core import compute
+from milliner.core import compute, errors
 from milliner.engine.device import costs
 from milliner.strategies import options
 from milliner.wire import link_schedule
 
+_FALLBACK = "fallback.onCloudLoss"
 _FREE = compute.ComputeCost(fixed_s=0.0)
 
 
 def strategy_options(config: role_config.DeviceRoleConfig) -> options.HatOptions | options.UShapeOptions:
-    """The strategy's options."""
+    """The strategy's options. Raises `ConfigError` for what this version does not do."""
     wanted = config.strategy
+    if config.fallback.on_cloud_loss is kinds.OnCloudLoss.DRAFT_ONLY:
+        raise errors.ConfigError("DraftOnly is not available in this version: use Wait or Fail", field=_FALLBACK)
     chunking = options.ChunkingOptions(
         mode=wanted.chunking.mode,
         min_tokens=wanted.chunking.min_tokens,

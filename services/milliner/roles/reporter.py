@@ -19,12 +19,14 @@ class Reporter:
 
     def say(self, event: role_events.RoleEventKind, **details: Any) -> None:
         """Writes one event."""
+        if event is role_events.RoleEventKind.READY:
+            self._waiting = ""
         line = role_events.RoleEvent(event=event, role=self._role, name=self._name, **details).to_line()
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
     def waiting(self, message: str) -> None:
-        """Writes a `WAITING` event unless the last one said the same."""
+        """Writes a `WAITING` event unless the role has waited for the same until now."""
         if message != self._waiting:
             self._waiting = message
             self.say(role_events.RoleEventKind.WAITING, message=message)

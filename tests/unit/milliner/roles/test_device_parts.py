@@ -1,4 +1,4 @@
-"""What the device role is wired from: options, readiness, the HTTP server's socket, errors of a group."""
+"""What the device role is wired from: options, stopping, the HTTP server's socket, errors of a group."""
 
 from __future__ import annotations
 
@@ -9,23 +9,11 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from milliner.contract import emulation, kinds, operations, role_config, strategy
-from milliner.core import compute, errors, types
+from milliner.core import errors, types
 from milliner.roles import __main__ as entry
-from milliner.roles import device_options, http_server, probe, stopping
+from milliner.roles import device_options, http_server, stopping
 from milliner.strategies import options
 from milliner.telemetry import record
-
-DEVICE = compute.DeviceInfo(
-    model_digest="sha256:a",
-    num_layers=8,
-    split_layer=2,
-    tail_layers=0,
-    hidden_size=4,
-    vocab_size=5,
-    max_positions=64,
-    drafts=False,
-    num_medusa_heads=0,
-)
 
 
 def config(**changes: object) -> role_config.DeviceRoleConfig:
@@ -73,6 +61,12 @@ def test_ushape_has_heads_where_a_folder_is_named_and_fails_at_once_where_asked(
     assert (without.recovery.wait_s, with_heads.recovery.wait_s) == (30.0, 0.0)
 
 
+def test_draft_only_is_refused_and_not_taken_for_another_fallback() -> None:
+    wanted = config(fallback=operations.Fallback(on_cloud_loss=kinds.OnCloudLoss.DRAFT_ONLY))
+    with pytest.raises(errors.ConfigError, match=r"fallback\.onCloudLoss: DraftOnly .* use Wait or Fail"):
+        device_options.strategy_options(wanted)
+
+
 @pytest.mark.parametrize(
     ("ours", "contract"),
     [
@@ -104,22 +98,6 @@ def test_emulation_becomes_conditions_and_costs_or_nothing() -> None:
     assert costs.per_branch_s == pytest.approx(1e-4)
 
 
-class ToyGenerator:
-    """Raises its errors one after the other, then answers."""
-
-    def __init__(self, *failures: Exception) -> None:
-        self.failures = list(failures)
-        self.requests: list[types.GenerationRequest] = []
-
-    async def generate(
-        self, request: types.GenerationRequest, request_record: record.RequestRecord
-    ) -> AsyncGenerator[types.Emission, None]:
-        self.requests.append(request)
-        if self.failures:
-            raise self.failures.pop(0)
-        yield types.Emission((), types.FinishReason.LENGTH)
-
-
 class VirtualClock:
     def __init__(self) -> None:
         self.time_s = 0.0
@@ -130,25 +108,6 @@ class VirtualClock:
     async def sleep(self, seconds: float) -> None:
         self.time_s += seconds
         await asyncio.sleep(0)
-
-
-async def test_readiness_waits_for_what_passes_and_tells_why() -> None:
-    generator = ToyGenerator(errors.UnavailableError("no replica"), errors.TooManySessions("full"))
-    readiness = probe.Readiness(generator, device=DEVICE, clock=VirtualClock())
-    assert readiness.reason
-    heard: list[str] = []
-    await readiness.establish(on_waiting=heard.append)
-    assert heard == ["no replica", "full"]
-    assert readiness.reason == ""
-    assert all(token < DEVICE.vocab_size for token in generator.requests[-1].prompt_ids)
-
-
-async def test_another_model_in_the_cloud_is_a_configuration_error() -> None:
-    generator = ToyGenerator(errors.DigestMismatch("differs", field="model_digest"))
-    readiness = probe.Readiness(generator, device=DEVICE, clock=VirtualClock())
-    with pytest.raises(errors.ConfigError, match="model_digest: differs"):
-        await readiness.establish(on_waiting=lambda _: None)
-    assert readiness.reason
 
 
 class EndlessGenerator:
