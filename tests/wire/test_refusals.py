@@ -74,6 +74,7 @@ async def test_a_stream_that_ends_well_has_status_ok(pair: conftest.Pair) -> Non
         ([b""], "ProtocolError", "body", grpc.StatusCode.INVALID_ARGUMENT),
         ([frame_message()], "ProtocolError", "open", grpc.StatusCode.INVALID_ARGUMENT),
         ([open_bytes(session_id="")], "ProtocolError", "session_id", grpc.StatusCode.INVALID_ARGUMENT),
+        ([open_bytes(session_id="s" * 1000)], "ProtocolError", "session_id", grpc.StatusCode.INVALID_ARGUMENT),
         (
             [open_bytes(protocol_version=99)],
             "VersionMismatch",
@@ -82,7 +83,7 @@ async def test_a_stream_that_ends_well_has_status_ok(pair: conftest.Pair) -> Non
         ),
         ([open_bytes(model_digest="other")], "DigestMismatch", "model_digest", grpc.StatusCode.FAILED_PRECONDITION),
     ],
-    ids=["nothing", "garbage", "empty", "frame-first", "no-id", "version", "digest"],
+    ids=["nothing", "garbage", "empty", "frame-first", "no-id", "long-id", "version", "digest"],
 )
 async def test_a_bad_beginning_is_refused(
     pair: conftest.Pair, sent: list[bytes], name: str, field: str, code: grpc.StatusCode

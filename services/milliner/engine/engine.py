@@ -186,13 +186,14 @@ class Engine:
         self._service_floor = scheduler.service_floor(views)
         shares = self._policy.plan(views, budget_tokens=self._config.max_batch_tokens)
         assert shares, "a policy takes at least one of what waits"
-        for _, frame in waiting.values():
-            frame.skipped_batches += 1
+        for owner, frame in waiting.values():
+            frame.skipped_batches += frame is owner.queue[0]  # those behind it wait for it, not for the others
         batch = []
         for share in shares:
             owner, frame = waiting[share.ticket]
             frame.skipped_batches = 0
             frame.in_batch = True
+            owner.computed = True
             owner.served_tokens += share.num_tokens
             batch.append((owner, frame, work.Piece(frame.job, frame.computed_tokens, share.num_tokens)))
         return sorted(batch, key=lambda entry: (entry[0].order, entry[1].ticket))
@@ -267,7 +268,8 @@ class Engine:
     def _end(self, owner: session.Session, error: Exception) -> None:
         del self._sessions[owner.id]
         self._admission.release(owner.pages)
-        self._released.append(owner.kv)
+        if owner.computed:  # or there is nothing to free, and opening and closing alone would grow the list for ever
+            self._released.append(owner.kv)
         owner.fail_all(error)
 
 

@@ -4,8 +4,8 @@ The policy of this module, `VerifyFirst`:
 
 1. Frames of one session are served in order, so a session competes with its oldest frame.
 2. Urgency: verification, then last chunks (they end a prompt: a first token waits for them), then other chunks. A
-   frame that `PATIENCE_BATCHES` batches in a row left out overtakes all, for at most a quarter of the budget: nobody
-   starves, and verification goes on beside it.
+   session whose oldest frame `PATIENCE_BATCHES` batches in a row left out overtakes all, for at most a quarter of the
+   budget (in one frame or in several small ones): nobody starves, and verification goes on beside it.
 3. Among equally urgent sessions the one that was served the fewest tokens comes first (virtual token counter,
    arXiv 2401.00588: a session that was idle is lifted to the least served of the busy ones, see `service_floor`).
 4. Chunks may be split at the end of the token budget and go on in the next batch. Verification frames are split only
@@ -73,21 +73,33 @@ class VerifyFirst:
         queues: dict[str, collections.deque[Waiting]] = {}
         for frame in waiting:
             queues.setdefault(frame.session_id, collections.deque()).append(frame)
-        heads = [_rank(queue[0]) for queue in queues.values()]
+        ahead_tokens = {  # of overdue sessions: what they may still take before the others
+            name: max(1, budget_tokens // OVERDUE_SHARE)
+            for name, queue in queues.items()
+            if queue[0].skipped_batches >= PATIENCE_BATCHES
+        }
+        heads = [_rank(queue[0], overdue=name in ahead_tokens) for name, queue in queues.items()]
         heapq.heapify(heads)
         shares: list[Share] = []
         left_tokens = budget_tokens
         while heads and left_tokens > 0:
-            urgency, _, _, session_id = heapq.heappop(heads)
+            *_, session_id = heapq.heappop(heads)
             frame = queues[session_id].popleft()
-            num_tokens = _fitting(frame, left_tokens=left_tokens, budget_tokens=budget_tokens, urgency=urgency)
+            allowed_tokens = min(left_tokens, ahead_tokens.get(session_id, left_tokens))
+            num_tokens = _fitting(
+                frame, allowed_tokens=allowed_tokens, left_tokens=left_tokens, budget_tokens=budget_tokens
+            )
             if num_tokens == 0:
                 continue
             shares.append(Share(frame.ticket, num_tokens))
             left_tokens -= num_tokens
+            if session_id in ahead_tokens:
+                ahead_tokens[session_id] -= num_tokens
+                if ahead_tokens[session_id] <= 0:
+                    del ahead_tokens[session_id]
             queue = queues[session_id]
             if num_tokens == frame.num_tokens and queue and queue[0].joins_previous:
-                heapq.heappush(heads, _rank(queue[0]))
+                heapq.heappush(heads, _rank(queue[0], overdue=session_id in ahead_tokens))
         return shares
 
 
@@ -96,14 +108,12 @@ def service_floor(waiting: Sequence[Waiting]) -> int:
     return min(frame.served_tokens for frame in waiting)
 
 
-def _rank(frame: Waiting) -> tuple[int, int, int, str]:
-    overdue = frame.skipped_batches >= PATIENCE_BATCHES
+def _rank(frame: Waiting, *, overdue: bool) -> tuple[int, int, int, str]:
     return (_OVERDUE_URGENCY if overdue else _URGENCY[frame.kind], frame.served_tokens, frame.ticket, frame.session_id)
 
 
-def _fitting(frame: Waiting, *, left_tokens: int, budget_tokens: int, urgency: int) -> int:
+def _fitting(frame: Waiting, *, allowed_tokens: int, left_tokens: int, budget_tokens: int) -> int:
     """Tokens of `frame` that go into what is left of the budget; 0 leaves it for the next batch."""
     if frame.kind is types.FrameKind.VERIFY and frame.num_tokens <= budget_tokens:
         return frame.num_tokens if frame.num_tokens <= left_tokens else 0
-    allowed = max(1, budget_tokens // OVERDUE_SHARE) if urgency == _OVERDUE_URGENCY else left_tokens
-    return min(frame.num_tokens, allowed, left_tokens)
+    return min(frame.num_tokens, allowed_tokens)

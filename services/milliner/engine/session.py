@@ -100,6 +100,7 @@ class Session:
     """What the engine knows of one session: its KV cache's handle, its position, its queue and its last results."""
 
     __slots__ = (
+        "computed",
         "frames",
         "id",
         "kv",
@@ -117,6 +118,7 @@ class Session:
         self.order = order  # of opening; orders the segments of a batch
         self.kv = work_module.KVHandle(max_positions)
         self.pages = pages  # promised at admission
+        self.computed = False  # a frame of it was in a batch, so that it may hold pages
         self.round = -1  # of the youngest frame taken in
         self.planned_len = 0  # kv_len once everything in the queue is done
         self.queue: collections.deque[Pending] = collections.deque()

@@ -14,6 +14,8 @@ from milliner.core import errors, types
 SERVICE = pb.DESCRIPTOR.services_by_name["HiddenStates"].full_name
 SESSION_METHOD = f"/{SERVICE}/Session"
 
+MAX_SESSION_ID_CHARACTERS = 256  # arbitrary: many times 128 random bits, and little to remember
+
 _CODECS = {
     types.Codec.FLOAT32: pb.CODEC_FLOAT32,
     types.Codec.BFLOAT16: pb.CODEC_BFLOAT16,
@@ -135,6 +137,10 @@ def _parse(message: protobuf_message.Message, data: bytes) -> None:
 def _read_open(message: pb.Open) -> types.SessionOpen:
     if not message.session_id:
         raise errors.ProtocolError("is empty: send an unguessable id", field="session_id")
+    if len(message.session_id) > MAX_SESSION_ID_CHARACTERS:
+        raise errors.ProtocolError(
+            f"has {len(message.session_id)} characters: send at most {MAX_SESSION_ID_CHARACTERS}", field="session_id"
+        )
     return types.SessionOpen(
         session_id=message.session_id,
         model_digest=message.model_digest,

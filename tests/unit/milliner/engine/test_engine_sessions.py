@@ -31,6 +31,17 @@ async def test_closing_a_session_under_way_fails_its_frames_and_frees_its_pages_
         assert backend.released == 1
 
 
+async def test_sessions_that_come_and_go_without_a_frame_leave_nothing_to_free() -> None:
+    backend = toys.ToyBackend()
+    async with running.serving(backend) as cloud:
+        for _ in range(50):
+            await cloud.open(toys.session_open("a"))
+            await cloud.close("a")
+        await cloud.open(toys.session_open("b"))
+        await cloud.forward(toys.frame("b"))
+        assert backend.released == 0
+
+
 async def test_opening_is_refused_with_the_reason() -> None:
     backend = toys.ToyBackend(num_pages=8, page_tokens=4)
     async with running.serving(backend) as cloud:

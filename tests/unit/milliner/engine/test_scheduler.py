@@ -84,6 +84,13 @@ def test_an_overdue_chunk_overtakes_with_a_quarter_of_the_budget() -> None:
     assert plan(*frames) == [(0, 25), (1, 70)]
 
 
+def test_an_overdue_session_of_many_small_chunks_takes_a_quarter_too() -> None:
+    """A backlog once went past every verification: each of its frames counted as overdue."""
+    overdue = scheduler.PATIENCE_BATCHES
+    frames = [waiting(index, "a", CHUNK, 10, skipped=overdue, joins=index > 0) for index in range(9)]
+    assert plan(*frames, waiting(10, "b", VERIFY, 70)) == [(0, 10), (1, 10), (2, 5), (10, 70)]
+
+
 def test_nobody_starves_under_verification_that_fills_every_batch() -> None:
     policy = scheduler.VerifyFirst()
     left_tokens, skipped, batches = 60, 0, 0
