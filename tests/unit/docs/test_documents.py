@@ -97,8 +97,8 @@ def test_documents_that_the_code_cites_exist() -> None:
 
 
 def defined(reference: str) -> bool:
-    """Whether `package.module.name` is a module of the runtime, or a name that its module defines."""
-    parts = reference.removeprefix("milliner.").split(".")
+    """Whether `package.module.name` is a module under `milliner`, or a name that it defines."""
+    parts = reference.split(".")
     for length in range(len(parts), 0, -1):
         module = ROOT.joinpath("services", "milliner", *parts[:length])
         name = parts[length] if length < len(parts) else ""
@@ -109,16 +109,31 @@ def defined(reference: str) -> bool:
     return False
 
 
+def dotted_names(page: pathlib.Path) -> set[str]:
+    """`package.module` and `package.module.name` in backticks, fields of the topology and names of files left out."""
+    packages = {path.parent.name for path in (ROOT / "services" / "milliner").glob("*/__init__.py")}
+    quoted = set(re.findall(r"`(?:milliner\.)?(\w+(?:\.\w+)+)`", page.read_text(encoding="utf-8")))
+    fields = (ROOT / "docs" / "topology.md").read_text(encoding="utf-8")
+    return {
+        name
+        for name in quoted
+        if name.split(".")[0] in packages
+        and name not in fields
+        and not re.search(r"\b[a-z]+[A-Z]|\.(py|proto|safetensors)$", name)
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_that_a_page_names_exists(page: pathlib.Path) -> None:
-    packages = {path.parent.name for path in (ROOT / "services" / "milliner").glob("*/__init__.py")}
+    assert {name for name in dotted_names(page) if not defined(name)} == set()
     quoted = set(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
-    dotted = {word for word in quoted if re.fullmatch(r"(milliner\.)?(\w+\.)+\w+", word)}
-    fields = (ROOT / "docs" / "topology.md").read_text(encoding="utf-8") + "model.safetensors"  # not code's names
-    dotted = {
-        word for word in dotted if word.removeprefix("milliner.").split(".")[0] in packages and word not in fields
-    }
     files = {word for word in quoted if re.fullmatch(r"[\w-]+(/[\w.-]+)+\.(py|proto|yaml|toml|html|json)", word)}
-    assert {word for word in dotted if not word.endswith((".py", ".proto")) and not defined(word)} == set()
     roots = (ROOT, ROOT / "services" / "milliner", ROOT / "services")
     assert {name for name in files if not any((root / name).exists() for root in roots)} == set()
+
+
+def test_names_of_code_are_found() -> None:
+    assert "strategies.hat.controller" in dotted_names(ROOT / "docs" / "algorithms.md")
+    assert defined("engine.scheduler.SchedulingPolicy")
+    assert not defined("engine.scheduler.Nothing")
+    assert not defined("engine.nothing")
