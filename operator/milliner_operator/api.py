@@ -1,0 +1,239 @@
+"""The only module that talks to an API server: reads, server-side apply, deletes; raw JSON bodies, async outside.
+
+Calls of the `kubernetes` client block, so each runs on a thread of a small pool; every call has a deadline. One
+instance per cluster: the operator's own, and one for each kubeconfig of a remote pool. `counts` tells reads and
+writes, which tests and metrics use. Errors are those of `errors.ApiError` (*expected*).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import concurrent.futures
+import json
+import urllib.parse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import urllib3
+import yaml
+from kubernetes import client, config
+
+from milliner_operator import errors
+from milliner_operator.kinds import BY_KIND, TOPOLOGY, Kind
+from milliner_operator.observed import Manifest
+
+FIELD_MANAGER = "milliner-operator"
+_REQUEST_S = 15.0  # arbitrary: an API server that takes longer is as good as gone
+_CONNECT_S = 5.0
+_THREADS = 8  # arbitrary: so many calls at once are kind to an API server
+_APPLY = "application/apply-patch+yaml"  # JSON is YAML
+_MERGE = "application/merge-patch+json"
+_JSON = "application/json"
+
+
+class Api(Protocol):
+    """What the rest of the operator needs of a cluster; tests have one in memory."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None: ...
+
+    async def list(
+        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", limit: int = 0
+    ) -> Sequence[Manifest]: ...
+
+    async def apply(self, manifest: Manifest) -> Manifest: ...
+
+    async def apply_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Manifest: ...
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> Manifest: ...
+
+    async def create(self, kind: Kind, manifest: Manifest) -> Manifest: ...
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None: ...
+
+    async def proxy_pod(self, namespace: str, pod: str, *, port: int, path: str, timeout_s: float) -> str: ...
+
+
+class KubernetesApi:
+    """`Api` over HTTPS with the credentials of a kubeconfig or of the pod's service account."""
+
+    def __init__(self, connection: client.ApiClient) -> None:
+        self._connection = connection
+        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="milliner-api")
+        self.counts: Counter[str] = Counter()  # by verb
+
+    @classmethod
+    def of_environment(cls) -> KubernetesApi:
+        """The cluster that the operator runs in, or that of KUBECONFIG; raises the client's ConfigException."""
+        settings = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException:
+            config.load_kube_config(client_configuration=settings)
+        return cls(_connection(settings))
+
+    @classmethod
+    def of_kubeconfig(cls, text: str) -> KubernetesApi:
+        """The cluster of a kubeconfig's current context; raises ValueError (*expected*) saying what is wrong with it.
+
+        A kubeconfig that names programs or files is refused: whoever writes a Secret must not run anything here.
+        """
+        settings = client.Configuration()
+        try:
+            document = yaml.safe_load(text)
+            _refuse_local_references(document)
+            config.load_kube_config_from_dict(document, client_configuration=settings, persist_config=False)
+        except (yaml.YAMLError, config.ConfigException, AttributeError, TypeError, KeyError) as error:
+            raise ValueError(f"is no kubeconfig: {error}") from None
+        return cls(_connection(settings))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._connection.rest_client.close()
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        try:
+            return await self._call("GET", kind.path(namespace, name), verb="get")
+        except errors.NotFound:
+            return None
+
+    async def list(
+        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", limit: int = 0
+    ) -> Sequence[Manifest]:
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit or "")}
+        found = await self._call("GET", kind.path(namespace), query=query, verb="list")
+        items: list[Manifest] = found.get("items") or []
+        for item in items:  # a list leaves them out of its items
+            item.setdefault("kind", kind.kind)
+            item.setdefault("apiVersion", kind.api_version)
+        return items
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        kind, metadata = BY_KIND[manifest["kind"]], manifest["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        path = kind.path(metadata["namespace"], metadata["name"])
+        return await self._call("PATCH", path, query=query, body=manifest, content_type=_APPLY, verb="apply")
+
+    async def apply_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Manifest:
+        body = {
+            "apiVersion": TOPOLOGY.api_version,
+            "kind": TOPOLOGY.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "status": status,
+        }
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        path = TOPOLOGY.path(namespace, name, subresource="status")
+        return await self._call("PATCH", path, query=query, body=body, content_type=_APPLY, verb="status")
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> Manifest:
+        return await self._call("PATCH", kind.path(namespace, name), body=patch, content_type=_MERGE, verb="patch")
+
+    async def create(self, kind: Kind, manifest: Manifest) -> Manifest:
+        return await self._call("POST", kind.path(manifest["metadata"]["namespace"]), body=manifest, verb="create")
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        """Deletes exactly the object of `uid`, its dependants in the background; one that is gone is well."""
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._call("DELETE", kind.path(namespace, name), body=body, verb="delete")
+        except (errors.NotFound, errors.Conflict):
+            return  # gone, or another object of that name by now
+
+    async def proxy_pod(self, namespace: str, pod: str, *, port: int, path: str, timeout_s: float) -> str:
+        """The body of a GET to a pod's port through the API server, so that any cluster's pods can be asked."""
+        url = f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path.lstrip('/')}"
+        return (await self._raw("GET", url, verb="proxy", timeout_s=timeout_s)).decode(errors="replace")
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        verb: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = _JSON,
+    ) -> Manifest:
+        kept = {key: value for key, value in (query or {}).items() if value}
+        url = f"{path}?{urllib.parse.urlencode(kept)}" if kept else path
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        answer: Manifest = json.loads(await self._raw(method, url, verb=verb, data=data, content_type=content_type))
+        return answer
+
+    async def _raw(
+        self,
+        method: str,
+        url: str,
+        *,
+        verb: str,
+        data: bytes | None = None,
+        content_type: str = _JSON,
+        timeout_s: float = _REQUEST_S,
+    ) -> bytes:
+        self.counts[verb] += 1
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(self._threads, self._blocking, method, url, data, content_type, timeout_s)
+        try:
+            return await asyncio.wait_for(call, timeout_s + _CONNECT_S)
+        except TimeoutError:
+            raise errors.Unreachable(0, f"no answer within {timeout_s + _CONNECT_S:.0f} s") from None
+
+    def _blocking(self, method: str, url: str, data: bytes | None, content_type: str, timeout_s: float) -> bytes:
+        settings = self._connection.configuration
+        headers = {"Accept": _JSON, "User-Agent": FIELD_MANAGER}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        token = settings.auth_settings().get("BearerToken")  # read anew: projected tokens are renewed hourly
+        if token is not None and token["value"]:
+            headers[token["key"]] = token["value"]
+        try:
+            response = self._connection.rest_client.pool_manager.request(
+                method,
+                settings.host + url,
+                body=data,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s),
+                retries=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise errors.Unreachable(0, f"no answer from the API server: {error}") from None
+        if response.status >= 300:
+            raise errors.of_status(response.status, _message(response.data))
+        return bytes(response.data)
+
+
+def _connection(settings: client.Configuration) -> client.ApiClient:
+    settings.connection_pool_maxsize = _THREADS
+    return client.ApiClient(settings)
+
+
+def _message(body: bytes) -> str:
+    """The `message` of a Status object, or the start of what came instead."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return body[:300].decode(errors="replace")
+    return str(document.get("message", document)) if isinstance(document, dict) else str(document)[:300]
+
+
+def _refuse_local_references(document: Any) -> None:
+    for user in document.get("users") or []:
+        if refused := sorted(
+            {"exec", "auth-provider", "tokenFile", "client-key", "client-certificate"} & set(user["user"])
+        ):
+            raise config.ConfigException(f"users[].user.{refused[0]} is not taken: put token or certificate data in it")
+    for cluster in document.get("clusters") or []:
+        if "certificate-authority" in cluster["cluster"]:
+            raise config.ConfigException("clusters[].cluster.certificate-authority is not taken: use its -data form")
+
+
+def decoded(secret: Manifest, key: str) -> str | None:
+    """A value of a Secret as text, or None where the key is missing or no UTF-8."""
+    value = (secret.get("data") or {}).get(key)
+    if value is None:
+        return None
+    try:
+        return base64.b64decode(value).decode()
+    except ValueError:
+        return None

@@ -1,0 +1,81 @@
+"""The cloud tier's workload: Deployment, disruption budget, autoscaler. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from milliner.contract import names
+from milliner.contract.cloud import CloudSpec, Scaling
+from milliner_operator import kinds
+from milliner_operator.children import common, pod
+from milliner_operator.settings import Settings
+
+_CPU_TARGET_PERCENT = 70  # the customary target of Kubernetes' own examples
+_SCALE_DOWN_WINDOW_S = 120  # arbitrary: longer than most answers take
+
+
+def ports() -> list[dict[str, Any]]:
+    return [_port("grpc", common.GRPC_PORT), _port("metrics", common.HEALTH_PORT)]
+
+
+def limits(cloud: CloudSpec) -> dict[str, str]:
+    """The extended resource of the accelerator, if one is asked for."""
+    return {} if cloud.accelerator is None else {cloud.accelerator.resource_name: str(cloud.accelerator.count)}
+
+
+def deployment(scope: common.Scope, name: str, *, cloud: CloudSpec, template: dict[str, Any]) -> dict[str, Any]:
+    """The Deployment; without `replicas` where an autoscaler owns them."""
+    spec = {
+        "selector": {"matchLabels": names.labels(scope.topology, role=names.ROLE_CLOUD)},
+        "template": template,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": rolling_update(cloud)},
+        "progressDeadlineSeconds": cloud.rollout.progress_deadline_seconds,
+        "revisionHistoryLimit": 3,
+    }
+    if cloud.scaling is None:
+        spec["replicas"] = cloud.desired_replicas
+    return common.manifest(scope, kinds.DEPLOYMENT, name, role=names.ROLE_CLOUD, spec=spec)
+
+
+def rolling_update(cloud: CloudSpec) -> dict[str, int]:
+    """Without an accelerator one pod more stands in, so that a single replica is never away; accelerators are scarce:
+    there a pod goes before its successor comes, unless `maxUnavailable` is 0."""
+    unavailable = cloud.rollout.max_unavailable
+    if cloud.accelerator is not None and unavailable > 0:
+        return {"maxSurge": 0, "maxUnavailable": unavailable}
+    return {"maxSurge": 1, "maxUnavailable": min(unavailable, cloud.desired_replicas - 1)}
+
+
+def disruption_budget(scope: common.Scope, name: str) -> dict[str, Any]:
+    """One pod at a time may be evicted."""
+    selector = {"matchLabels": names.labels(scope.topology, role=names.ROLE_CLOUD)}
+    spec = {"maxUnavailable": 1, "selector": selector, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
+    return common.manifest(scope, kinds.DISRUPTION_BUDGET, name, role=names.ROLE_CLOUD, spec=spec)
+
+
+def autoscaler(scope: common.Scope, name: str, *, scaling: Scaling) -> dict[str, Any]:
+    """Scales the Deployment of the same name on CPU, or on queue time where the settings name its metric."""
+    spec = {
+        "scaleTargetRef": {"apiVersion": kinds.DEPLOYMENT.api_version, "kind": kinds.DEPLOYMENT.kind, "name": name},
+        "minReplicas": scaling.min_replicas,
+        "maxReplicas": scaling.max_replicas,
+        "metrics": [_metric(scaling, scope.settings)],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": _SCALE_DOWN_WINDOW_S}},
+    }
+    return common.manifest(scope, kinds.AUTOSCALER, name, role=names.ROLE_CLOUD, spec=spec)
+
+
+def _metric(scaling: Scaling, settings: Settings) -> dict[str, Any]:
+    if settings.queue_metric:
+        target = {"type": "AverageValue", "averageValue": str(scaling.target_queue_milliseconds)}
+        return {"type": "Pods", "pods": {"metric": {"name": settings.queue_metric}, "target": target}}
+    target_cpu = {"type": "Utilization", "averageUtilization": _CPU_TARGET_PERCENT}
+    return {"type": "ContainerResource", "containerResource": _container_cpu(target_cpu)}
+
+
+def _container_cpu(target: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "cpu", "container": pod.CONTAINER, "target": target}
+
+
+def _port(name: str, number: int) -> dict[str, Any]:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}

@@ -1,0 +1,77 @@
+"""What every child has in common: where it belongs, labels, owner. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from milliner.contract import names
+from milliner_operator.kinds import Kind
+from milliner_operator.settings import Settings
+
+MANAGED_BY = "milliner-operator"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_TOPOLOGY_UID = f"{names.GROUP}/topology-uid"  # ownership in another cluster, where no owner reference reaches
+
+ROLE_INSPECT = "inspect"
+ROLE_SHARED = "shared"  # of no role: CA, facts, list of clusters
+
+GRPC_PORT = 50051
+HEALTH_PORT = 9090  # health, metrics and the device's probe: plain text, no keys, never exposed by a Service
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scope:
+    """The topology that children are built for, and the cluster they go to."""
+
+    topology: str
+    namespace: str
+    uid: str
+    settings: Settings
+    remote: bool = False  # another cluster than the topology's
+
+
+def selector(topology: str) -> str:
+    """Label selector of all children of a topology."""
+    return f"{names.LABEL_TOPOLOGY}={names.child_name(topology)},{LABEL_MANAGED_BY}={MANAGED_BY}"
+
+
+def role_selector(topology: str, *, role: str, pool: str | None = None, revision: str = "") -> str:
+    """Label selector of a role's pods, of one revision if given."""
+    parts = [f"{names.LABEL_TOPOLOGY}={names.child_name(topology)}", f"{names.LABEL_ROLE}={role}"]
+    parts += [f"{names.LABEL_POOL}={pool}"] if pool else []
+    parts += [f"{names.LABEL_REVISION}={revision}"] if revision else []
+    return ",".join(parts)
+
+
+def labels(scope: Scope, *, role: str, pool: str | None = None) -> dict[str, str]:
+    """All labels of a child or pod; more than its selector has."""
+    found = names.labels(scope.topology, role=role, pool=pool) | {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        "app.kubernetes.io/part-of": "milliner",
+        "app.kubernetes.io/version": scope.settings.version,
+    }
+    return found | {LABEL_TOPOLOGY_UID: scope.uid} if scope.remote else found
+
+
+def manifest(
+    scope: Scope, kind: Kind, name: str, *, role: str, pool: str | None = None, **content: Any
+) -> dict[str, Any]:
+    """A child's manifest: head, and `content` (spec, data, ...) as it is."""
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": scope.namespace,
+        "labels": labels(scope, role=role, pool=pool),
+    }
+    if not scope.remote:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": scope.topology,
+                "uid": scope.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}

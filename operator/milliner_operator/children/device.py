@@ -1,0 +1,51 @@
+"""A device pool's workload: a DaemonSet over the matching nodes, or a Deployment where `replicas` is given. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from milliner.contract import kinds as spec_kinds
+from milliner.contract import names
+from milliner.contract.devices import DevicePool
+from milliner_operator import kinds
+from milliner_operator.children import common
+
+_UNREACHABLE = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+
+
+def exposure(pool: DevicePool) -> spec_kinds.ApiExposure:
+    """How the API is reached: HostPort is for one pod per real device; replicas and emulated devices get a Service,
+    because two of them may share a node and Pod Security `restricted` forbids host ports."""
+    shares_nodes = pool.replicas is not None or pool.emulation is not None
+    if pool.api.exposure is spec_kinds.ApiExposure.HOST_PORT and shares_nodes:
+        return spec_kinds.ApiExposure.SERVICE
+    return pool.api.exposure
+
+
+def ports(pool: DevicePool) -> list[dict[str, Any]]:
+    api: dict[str, Any] = {"name": "http", "containerPort": pool.api.port, "protocol": "TCP"}
+    if exposure(pool) is spec_kinds.ApiExposure.HOST_PORT:
+        api["hostPort"] = pool.api.port
+    return [api, {"name": "metrics", "containerPort": common.HEALTH_PORT, "protocol": "TCP"}]
+
+
+def tolerations(pool: DevicePool) -> list[dict[str, Any]]:
+    """Real devices go offline and come back: their pods stay where they are, without end."""
+    if pool.emulation is not None:
+        return []
+    return [{"key": key, "operator": "Exists", "effect": "NoExecute"} for key in _UNREACHABLE]
+
+
+def workload(scope: common.Scope, name: str, *, pool: DevicePool, template: dict[str, Any]) -> dict[str, Any]:
+    """Deployment or DaemonSet; one pod at a time is replaced."""
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": names.labels(scope.topology, role=names.ROLE_DEVICE, pool=pool.name)},
+        "template": template,
+        "revisionHistoryLimit": 3,
+    }
+    if pool.replicas is None:
+        spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+        return common.manifest(scope, kinds.DAEMON_SET, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
+    surge = {"maxSurge": 1, "maxUnavailable": 0} if pool.emulation else {"maxSurge": 0, "maxUnavailable": 1}
+    spec |= {"replicas": pool.replicas, "strategy": {"type": "RollingUpdate", "rollingUpdate": surge}}
+    return common.manifest(scope, kinds.DEPLOYMENT, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)

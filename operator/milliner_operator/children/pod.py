@@ -1,0 +1,182 @@
+"""Pod templates of all roles: hardened as Pod Security `restricted` asks, with configuration, certificates and files
+mounted at fixed places. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from milliner.contract import names
+from milliner.contract.pod import PodOptions
+from milliner_operator.children import common
+from milliner_operator.children.files import CACHE_DIR, CLAIMS_DIR, CREDENTIALS_DIR
+
+CONFIG_DIR = "/etc/milliner"
+CONFIG_KEY = "config.json"
+TLS_DIR = "/etc/milliner-tls"
+KEYS_DIR = "/etc/milliner-keys"
+CONTAINER = "milliner"
+_USER = 65532  # "nonroot" of the distroless images; the image has an entry for it in its passwd file
+# Small on purpose, so that a laptop's cluster takes a topology; CPU autoscaling needs a request to relate to.
+_DEFAULT_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
+_PROBE_PERIOD_S = 5
+_LOADING_S = 1800  # arbitrary: the longest that reading a large model over a network may take
+_DRAIN_S = 5  # endpoints need about that long to forget a pod that ends
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PodShape:
+    """What differs between the pods of two roles."""
+
+    role: str
+    config_map: str
+    service_account: str
+    options: PodOptions
+    pool: str | None = None
+    ports: Sequence[dict[str, Any]] = ()
+    serves: bool = True  # has probes; an inspect Job has not
+    limits: dict[str, str] = dataclasses.field(default_factory=dict)
+    node_selector: dict[str, str] = dataclasses.field(default_factory=dict)
+    tolerations: Sequence[dict[str, Any]] = ()
+    claims: Sequence[str] = ()
+    tls_secret: str | None = None
+    keys_secret: str | None = None
+    credentials: tuple[str, str] | None = None  # Secret's name and key
+    spread: bool = False
+    grace_s: int = 30
+
+
+def template(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
+    """The pod template without a revision; `revision.stamp` adds that."""
+    return {
+        "metadata": {"labels": common.labels(scope, role=shape.role, pool=shape.pool)},
+        "spec": _without_empty(
+            {
+                "serviceAccountName": shape.service_account,
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "terminationGracePeriodSeconds": shape.grace_s,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": _USER,
+                    "runAsGroup": _USER,
+                    "fsGroup": _USER,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "imagePullSecrets": [{"name": name} for name in scope.settings.image_pull_secrets],
+                "nodeSelector": {**shape.node_selector, **shape.options.node_selector},
+                "tolerations": [*shape.tolerations, *(each.document() for each in shape.options.tolerations)],
+                "affinity": shape.options.affinity,
+                "runtimeClassName": shape.options.runtime_class_name,
+                "priorityClassName": shape.options.priority_class_name,
+                "topologySpreadConstraints": [_spread(scope, shape)] if shape.spread else [],
+                "containers": [_container(scope, shape)],
+                "volumes": _volumes(shape),
+            }
+        ),
+    }
+
+
+def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": scope.settings.runtime_image,
+        "imagePullPolicy": scope.settings.image_pull_policy,
+        "command": ["python", "-m", "milliner.roles"],
+        "args": [shape.role, "--config", f"{CONFIG_DIR}/{CONFIG_KEY}"],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            {"name": "MILLINER_LOG_LEVEL", "value": scope.settings.log_level},
+            _downward("MILLINER_NAME", "metadata.name"),
+            _downward("MILLINER_REVISION", f"metadata.labels['{names.LABEL_REVISION}']"),
+        ],
+        "ports": list(shape.ports),
+        "resources": _without_empty(
+            {
+                "requests": shape.options.resources.requests or _DEFAULT_REQUESTS,
+                "limits": {**shape.options.resources.limits, **shape.limits},
+            }
+        ),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": _mounts(shape),
+    }
+    if shape.serves:
+        content |= {
+            "startupProbe": _probe("/healthz", failures=_LOADING_S // _PROBE_PERIOD_S),
+            "livenessProbe": _probe("/healthz", failures=6),
+            "readinessProbe": _probe("/readyz", failures=2),
+            "lifecycle": {"preStop": {"sleep": {"seconds": _DRAIN_S}}},
+        }
+    else:
+        content["terminationMessagePolicy"] = "File"
+    return _without_empty(content)
+
+
+def _downward(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _probe(path: str, *, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": common.HEALTH_PORT},
+        "periodSeconds": _PROBE_PERIOD_S,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    }
+
+
+def _spread(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": names.labels(scope.topology, role=shape.role, pool=shape.pool)},
+    }
+
+
+def _mounts(shape: PodShape) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+        {"name": "cache", "mountPath": CACHE_DIR},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    if shape.tls_secret:
+        found.append({"name": "tls", "mountPath": TLS_DIR, "readOnly": True})
+    if shape.keys_secret:
+        found.append({"name": "keys", "mountPath": KEYS_DIR, "readOnly": True})
+    if shape.credentials:
+        found.append({"name": "credentials", "mountPath": CREDENTIALS_DIR, "readOnly": True})
+    return found + [
+        {"name": f"claim-{index}", "mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
+        for index, claim in enumerate(shape.claims)
+    ]
+
+
+def _volumes(shape: PodShape) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": "config", "configMap": {"name": shape.config_map}},
+        {"name": "cache", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if shape.tls_secret:
+        found.append({"name": "tls", "secret": {"secretName": shape.tls_secret, "defaultMode": 0o440}})
+    if shape.keys_secret:
+        found.append({"name": "keys", "secret": {"secretName": shape.keys_secret, "defaultMode": 0o440}})
+    if shape.credentials:
+        name, key = shape.credentials
+        items = [{"key": key, "path": "token"}]
+        found.append({"name": "credentials", "secret": {"secretName": name, "items": items, "defaultMode": 0o440}})
+    return found + [
+        {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        for index, claim in enumerate(shape.claims)
+    ]
+
+
+def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
+    """Without empty lists, mappings and texts: the API server would not keep them, and would not compare equal."""
+    return {key: value for key, value in content.items() if value not in ("", [], {})}

@@ -1,0 +1,102 @@
+"""Brings one cluster's children to what a plan wants: applies what differs, deletes what is ours and not wanted.
+
+An object that belongs to somebody else is left alone and reported. Used for the topology's own cluster and for others;
+the caller has listed what is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from milliner.contract import names
+from milliner_operator import api, errors, kinds, observed, sameness
+from milliner_operator.children import common
+from milliner_operator.conditions import Reason
+from milliner_operator.observed import Manifest, Ref, Trouble
+
+_ORDER = {kind.kind: index for index, kind in enumerate(kinds.CHILDREN)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """The children after the pass, and what stood in the way."""
+
+    objects: Mapping[Ref, Manifest]
+    troubles: tuple[Trouble, ...]
+    writes: int
+
+
+async def execute(
+    client: api.Api,
+    *,
+    namespace: str,
+    uid: str,
+    wanted: Iterable[Manifest],
+    live: Mapping[Ref, Manifest],
+    unwanted: Iterable[Ref] = (),
+    complete: bool,
+) -> Outcome:
+    """One pass: deletes `unwanted`, applies `wanted`, and, if the plan is `complete`, deletes the rest that is ours."""
+    desired = sorted(wanted, key=lambda each: _ORDER[each["kind"]])
+    objects, troubles, writes = dict(live), [], 0
+    for ref in unwanted:
+        writes += await _delete(client, namespace=namespace, uid=uid, ref=ref, objects=objects)
+    for manifest in desired:
+        ref = observed.ref(manifest)
+        found = objects.get(ref)
+        if found is not None and owned(found, uid) and sameness.unchanged(manifest, found, manager=api.FIELD_MANAGER):
+            continue
+        try:
+            objects[ref] = await _apply(client, manifest, uid=uid, found=found)
+            writes += 1
+        except _NotOwned as error:
+            troubles.append(Trouble(Reason.CHILD_NOT_OWNED, str(error)))
+        except (errors.Forbidden, errors.Refused) as error:
+            troubles.append(Trouble(Reason.RECONCILE_ERROR, f"{ref[0]} {ref[1]}: {error.message}"))
+    if complete and not troubles:
+        kept = {observed.ref(manifest) for manifest in desired}
+        for ref in [each for each in objects if each not in kept]:
+            writes += await _delete(client, namespace=namespace, uid=uid, ref=ref, objects=objects)
+    return Outcome(objects=objects, troubles=tuple(troubles), writes=writes)
+
+
+def owned(found: Manifest, uid: str) -> bool:
+    """Whether an object is this topology's: by its controller, or by label in another cluster."""
+    labels = found["metadata"].get("labels") or {}
+    return uid in (observed.controller_uid(found), labels.get(common.LABEL_TOPOLOGY_UID))
+
+
+class _NotOwned(Exception):
+    """The object of that name is somebody else's."""
+
+
+async def _apply(client: api.Api, manifest: Manifest, *, uid: str, found: Manifest | None) -> Manifest:
+    kind, metadata = kinds.BY_KIND[manifest["kind"]], manifest["metadata"]
+    if found is None:  # it may be there without our label
+        found = await client.get(kind, metadata["namespace"], metadata["name"])
+    if found is not None and not owned(found, uid) and not _abandoned(found, manifest):
+        owner = _owner(found)
+        raise _NotOwned(f"{kind.kind} {metadata['name']} exists and belongs to {owner}: delete or rename it")
+    return await client.apply(manifest)
+
+
+def _abandoned(found: Manifest, manifest: Manifest) -> bool:
+    """Whether an object was made for a topology of this name that is gone: ours by label, without any controller."""
+    labels, expected = found["metadata"].get("labels") or {}, manifest["metadata"]["labels"]
+    keys = (common.LABEL_MANAGED_BY, names.LABEL_TOPOLOGY)
+    return not observed.controller_uid(found) and all(labels.get(key) == expected[key] for key in keys)
+
+
+def _owner(found: Manifest) -> str:
+    owners = [each for each in found["metadata"].get("ownerReferences") or [] if each.get("controller")]
+    return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "somebody else"
+
+
+async def _delete(client: api.Api, *, namespace: str, uid: str, ref: Ref, objects: dict[Ref, Manifest]) -> int:
+    found = objects.get(ref)
+    if found is None or not owned(found, uid) or "deletionTimestamp" in found["metadata"]:
+        return 0
+    await client.delete(kinds.BY_KIND[ref[0]], namespace, ref[1], uid=found["metadata"]["uid"])
+    del objects[ref]
+    return 1

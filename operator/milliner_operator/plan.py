@@ -1,0 +1,49 @@
+"""What the planner says: children by cluster, roles to watch, and what is already known to be wrong. Values only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from milliner.contract import names
+from milliner.contract.facts import InspectedFacts
+from milliner_operator.conditions import Condition, Type
+from milliner_operator.observed import ClusterRef, Manifest, Ref
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RolePlan:
+    """A workload whose state makes up the status."""
+
+    role: str
+    workload: Ref
+    revision: str
+    pool: str | None = None
+    cluster: ClusterRef | None = None
+    blocked: Condition | None = None  # why it is not planned; what runs of it is left alone
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """The desired world. What is ours and not `wanted` is deleted only if the plan is `complete`; `unwanted` always."""
+
+    local: tuple[Manifest, ...] = ()
+    remote: Mapping[ClusterRef, tuple[Manifest, ...]] = dataclasses.field(default_factory=dict)
+    roles: tuple[RolePlan, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    unwanted: tuple[Ref, ...] = ()
+    complete: bool = False
+    facts: InspectedFacts | None = None
+    split_layer: int | None = None
+    endpoint: str = ""
+
+    def condition(self, kind: Type) -> Condition | None:
+        return next((each for each in self.conditions if each.type is kind), None)
+
+    @property
+    def cloud(self) -> RolePlan | None:
+        return next((each for each in self.roles if each.role == names.ROLE_CLOUD), None)
+
+    @property
+    def pools(self) -> tuple[RolePlan, ...]:
+        return tuple(each for each in self.roles if each.role == names.ROLE_DEVICE)

@@ -1,0 +1,230 @@
+"""From a topology and what was seen of the world to the desired children: pure, the heart of the operator.
+
+1. What no cluster can do is refused (`SpecInvalid`), and everything that runs is left as it is.
+2. The model's facts: without them only the inspect Job is wanted, beside what runs already.
+3. Facts and spec resolve to role configurations, as the local runner does it; they become pods, Services, policies.
+4. A pool in another cluster is planned once the cloud has an address that it can reach.
+The plan is complete when all of it could be planned; only then is anything deleted for not being in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, topology
+from milliner_operator import inspection, tiers
+from milliner_operator import plan as plans
+from milliner_operator.children import common, files, plain
+from milliner_operator.conditions import Condition, Reason, Type
+from milliner_operator.observed import ClusterRef, Manifest, World
+
+CLUSTERS_NAME = "clusters"  # suffix of the ConfigMap that lists other clusters
+_PLANNED_TYPES = (kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE)
+
+
+def plan_topology(
+    wanted: topology.InferenceTopology, *, scope: common.Scope, world: World, now: datetime.datetime
+) -> plans.Plan:
+    """The plan; problems of the spec are in its conditions, never raised."""
+    try:
+        _check_cluster(wanted)
+        model = files.locate(wanted.spec.model.source, field="model.source", folder="model")
+        source = facts.drafter_source(wanted)
+        drafter = None if source is None else files.locate(source, field=_drafter_field(wanted), folder="drafter")
+        found = inspection.state(wanted, scope=scope, world=world, model=model, drafter=drafter, now=now)
+        shared = [*found.children, *_tls_children(wanted, scope=scope, world=world), *_clusters(wanted, scope, world)]
+        before = (*_accepted(wanted, world), found.model_ready)
+        if found.facts is None:
+            return plans.Plan(local=tuple(shared), conditions=before, unwanted=found.unwanted, roles=_roles(wanted))
+        refused = _model_problems(wanted, found.facts)
+        if refused is not None:
+            conditions = (*_accepted(wanted, world), refused)
+            return plans.Plan(
+                local=tuple(shared),
+                conditions=conditions,
+                unwanted=found.unwanted,
+                roles=_roles(wanted),
+                facts=found.facts,
+            )
+    except errors.SpecInvalid as error:
+        return refusal(error, wanted)
+    try:
+        resolved = plan.resolve(wanted, facts=_model_facts(found.facts, model, drafter))
+    except errors.SpecInvalid as error:
+        refused_plan = refusal(error, wanted)
+        return dataclasses.replace(
+            refused_plan,
+            local=tuple(shared),
+            unwanted=found.unwanted,
+            facts=found.facts,
+            conditions=(*refused_plan.conditions, *before[1:]),
+        )
+    context = tiers.Context(
+        wanted=wanted,
+        resolved=resolved,
+        scope=scope,
+        model=model,
+        drafter=drafter,
+        fingerprint=found.facts.fingerprint,
+        identities=world.identities,
+    )
+    return _tiers_plan(context, shared=shared, world=world, conditions=before, inspected=found.facts)
+
+
+def refusal(error: errors.SpecInvalid, wanted: topology.InferenceTopology | None = None) -> plans.Plan:
+    """The plan of a spec that is refused: what runs is left alone."""
+    message = "; ".join(problem.message for problem in error.problems)
+    return plans.Plan(
+        conditions=(Condition(Type.SPEC_VALID, False, Reason.SPEC_INVALID, message),),
+        roles=_roles(wanted) if wanted is not None else (),
+    )
+
+
+def _tiers_plan(
+    context: tiers.Context,
+    *,
+    shared: list[Manifest],
+    world: World,
+    conditions: tuple[Condition, ...],
+    inspected: facts.InspectedFacts,
+) -> plans.Plan:
+    children, cloud = tiers.cloud_children(context)
+    local, roles = [*shared, *children], [cloud]
+    remote: dict[ClusterRef, list[Manifest]] = {each: [] for each in world.clusters}
+    complete = True
+    inside = f"{tiers.service_host(context.wanted)}:{common.GRPC_PORT}"
+    for pool in context.wanted.spec.device_pools:
+        endpoints: tuple[str, ...] = (f"dns:{inside}",)
+        ports: tuple[int, ...] = ()
+        if pool.cluster_secret_ref is not None:
+            endpoints, ports = external_endpoints(context.wanted, world)
+            if not endpoints:
+                roles.append(_awaiting(tiers.pool_role(context.wanted, pool), context.wanted))
+                complete = False
+                continue
+        children, role = tiers.pool_children(context, pool, endpoints=endpoints, cloud_ports=ports)
+        roles.append(role)
+        if role.cluster is None:
+            local += children
+        else:
+            there = remote.setdefault(role.cluster, [])
+            there += children if there else [*_remote_tls(context), *children]
+    return plans.Plan(
+        local=tuple(local),
+        remote={cluster: tuple(manifests) for cluster, manifests in remote.items()},
+        roles=tuple(roles),
+        conditions=conditions,
+        complete=complete,
+        facts=inspected,
+        split_layer=context.resolved.split.split_layer,
+        endpoint=inside,
+    )
+
+
+def external_endpoints(wanted: topology.InferenceTopology, world: World) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """host:port of the cloud tier as other clusters reach it, and the ports; empty until it has an address."""
+    service = world.get("Service", tiers.external_name(wanted.name)) or {}
+    if wanted.spec.cloud.service.type is kinds.ServiceType.LOAD_BALANCER:
+        found = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
+        hosts = [each.get("ip") or each.get("hostname") for each in found]
+        return tuple(f"dns:{host}:{common.GRPC_PORT}" for host in hosts if host), (common.GRPC_PORT,)
+    ports = tuple(each["nodePort"] for each in (service.get("spec") or {}).get("ports") or [] if each.get("nodePort"))
+    return tuple(f"dns:{host}:{port}" for host in world.node_addresses for port in ports), ports
+
+
+def _awaiting(role: plans.RolePlan, wanted: topology.InferenceTopology) -> plans.RolePlan:
+    message = f"pool {role.pool}: Service {tiers.external_name(wanted.name)} has no address yet"
+    return dataclasses.replace(role, blocked=Condition(Type.DEVICES_READY, False, Reason.AWAITING_ADDRESS, message))
+
+
+def _check_cluster(wanted: topology.InferenceTopology) -> None:
+    """What can be said before the model is known; raises `SpecInvalid`."""
+    spec, problems = wanted.spec, []
+    if spec.strategy.type not in _PLANNED_TYPES:
+        raise errors.SpecInvalid([availability.unavailable(spec.strategy.type)])
+    if spec.tls.mode is kinds.TlsMode.CERT_MANAGER:
+        message = "tls.mode CertManager is not available in this version: use Managed or Disabled"
+        problems.append(errors.Problem("spec.tls.mode", message))
+    if spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP:
+        for index, pool in enumerate(spec.device_pools):
+            if pool.cluster_secret_ref is not None:
+                message = (
+                    f"cloud.service.type is ClusterIP but devicePools[{index}] lives in another cluster: "
+                    "use LoadBalancer or NodePort"
+                )
+                problems.append(errors.Problem("spec.cloud.service.type", message))
+                break
+    if problems:
+        raise errors.SpecInvalid(problems)
+
+
+def _accepted(wanted: topology.InferenceTopology, world: World) -> tuple[Condition, ...]:
+    found = (Condition(Type.SPEC_VALID, True, Reason.SPEC_ACCEPTED),)
+    if world.identities is None:
+        return found
+    until = world.identities.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (*found, Condition(Type.TLS_READY, True, Reason.CERTIFICATES_VALID, f"valid until {until}"))
+
+
+def _model_problems(wanted: topology.InferenceTopology, inspected: facts.InspectedFacts) -> Condition | None:
+    """ModelReady=False where the digest is not the pinned one or the drafter is another model's."""
+    found = inspected.digest or ""
+    problems = model_checks.check_digest(pinned=wanted.spec.model.digest, found=found) if found else []
+    messages = [each.message for each in problems]
+    drafted = inspected.drafter_model_digest
+    if drafted is not None and inspected.digest is not None and drafted != inspected.digest:
+        messages.append(
+            f"{_drafter_field(wanted)} was trained for a model with digest {drafted}, the files at model.source have "
+            f"{inspected.digest}: train one for this model"
+        )
+    if not messages:
+        return None
+    return Condition(Type.MODEL_READY, False, Reason.MODEL_DIGEST_MISMATCH, "; ".join(messages))
+
+
+def _model_facts(inspected: facts.InspectedFacts, model: files.Files, drafter: files.Files | None) -> plan.ModelFacts:
+    return plan.ModelFacts(
+        model_path=model.path,
+        num_layers=inspected.layers,
+        dtype=inspected.dtype,
+        drafter_path=drafter.path if drafter else None,
+        drafter_split=inspected.drafter_split,
+    )
+
+
+def _drafter_field(wanted: topology.InferenceTopology) -> str:
+    hat = wanted.spec.strategy.type is kinds.StrategyType.HAT
+    return "strategy.hat.adapter.source" if hat else "strategy.uShape.heads.source"
+
+
+def _tls_children(wanted: topology.InferenceTopology, *, scope: common.Scope, world: World) -> list[Manifest]:
+    if world.identities is None:
+        return []
+    found = world.identities
+    data = (found.ca, found.cloud, found.device)
+    pairs = zip(tiers.tls_names(wanted.name), data, strict=True)
+    return [plain.tls_secret(scope, name, data=each) for name, each in pairs]
+
+
+def _remote_tls(context: tiers.Context) -> list[Manifest]:
+    if context.identities is None:
+        return []
+    scope = dataclasses.replace(context.scope, remote=True)
+    name = tiers.tls_names(context.wanted.name)[2]
+    return [plain.tls_secret(scope, name, data=context.identities.device)]
+
+
+def _clusters(wanted: topology.InferenceTopology, scope: common.Scope, world: World) -> list[Manifest]:
+    """The list of other clusters with children, kept until nothing is left there."""
+    wanted_refs = {each.cluster for each in _roles(wanted) if each.cluster is not None}
+    left = {cluster for cluster, seen in world.clusters.items() if seen.objects or seen.error}
+    listed = sorted((each.secret, each.key) for each in wanted_refs | left)
+    name = names.child_name(wanted.name, CLUSTERS_NAME)
+    return [plain.clusters_map(scope, name, clusters=listed)] if listed else []
+
+
+def _roles(wanted: topology.InferenceTopology) -> tuple[plans.RolePlan, ...]:
+    """The workloads by name alone, so that the status goes on telling of pods that run."""
+    cloud = plans.RolePlan(names.ROLE_CLOUD, ("Deployment", names.cloud_name(wanted.name)), revision="")
+    return (cloud, *(tiers.pool_role(wanted, pool) for pool in wanted.spec.device_pools))

@@ -1,0 +1,78 @@
+"""Why pods are not ready, in the words of the status: reads a few pods' documents. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from milliner_operator.conditions import Reason
+from milliner_operator.observed import Manifest, Trouble, condition
+
+_PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_MESSAGE_CHARACTERS = 400
+# The cause that helps most first: a pod that cannot be pulled matters more than one that still starts.
+_ORDER = (
+    Reason.IMAGE_PULL_FAILED,
+    Reason.CRASH_LOOP,
+    Reason.INSUFFICIENT_CAPACITY,
+    Reason.UNSCHEDULABLE,
+    Reason.DEVICE_UNREACHABLE,
+    Reason.PODS_NOT_READY,
+)
+
+
+def trouble(pods: Iterable[Manifest]) -> Trouble | None:
+    """The most telling trouble among pods that are not ready; None if all are."""
+    found = [each for each in map(_of_pod, pods) if each is not None]
+    return min(found, key=lambda each: _ORDER.index(each.reason), default=None)
+
+
+def is_ready(pod: Manifest) -> bool:
+    return condition(pod, "Ready").get("status") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _of_pod(pod: Manifest) -> Trouble | None:
+    if is_ready(pod) or "deletionTimestamp" in pod["metadata"]:
+        return None
+    name = pod["metadata"]["name"]
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        message = str(scheduled.get("message") or "cannot be scheduled")
+        short = Reason.INSUFFICIENT_CAPACITY if "Insufficient" in message else Reason.UNSCHEDULABLE
+        return _trouble(short, name, message)
+    statuses: Sequence[Mapping[str, Any]] = (pod.get("status") or {}).get("containerStatuses") or ()
+    for status in statuses:
+        if (found := _of_container(name, status)) is not None:
+            return found
+    if statuses and all(each.get("ready") for each in statuses):
+        node = pod["spec"].get("nodeName", "its node")
+        return _trouble(Reason.DEVICE_UNREACHABLE, name, f"{node} does not answer")
+    return _trouble(Reason.PODS_NOT_READY, name, _not_ready_message(pod))
+
+
+def _of_container(pod_name: str, status: Mapping[str, Any]) -> Trouble | None:
+    waiting = (status.get("state") or {}).get("waiting") or {}
+    terminated = (status.get("state") or {}).get("terminated") or {}
+    last = (status.get("lastState") or {}).get("terminated") or terminated
+    reason, message = waiting.get("reason", ""), waiting.get("message") or ""
+    if reason in _PULL_REASONS:
+        return _trouble(Reason.IMAGE_PULL_FAILED, pod_name, f"{status.get('image', '')}: {message or reason}")
+    if reason in _CREATE_REASONS:
+        return _trouble(Reason.CRASH_LOOP, pod_name, message or reason)
+    if reason == "CrashLoopBackOff" or (last and int(status.get("restartCount") or 0) > 0):
+        ended = f"exit code {last.get('exitCode')}" if last else reason
+        tail = str(last.get("message") or "").strip()
+        return _trouble(Reason.CRASH_LOOP, pod_name, f"{ended}, restarted {status.get('restartCount', 0)} times {tail}")
+    if terminated:
+        return _trouble(Reason.CRASH_LOOP, pod_name, f"exit code {terminated.get('exitCode')}")
+    return None
+
+
+def _not_ready_message(pod: Manifest) -> str:
+    ready = condition(pod, "Ready")
+    return str(ready.get("message") or ready.get("reason") or "starting")
+
+
+def _trouble(reason: Reason, pod: str, message: str) -> Trouble:
+    return Trouble(reason, f"pod {pod}: {message.strip()}"[:_MESSAGE_CHARACTERS])

@@ -1,0 +1,102 @@
+"""Whether a live object already is as desired, so that an unchanged world gets no write. Pure.
+
+Two questions: does the live object hold every desired field, and does it still hold a field that this operator once
+applied and no longer wants? The second is answered by `managedFields`, the API server's own record, so nothing has to
+be remembered.
+"""
+
+from __future__ import annotations
+
+import decimal
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from milliner_operator.observed import Manifest
+
+_QUANTITY = re.compile(r"^([+-]?[0-9.]+)(m|k|Ki|Mi|Gi|Ti|Pi|M|G|T|P)?$")
+_SUFFIXES = {
+    "": decimal.Decimal(1),
+    "m": decimal.Decimal("0.001"),
+    "k": decimal.Decimal(10**3),
+    **{suffix: decimal.Decimal(1000 ** (power + 2)) for power, suffix in enumerate("MGTP")},
+    **{f"{suffix}i": decimal.Decimal(1024 ** (power + 1)) for power, suffix in enumerate("KMGTP")},
+}
+_NOT_OURS = frozenset({"apiVersion", "kind"})  # of every object; managedFields do not list them
+
+
+def unchanged(desired: Manifest, live: Manifest, *, manager: str) -> bool:
+    """Whether applying `desired` as `manager` would change nothing of `live`."""
+    wanted = {key: value for key, value in desired.items() if key not in _NOT_OURS}
+    return _holds(wanted, live) and not _drops(desired, live, manager=manager)
+
+
+def _holds(desired: Any, live: Any) -> bool:
+    """Whether `live` has all of `desired`; defaults that the API server added are no difference."""
+    if isinstance(desired, Mapping):
+        if not desired and live is None:
+            return True
+        return isinstance(live, Mapping) and all(_holds(value, live.get(key)) for key, value in desired.items())
+    if isinstance(desired, list):
+        if not desired and live is None:
+            return True
+        if not isinstance(live, list) or len(live) != len(desired):
+            return False
+        return all(_holds(one, other) for one, other in zip(desired, live, strict=True))
+    return bool(desired == live) or _same_quantity(desired, live)
+
+
+def _same_quantity(desired: Any, live: Any) -> bool:
+    """`1000m` and `1` are one amount; the API server writes the shorter."""
+    if not isinstance(desired, str) or not isinstance(live, str):
+        return False
+    one, other = _amount(desired), _amount(live)
+    return one is not None and one == other
+
+
+def _amount(text: str) -> decimal.Decimal | None:
+    match = _QUANTITY.match(text)
+    if match is None:
+        return None
+    try:
+        return decimal.Decimal(match.group(1)) * _SUFFIXES[match.group(2) or ""]
+    except decimal.InvalidOperation:
+        return None
+
+
+def _drops(desired: Manifest, live: Manifest, *, manager: str) -> bool:
+    """Whether `manager` owns a field of `live` that `desired` does not have, or owns nothing at all."""
+    entries = [
+        each
+        for each in live["metadata"].get("managedFields") or []
+        if each.get("manager") == manager and each.get("operation") == "Apply" and not each.get("subresource")
+    ]
+    return not entries or any(_owns_more(each.get("fieldsV1") or {}, desired) for each in entries)
+
+
+def _owns_more(owned: Mapping[str, Any], desired: Any) -> bool:
+    """Walks the fields of a `fieldsV1` document: `f:name` a field, `k:{...}` the list item with these keys, `v:...` a
+    value of a set, `.` the thing itself."""
+    for key, below in owned.items():
+        kind, _, rest = key.partition(":")
+        match kind:
+            case "f":
+                if not isinstance(desired, Mapping) or rest not in desired:
+                    return True
+                found = desired[rest]
+            case "k":
+                found = _item(desired, json.loads(rest))
+            case "v":
+                found = json.loads(rest) if isinstance(desired, list) and json.loads(rest) in desired else None
+            case _:
+                continue
+        if found is None or (below and _owns_more(below, found)):
+            return True
+    return False
+
+
+def _item(items: Any, keys: Mapping[str, Any]) -> Any:
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        return None
+    return next((each for each in items if all(each.get(key) == value for key, value in keys.items())), None)

@@ -1,0 +1,74 @@
+"""Settings of the operator: environment variables, read once by `__main__`, as one frozen value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from milliner_operator import errors
+
+DEFAULT_RUNTIME_IMAGE = "milliner/runtime:latest"
+DEFAULT_RESYNC_S = 30  # half of the age at which a probe's answer is stale
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What the platform engineer decides once for all topologies."""
+
+    runtime_image: str = DEFAULT_RUNTIME_IMAGE
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    watch_namespaces: tuple[str, ...] = ()  # empty: all
+    resync_s: int = DEFAULT_RESYNC_S  # an unchanged topology is looked at this often
+    metrics_port: int = 9090
+    liveness_port: int = 8081
+    log_level: str = "INFO"
+    otlp_endpoint: str = ""  # for topologies that name none; empty: no export
+    tracing_sampling_percent: int = 10
+    queue_metric: str = ""  # name of a custom metric of queue milliseconds per pod; empty: scale on CPU
+
+    @property
+    def version(self) -> str:
+        """The runtime image's tag, for the label app.kubernetes.io/version."""
+        reference = self.runtime_image.partition("@")[0]
+        tag = reference.rpartition(":")[2] if ":" in reference.rpartition("/")[2] else "latest"
+        return tag[:63]
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """The settings in the environment; raises `SettingsInvalid` naming the variable (*expected*)."""
+    return Settings(
+        runtime_image=environment.get("MILLINER_RUNTIME_IMAGE", "") or DEFAULT_RUNTIME_IMAGE,
+        image_pull_policy=_one_of(environment, "MILLINER_IMAGE_PULL_POLICY", _PULL_POLICIES, default="IfNotPresent"),
+        image_pull_secrets=_list(environment, "MILLINER_IMAGE_PULL_SECRETS"),
+        watch_namespaces=_list(environment, "MILLINER_WATCH_NAMESPACES"),
+        resync_s=_integer(environment, "MILLINER_RESYNC_SECONDS", default=DEFAULT_RESYNC_S, least=5, most=3600),
+        metrics_port=_integer(environment, "MILLINER_METRICS_PORT", default=9090, least=0, most=65535),
+        liveness_port=_integer(environment, "MILLINER_LIVENESS_PORT", default=8081, least=1, most=65535),
+        log_level=_one_of(environment, "MILLINER_LOG_LEVEL", _LOG_LEVELS, default="INFO"),
+        otlp_endpoint=environment.get("MILLINER_OTLP_ENDPOINT", ""),
+        tracing_sampling_percent=_integer(
+            environment, "MILLINER_TRACING_SAMPLING_PERCENT", default=10, least=0, most=100
+        ),
+        queue_metric=environment.get("MILLINER_QUEUE_METRIC", ""),
+    )
+
+
+def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in environment.get(name, "").split(",") if part.strip())
+
+
+def _one_of(environment: Mapping[str, str], name: str, allowed: tuple[str, ...], *, default: str) -> str:
+    value = environment.get(name, "") or default
+    if value not in allowed:
+        raise errors.SettingsInvalid(name, f"is {value!r}: use {', '.join(allowed)}")
+    return value
+
+
+def _integer(environment: Mapping[str, str], name: str, *, default: int, least: int, most: int) -> int:
+    text = environment.get(name, "") or str(default)
+    if not text.isdigit() or not least <= int(text) <= most:
+        raise errors.SettingsInvalid(name, f"is {text!r}: use a whole number from {least} to {most}")
+    return int(text)

@@ -1,0 +1,198 @@
+"""The children of the two tiers, made of a resolved topology: configuration, pods, network. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from milliner.contract import kinds as spec_kinds
+from milliner.contract import names, plan, role_config, topology
+from milliner.contract.devices import DevicePool
+from milliner_operator import inspection, revision
+from milliner_operator.certificates import Identities
+from milliner_operator.children import cloud, common, device, network, plain, pod
+from milliner_operator.children.files import Files, model_files
+from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
+from milliner_operator.observed import ClusterRef, Manifest, ref
+from milliner_operator.plan import RolePlan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Context:
+    """All that both tiers are built from."""
+
+    wanted: topology.InferenceTopology
+    resolved: plan.Resolved
+    scope: common.Scope
+    model: Files
+    drafter: Files | None
+    fingerprint: str
+    identities: Identities | None
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        found = self.wanted.spec.model.credentials_secret_ref
+        return (found.name, found.key) if found else None
+
+    @property
+    def fetches(self) -> bool:
+        return any(each.fetched_over_network for each in (self.model, self.drafter) if each is not None)
+
+    @property
+    def otlp_endpoint(self) -> str:
+        return self.wanted.spec.tracing.otlp_endpoint or self.scope.settings.otlp_endpoint
+
+
+def service_host(wanted: topology.InferenceTopology) -> str:
+    """Name of the cloud tier inside its cluster; also the name in the cloud's certificate."""
+    return f"{names.cloud_name(wanted.name)}.{wanted.metadata.namespace}.svc"
+
+
+def cloud_certificate_names(wanted: topology.InferenceTopology) -> tuple[str, ...]:
+    host = service_host(wanted)
+    return (host, f"{host}.cluster.local", names.cloud_name(wanted.name))
+
+
+def external_name(topology_name: str) -> str:
+    return names.child_name(topology_name, names.ROLE_CLOUD, "external")
+
+
+def tls_names(topology_name: str) -> tuple[str, str, str]:
+    """Names of the Secrets of CA, cloud and devices."""
+    return (
+        names.child_name(topology_name, "ca"),
+        names.child_name(topology_name, names.ROLE_CLOUD, "tls"),
+        names.child_name(topology_name, names.ROLE_DEVICE, "tls"),
+    )
+
+
+def cloud_children(context: Context) -> tuple[list[Manifest], RolePlan]:
+    """Children of the cloud tier, and its workload."""
+    scope, spec = context.scope, context.wanted.spec.cloud
+    name, role = names.cloud_name(context.wanted.name), names.ROLE_CLOUD
+    base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT)
+    config = base.model_copy(update=_common_update(context, base, host="0.0.0.0")).to_json()
+    shape = pod.PodShape(
+        role=role,
+        config_map=name,
+        service_account=name,
+        options=spec.pod,
+        ports=cloud.ports(),
+        limits=cloud.limits(spec),
+        claims=inspection.claims(context.model),
+        tls_secret=tls_names(context.wanted.name)[1] if context.identities else None,
+        credentials=context.credentials if context.model.fetched_over_network else None,
+        spread=True,
+        grace_s=60,
+    )
+    template, found = revision.stamp(pod.template(scope, shape), config)
+    workload = cloud.deployment(scope, name, cloud=spec, template=template)
+    exposed = spec.service.type is not spec_kinds.ServiceType.CLUSTER_IP
+    children = [
+        plain.service_account(scope, name, role=role),
+        plain.role_config_map(scope, name, role=role, config=config),
+        network.headless_service(scope, name),
+        network.cloud_policy(
+            scope, name, exposed=exposed, fetches=context.fetches, otlp_endpoint=context.otlp_endpoint
+        ),
+        cloud.disruption_budget(scope, name),
+        workload,
+    ]
+    if exposed:
+        external = external_name(context.wanted.name)
+        children.append(network.external_service(scope, external, type_=spec.service.type.value))
+    if spec.scaling is not None:
+        children.append(cloud.autoscaler(scope, name, scaling=spec.scaling))
+    return children, RolePlan(role=role, workload=ref(workload), revision=found)
+
+
+def pool_role(wanted: topology.InferenceTopology, pool: DevicePool) -> RolePlan:
+    """A pool's workload by name alone, for one that cannot be planned yet."""
+    kind = DAEMON_SET if pool.replicas is None else DEPLOYMENT
+    cluster = ClusterRef(pool.cluster_secret_ref.name, pool.cluster_secret_ref.key) if pool.cluster_secret_ref else None
+    workload = (kind.kind, names.device_name(wanted.name, pool.name))
+    return RolePlan(role=names.ROLE_DEVICE, workload=workload, revision="", pool=pool.name, cluster=cluster)
+
+
+def pool_children(
+    context: Context, pool: DevicePool, *, endpoints: tuple[str, ...], cloud_ports: tuple[int, ...]
+) -> tuple[list[Manifest], RolePlan]:
+    """Children of a device pool, and its workload; `cloud_ports` are those of another cluster's cloud tier."""
+    planned = pool_role(context.wanted, pool)
+    scope = dataclasses.replace(context.scope, remote=planned.cluster is not None)
+    name, role = planned.workload[1], names.ROLE_DEVICE
+    exposure = device.exposure(pool)
+    shown = exposure is not spec_kinds.ApiExposure.NONE
+    base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=endpoints)
+    keys = pool.api.keys_secret_ref
+    update = _common_update(context, base, host="0.0.0.0" if shown else "127.0.0.1") | {
+        "api_keys_dir": pod.KEYS_DIR if keys else None,
+        "strategy": _with_drafter(base.strategy, context.drafter),
+    }
+    config = base.model_copy(update=update).to_json()
+    fetched = any(each.fetched_over_network for each in (context.model, context.drafter) if each is not None)
+    shape = pod.PodShape(
+        role=role,
+        pool=pool.name,
+        config_map=name,
+        service_account=name,
+        options=pool.pod,
+        ports=device.ports(pool),
+        node_selector=pool.node_selector,
+        tolerations=device.tolerations(pool),
+        claims=inspection.claims(context.model, context.drafter),
+        tls_secret=tls_names(context.wanted.name)[2] if context.identities else None,
+        keys_secret=keys.name if keys else None,
+        credentials=context.credentials if fetched else None,
+        spread=pool.replicas is not None,
+    )
+    template, found = revision.stamp(pod.template(scope, shape), config)
+    workload = device.workload(scope, name, pool=pool, template=template)
+    children = [
+        plain.service_account(scope, name, role=role, pool=pool.name),
+        plain.role_config_map(scope, name, role=role, pool=pool.name, config=config),
+        network.device_policy(
+            scope,
+            name,
+            pool=pool.name,
+            api_port=pool.api.port if shown else None,
+            cloud_ports=cloud_ports,
+            fetches=context.fetches,
+            otlp_endpoint=context.otlp_endpoint,
+        ),
+        workload,
+    ]
+    if exposure is spec_kinds.ApiExposure.SERVICE:
+        children.append(network.device_service(scope, name, pool=pool.name, port=pool.api.port))
+    return children, dataclasses.replace(planned, revision=found)
+
+
+def _common_update(context: Context, base: role_config.RoleConfig, *, host: str) -> dict[str, object]:
+    """What a cluster adds to a role's configuration."""
+    spec, settings = context.wanted.spec, context.scope.settings
+    sampling = spec.tracing.sampling_percent if spec.tracing.otlp_endpoint else settings.tracing_sampling_percent
+    export = role_config.TraceExport(otlp_endpoint=context.otlp_endpoint, sampling_percent=sampling)
+    tls = role_config.TlsFiles(
+        ca_file=f"{pod.TLS_DIR}/ca.crt",
+        certificate_file=f"{pod.TLS_DIR}/tls.crt",
+        key_file=f"{pod.TLS_DIR}/tls.key",
+        server_name=service_host(context.wanted),
+    )
+    return {
+        "listen": role_config.Listen(host=host, port=base.listen.port),
+        "health_port": common.HEALTH_PORT,
+        "model": model_files(
+            context.model,
+            base=base.model,
+            fingerprint=context.fingerprint,
+            has_credentials=context.credentials is not None,
+        ),
+        "tls": tls if context.identities else None,
+        "tracing": export if context.otlp_endpoint else None,
+    }
+
+
+def _with_drafter(strategy: role_config.DeviceStrategy, drafter: Files | None) -> role_config.DeviceStrategy:
+    if drafter is None:
+        return strategy
+    field = "adapter_source" if strategy.adapter_path is not None else "heads_source"
+    return strategy.model_copy(update={field: drafter.source})

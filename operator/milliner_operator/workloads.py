@@ -1,0 +1,57 @@
+"""How far a Deployment or DaemonSet is: desired, updated and ready pods in the same words for both. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from milliner.contract import names
+from milliner_operator.observed import Manifest, condition
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts of a workload's pods; `revision` is that of its template."""
+
+    desired: int = 0
+    updated: int = 0
+    ready: int = 0
+    total: int = 0
+    revision: str = ""
+    observed: bool = False  # whether its controller has seen the template
+    deadline_exceeded: bool = False
+    refused: str = ""  # why its controller cannot create pods
+
+    @property
+    def complete(self) -> bool:
+        """Whether exactly the desired pods exist, all of them of the template's revision."""
+        return self.observed and self.updated == self.desired == self.total
+
+    @property
+    def all_ready(self) -> bool:
+        return self.complete and self.ready == self.desired
+
+
+def progress(workload: Manifest | None) -> Progress:
+    """The counts in a workload's status; all zero where it is not there."""
+    if workload is None:
+        return Progress()
+    status, spec = workload.get("status") or {}, workload["spec"]
+    labels = spec["template"]["metadata"].get("labels") or {}
+    daemon = workload["kind"] == "DaemonSet"
+    keys = (
+        ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "currentNumberScheduled")
+        if daemon
+        else ("", "updatedReplicas", "readyReplicas", "replicas")
+    )
+    failure = condition(workload, "ReplicaFailure")
+    progressing = condition(workload, "Progressing")
+    return Progress(
+        desired=int(status.get(keys[0]) or 0) if daemon else int(spec.get("replicas", 1)),
+        updated=int(status.get(keys[1]) or 0),
+        ready=int(status.get(keys[2]) or 0),
+        total=int(status.get(keys[3]) or 0),
+        revision=str(labels.get(names.LABEL_REVISION, "")),
+        observed=int(status.get("observedGeneration") or 0) >= int(workload["metadata"].get("generation") or 1),
+        deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
+        refused=str(failure.get("message") or "") if failure.get("status") == "True" else "",
+    )
