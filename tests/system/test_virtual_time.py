@@ -57,3 +57,15 @@ def test_tokens_are_the_models_and_durations_the_presets(tmp_path: pathlib.Path)
         else:
             assert cells.mean_gap_s(observation) < 0.8 * optimum.plain_step_s(preset())
             assert observation.summary.counters["num_accepted"] > 0
+
+
+def test_sampled_answers_do_not_depend_on_drafting(tmp_path: pathlib.Path) -> None:
+    seen = measure(tmp_path, Name.USHAPE, Name.HAT, temperature=0.8, deep_share=0.3)
+    answers = {
+        strategy: [o.token_ids for o in seen if o.cell.variant.strategy is strategy]
+        for strategy in (Name.USHAPE, Name.HAT)
+    }
+    assert answers[Name.HAT] == answers[Name.USHAPE]
+    assert len(set(answers[Name.HAT])) == len(PROMPTS)
+    hat = [o.summary.counters for o in seen if o.cell.variant.strategy is Name.HAT]
+    assert 0 < sum(c["num_accepted"] for c in hat) < sum(c["num_drafted"] for c in hat)

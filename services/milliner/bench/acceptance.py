@@ -9,7 +9,7 @@ longest prefix that it would have written itself. Nothing here was trained on. T
   a round of a accepted drafts the next round is anchored a + 1 tokens further in the *document*, whatever the target
   wrote, so that the target's own habits (loops) cannot flatter the drafter.
 - **sampled** (`acceptance_length_sampled`): answers drawn at temperature 0.8 from held-out prompts by speculative
-  sampling (drafts are drawn from the draft distribution, accepted with probability min(1, p/q)).
+  sampling (a draft stands if target and drafter pick it with the same noise: `model.sampling`).
 - **greedy** (`acceptance_length_greedy`): the target's greedy answers to the same prompts. A small model's greedy
   answers run into loops that are easy to draft: quoted for comparison only.
 
@@ -150,10 +150,11 @@ def _text(
     ids = ids[start : start + options.prompt_tokens + options.text_tokens]
     rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=len(ids) + NUM_DRAFTS + 2)
     rounds.prefill(ids[: options.prompt_tokens])
+    picker = sampling.Picker(types.SamplingParams(), seed=seed)
     accepted = []
     while rounds.position < len(ids):
         at = rounds.position
-        made = rounds.round(ids[at], num_drafts=NUM_DRAFTS, params=types.SamplingParams())
+        made = rounds.round(ids[at], num_drafts=NUM_DRAFTS, picker=picker)
         accepted.append(made.num_accepted)
         rounds.return_to(at)
         rounds.append(ids[at : at + made.num_accepted + 1])
@@ -191,12 +192,11 @@ def _answer(
 ) -> list[int]:
     """Rounds of one answer of `ANSWER_TOKENS` tokens; end of text does not end it."""
     rounds = draft_rounds.DraftRounds(target, drafter, max_tokens=len(prompt) + ANSWER_TOKENS + 2 * NUM_DRAFTS)
-    row = sampling.distribution(rounds.prefill(prompt)[None], params)[0]
-    place, stream = len(prompt), sampling.Stream.TARGET
-    root = int(row.argmax()) if params.greedy else sampling.draw(row, seed=seed, position=place, stream=stream)
+    picker = sampling.Picker(params, seed=seed)
+    root = int(picker.scores(rounds.prefill(prompt)[None], [len(prompt)]).argmax())
     accepted, emitted = [], 1
     while emitted < ANSWER_TOKENS:
-        made = rounds.round(root, num_drafts=NUM_DRAFTS, params=params, seed=seed)
+        made = rounds.round(root, num_drafts=NUM_DRAFTS, picker=picker)
         accepted.append(made.num_accepted)
         emitted += len(made.emitted)
         root = made.next_token

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import torch
 
-from milliner.core import types
 from milliner.model import adapter as adapters
 from milliner.model import drafter_target, kv_cache, ragged, sampling, slice
 
@@ -64,32 +63,24 @@ class DraftRounds:
         self._commit(hidden, self._cloud(hidden))
 
     @torch.no_grad()
-    def round(self, root: int, *, num_drafts: int, params: types.SamplingParams, seed: int = 0) -> Round:
+    def round(self, root: int, *, num_drafts: int, picker: sampling.Picker) -> Round:
         """Drafts from the root on, verifies, and commits the root and the accepted drafts."""
         start = self.position
         self._catch_up()
         deep = self._deep[-1:]
         drafted: list[int] = []
-        rows: list[torch.Tensor] = []
         hidden = [self._shallow([root])]
         for index in range(num_drafts):
             made = self._adapt(hidden[-1], deep=deep, known=None)
             deep = made.states
-            row = sampling.distribution(self._target.project(made.normed), params)[0]  # [V]
-            place = start + 1 + index
-            stream = sampling.Stream.DRAFT
-            token = int(row.argmax()) if params.greedy else sampling.draw(row, seed=seed, position=place, stream=stream)
+            scores = picker.scores(self._target.project(made.normed), [start + 1 + index])  # [1, V]
+            token = int(scores.argmax())
             drafted.append(token)
-            rows.append(row)
             hidden.append(self._shallow([token]))
         joined = torch.cat(hidden)  # [K + 1, D]
         verified = self._cloud(joined)
-        logits = self._target.logits(verified)
-        if params.greedy:
-            accepted = sampling.accept_greedy(logits, drafted)
-        else:
-            p = sampling.distribution(logits, params)
-            accepted = sampling.accept_sampled(p, rows, drafted, seed=seed, position=start)
+        scores = picker.scores(self._target.logits(verified), range(start + 1, start + 2 + num_drafts))  # [K + 1, V]
+        accepted = sampling.accept(scores, drafted)
         kept = accepted.num_accepted + 1
         self._roll_back(start + kept)
         self._commit(joined[:kept], verified[:kept])

@@ -74,10 +74,9 @@ class Outgoing:
 class Expansion:
     """The drafter's view of what follows a node.
 
-    `drafted` is the token to draft next: the likeliest (greedy) or one drawn from the draft distribution (sampling).
-    `candidates` are the likeliest tokens with their draft probabilities, best first. `confidence` is the highest
-    draft probability; decisions about draft length may depend on it and on earlier tokens, never on `drafted` itself:
-    that would bias speculative sampling.
+    `drafted` is the token to draft next, the first of `candidates`: the likeliest tokens, best first, each with its
+    share of what the drafter expects *there*; in sampling it knows the noise that the target's choice will use.
+    `confidence` is the first one's share. Decisions may depend on all of it: the answer does not depend on the drafts.
     """
 
     node: int

@@ -1,17 +1,24 @@
-"""Picking tokens: sampling distributions, keyed random draws, and the acceptance rule of speculative decoding.
+"""Picking tokens: sampling distributions, keyed noise, and the acceptance rule of speculative decoding.
 
-The rule (Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318): a draft d ~ q is accepted with
-probability min(1, p(d) / q(d)); at the first rejection the token comes from the normalised positive part of p - q,
-after the last draft from p. Tokens are then distributed as if drawn from p alone.
+**One rule.** A token is the argmax of scores over the vocabulary: the logits where decoding is greedy, log p + g where
+it samples, with g independent standard Gumbel noise for every position and token. That argmax is distributed as p (the
+Gumbel-max trick). Target and drafter use the *same* noise at a position, so a draft stands exactly if it is the token
+that the target picks there: speculative sampling by coupling without communication (Daliri et al., arXiv 2408.07978).
 
-Draws are keyed by (seed, position, stream): the same request with the same seed and the same drafts gives the same
-answer on any machine with the same arithmetic, whatever ran in between. Called on executor threads.
+What follows from it. An answer is a function of the target and of the seed alone: drafting, its length and what it
+looked at cannot change it, so every strategy gives the same answer for the same seed, up to rounding where two scores
+are equal. Exactness needs nothing of the drafter. And the drafter knows the noise before the target has spoken: its
+next choices hold the target's token as often as they do in greedy decoding. The price: a draft is accepted with
+probability at least (1 - d) / (1 + d), where the rule of Leviathan et al. (arXiv 2211.17192) accepts 1 - d, d being the
+distance in total variation of the two distributions.
+
+Noise is keyed by (seed, position, token): the same on any machine, whatever ran in between. Called on executor threads.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import enum
 import hashlib
 from collections.abc import Sequence
 
@@ -21,14 +28,9 @@ from milliner.core import types
 
 # Likeliest tokens that an expansion reports: 91 % of misses are among the next three (docs/algorithms.md, adapter).
 DRAFT_TOP_CANDIDATES = 8
-
-
-class Stream(enum.IntEnum):
-    """What a draw is for: draws of different streams at one position are independent."""
-
-    DRAFT = 0
-    ACCEPT = 1
-    TARGET = 2
+_NOISE_ROWS = 64  # positions whose noise a request keeps: more than a draft tree is deep; arbitrary
+_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""Of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): increment and multipliers."""
 
 
 def distribution(logits: torch.Tensor, sampling: types.SamplingParams) -> torch.Tensor:
@@ -50,20 +52,50 @@ def distribution(logits: torch.Tensor, sampling: types.SamplingParams) -> torch.
     return scores.softmax(dim=-1)
 
 
-def uniform(*, seed: int, position: int, stream: Stream) -> float:
-    """A number in [0, 1) that depends on nothing but its key."""
-    digest = hashlib.blake2b(f"{seed}:{position}:{int(stream)}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+def gumbel(*, seed: int, position: int, count: int, torch_device: torch.device) -> torch.Tensor:
+    """[count] float64 standard Gumbel variates, one per token, that depend on nothing but their key."""
+    key = int.from_bytes(hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest(), "big", signed=True)
+    state = torch.arange(1, count + 1, dtype=torch.int64, device=torch_device) * _signed(_GAMMA) + key  # wraps around
+    for shift, multiplier in ((30, _MIX_1), (27, _MIX_2)):
+        state = (state ^ _shifted(state, shift)) * _signed(multiplier)
+    state = state ^ _shifted(state, 31)
+    uniform = (_shifted(state, 12).double() + 0.5) * 2.0**-52  # within (0, 1), both ends excluded
+    return -torch.log(-torch.log(uniform))
 
 
-def draw(probabilities: torch.Tensor, *, seed: int, position: int, stream: Stream) -> int:
-    """A token from [V] probabilities by inverting their cumulative sum."""
-    cumulative = probabilities.double().cumsum(dim=-1)
-    target = uniform(seed=seed, position=position, stream=stream) * float(cumulative[-1])
-    wanted = torch.tensor(target, dtype=torch.float64, device=cumulative.device)
-    index = int(torch.searchsorted(cumulative, wanted, right=True))
-    # Rounding may point past the last token of positive probability.
-    return min(index, int(probabilities.nonzero()[-1]))
+def _shifted(state: torch.Tensor, bits: int) -> torch.Tensor:
+    """The logical right shift of 64-bit words; torch's own keeps the sign."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(word: int) -> int:
+    """The int64 of the same bits."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+class Picker:
+    """How one request picks its tokens: by the logits, or by its distribution and its noise."""
+
+    def __init__(self, params: types.SamplingParams, *, seed: int) -> None:
+        self._params = params
+        self._seed = seed
+        self._noise: collections.OrderedDict[int, torch.Tensor] = collections.OrderedDict()
+
+    def scores(self, logits: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+        """[T, V] logits -> [T, V] scores of the tokens that may stand at `positions` (T of them); the highest does."""
+        if self._params.greedy:
+            return logits
+        noise = torch.stack([self._row(position, logits) for position in positions])  # [T, V]
+        return distribution(logits, self._params).log() + noise
+
+    def _row(self, position: int, like: torch.Tensor) -> torch.Tensor:
+        row = self._noise.get(position)
+        if row is None:
+            row = gumbel(seed=self._seed, position=position, count=like.shape[-1], torch_device=like.device)
+            self._noise[position] = row
+            if len(self._noise) > _NOISE_ROWS:
+                self._noise.popitem(last=False)
+        return row
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,33 +106,15 @@ class Acceptance:
     token_id: int
 
 
-def accept_greedy(target_logits: torch.Tensor, drafted: Sequence[int]) -> Acceptance:
-    """[K + 1, V] target logits of root and K drafts: accepts while the draft is the target's first choice."""
-    choices: list[int] = target_logits.argmax(dim=-1).tolist()
+def accept(target_scores: torch.Tensor, drafted: Sequence[int]) -> Acceptance:
+    """[K + 1, V] the target's scores after root and K drafts: accepts while the draft is what the target picks."""
+    choices: list[int] = target_scores.argmax(dim=-1).tolist()
     num_accepted = 0
     for draft, choice in zip(drafted, choices, strict=False):
         if draft != choice:
             break
         num_accepted += 1
     return Acceptance(num_accepted, choices[num_accepted])
-
-
-def accept_sampled(
-    p: torch.Tensor, q: Sequence[torch.Tensor], drafted: Sequence[int], *, seed: int, position: int
-) -> Acceptance:
-    """Speculative sampling. `p` [K + 1, V]: the target's distributions after the root and each draft; `q` K times [V]:
-    what each draft was drawn from. `position` is the root's."""
-    for index, (token_id, q_row) in enumerate(zip(drafted, q, strict=True)):
-        p_row = p[index]
-        ratio = float(p_row[token_id]) / max(float(q_row[token_id]), 1e-38)
-        place = position + 1 + index
-        if uniform(seed=seed, position=place, stream=Stream.ACCEPT) < ratio:
-            continue
-        residual = (p_row - q_row).clamp_min(0.0)
-        source = residual if float(residual.sum()) > 0.0 else p_row
-        return Acceptance(index, draw(source, seed=seed, position=place, stream=Stream.TARGET))
-    place = position + 1 + len(drafted)
-    return Acceptance(len(drafted), draw(p[len(drafted)], seed=seed, position=place, stream=Stream.TARGET))
 
 
 def logprobs(logits: torch.Tensor, token_id: int, count: int) -> tuple[float, tuple[tuple[int, float], ...]]:

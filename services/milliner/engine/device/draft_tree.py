@@ -29,7 +29,6 @@ class Node:
     shallow_slot: int | None = None
     drafter_slot: int | None = None
     drafter_state: torch.Tensor | None = None  # [D], the drafter's output
-    q: torch.Tensor | None = None  # [V], what the drafted child was drawn from
     expansion: compute.Expansion | None = None
 
     def lineage(self) -> list[Node]:

@@ -29,8 +29,7 @@ class Drafting:
         self._modules = modules
         self._cache = cache
         self._history = history
-        self._sampling = sampling_params
-        self._seed = seed
+        self._picker = sampling.Picker(sampling_params, seed=seed)
 
     def unseen(self, committed: int) -> int:
         """Committed positions that the adapter has not seen."""
@@ -65,24 +64,19 @@ class Drafting:
         hidden = torch.stack([node.hidden for node in nodes if node.hidden is not None])  # [B, D]
         deep = self._deep_before(nodes) if self._drafter.sees_deep_states else None
         drafted = self._drafter(hidden, batch, deep=deep)
-        distributions = sampling.distribution(self._modules.shallow.project(drafted.normed), self._sampling)  # [B, V]
-        top = distributions.topk(min(sampling.DRAFT_TOP_CANDIDATES, distributions.shape[-1]), dim=-1)
-        for row, node in enumerate(nodes):
-            node.drafter_state = drafted.states[row]
-            candidates = tuple(zip(top.indices[row].tolist(), top.values[row].tolist(), strict=True))
-            self._note(node, distributions[row], candidates)
+        logits = self._modules.shallow.project(drafted.normed)  # [B, V]
+        for node, state in zip(nodes, drafted.states, strict=True):
+            node.drafter_state = state
+        self._note(nodes, logits, num_candidates=sampling.DRAFT_TOP_CANDIDATES)
 
-    def _note(
-        self, node: draft_tree.Node, distribution: torch.Tensor, candidates: tuple[tuple[int, float], ...]
-    ) -> None:
-        """Writes down what follows `node`, drawing the token to draft."""
-        drafted, confidence = candidates[0]
-        if not self._sampling.greedy:
-            node.q = distribution
-            drafted = sampling.draw(
-                distribution, seed=self._seed, position=node.position + 1, stream=sampling.Stream.DRAFT
-            )
-        node.expansion = compute.Expansion(node=node.id, drafted=drafted, confidence=confidence, candidates=candidates)
+    def _note(self, nodes: Sequence[draft_tree.Node], logits: torch.Tensor, *, num_candidates: int) -> None:
+        """Writes down what follows each node, from the drafter's logits [B, V] there."""
+        shares = self._picker.scores(logits, [node.position + 1 for node in nodes]).softmax(dim=-1)  # [B, V]
+        top = shares.topk(min(num_candidates, shares.shape[-1]), dim=-1)
+        for node, tokens, values in zip(nodes, top.indices.tolist(), top.values.tolist(), strict=True):
+            candidates = tuple(zip(tokens, values, strict=True))
+            drafted, confidence = candidates[0]
+            node.expansion = compute.Expansion(node.id, drafted, confidence, candidates)
 
     def _deep_before(self, nodes: Sequence[draft_tree.Node]) -> torch.Tensor:
         """[B, D]: the deep state before the root, and for drafts the drafter's own state of their parent."""
@@ -95,11 +89,10 @@ class Drafting:
         assert self._modules.medusa is not None
         assert shallow.norm is not None
         states = self._modules.medusa(shallow.norm(self._history.last_deep()))  # [K, D]
-        distributions = sampling.distribution(shallow.project(states), self._sampling)  # [K, V]
-        values, indices = distributions.max(dim=-1)
+        logits = shallow.project(states)  # [K, V]
         path = [tree.root]
-        for row, candidate in enumerate(zip(indices.tolist(), values.tolist(), strict=True)):
-            self._note(path[-1], distributions[row], (candidate,))
+        for row in logits:
+            self._note(path[-1:], row[None], num_candidates=1)
             expansion = path[-1].expansion
             assert expansion is not None
             path.append(tree.child(path[-1], expansion.drafted))
@@ -107,9 +100,6 @@ class Drafting:
 
     def commit_now(self, accepted: Sequence[draft_tree.Node], kept: Sequence[draft_tree.Node]) -> None:
         """Keeps what the adapter has seen of accepted and kept nodes."""
-        for node in kept:
-            if node.q is not None:
-                node.q = node.q.clone()  # a row of its own: a view would keep the whole step's [B, V]
         if self._cache is None:
             return
         seen: list[int] = []

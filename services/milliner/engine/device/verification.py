@@ -52,7 +52,7 @@ class Verification:
         self._tail_cache = tail_cache
         self._history = history
         self._request = request
-        self._seed = seed
+        self._picker = sampling.Picker(request.sampling, seed=seed)
         self._last_prompt_state: torch.Tensor | None = None
 
     def absorb_now(self, deep: torch.Tensor, *, start: int) -> None:
@@ -106,12 +106,8 @@ class Verification:
     def _accept(
         self, logits: torch.Tensor, path: Sequence[draft_tree.Node], *, root_position: int
     ) -> sampling.Acceptance:
-        drafted = [node.token_id for node in path[1:]]
-        if self._request.sampling.greedy:
-            return sampling.accept_greedy(logits, drafted)
-        p = sampling.distribution(logits, self._request.sampling)
-        q = [node.q for node in path[:-1] if node.q is not None]
-        return sampling.accept_sampled(p, q, drafted, seed=self._seed, position=root_position)
+        following = range(root_position + 1, root_position + 1 + logits.shape[0])
+        return sampling.accept(self._picker.scores(logits, following), [node.token_id for node in path[1:]])
 
     def _token(self, logits: torch.Tensor, token_id: int, origin: types.TokenOrigin) -> types.EmittedToken:
         count = self._request.num_logprobs

@@ -11,9 +11,9 @@ from tests.unit.milliner.model import drafter_models
 from milliner.bench import acceptance, draft_rounds
 from milliner.core import types
 from milliner.model import adapter as adapters
-from milliner.model import digest, drafter_file, drafter_target
+from milliner.model import digest, drafter_file, drafter_target, sampling
 
-GREEDY = types.SamplingParams()
+GREEDY = sampling.Picker(types.SamplingParams(), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_greedy_rounds_emit_what_the_target_alone_would(
     rounds = draft_rounds.DraftRounds(target, make_adapter(target, form), max_tokens=64)
     answer = [int(rounds.prefill(prompt).argmax())]
     while len(answer) < 20:
-        answer += rounds.round(answer[-1], num_drafts=3, params=GREEDY).emitted
+        answer += rounds.round(answer[-1], num_drafts=3, picker=GREEDY).emitted
     assert answer[:20] == expected
     assert rounds.position == len(prompt) + len(answer) - 1
 
@@ -82,7 +82,7 @@ def test_a_perfect_drafter_has_every_draft_accepted(target: drafter_target.Froze
     oracle.tell(deep, target.final_norm(deep))
     rounds = draft_rounds.DraftRounds(target, oracle, max_tokens=64)
     root = int(rounds.prefill(prompt).argmax())
-    made = rounds.round(root, num_drafts=8, params=GREEDY)
+    made = rounds.round(root, num_drafts=8, picker=GREEDY)
     assert made.num_accepted == 8
     assert list(made.emitted) == ids[len(prompt) + 1 : len(prompt) + 10]
 
@@ -90,11 +90,11 @@ def test_a_perfect_drafter_has_every_draft_accepted(target: drafter_target.Froze
 def test_returning_forgets_the_rounds_since(target: drafter_target.FrozenTarget) -> None:
     rounds = draft_rounds.DraftRounds(target, make_adapter(target), max_tokens=64)
     rounds.prefill([5, 9, 120, 33])
-    first = rounds.round(7, num_drafts=4, params=GREEDY)
+    first = rounds.round(7, num_drafts=4, picker=GREEDY)
     rounds.return_to(4)
     rounds.append([1, 2, 3])
     rounds.return_to(4)
-    assert rounds.round(7, num_drafts=4, params=GREEDY) == first
+    assert rounds.round(7, num_drafts=4, picker=GREEDY) == first
 
 
 def test_the_report_has_a_row_per_adapter_and_mode(folder: pathlib.Path, target: drafter_target.FrozenTarget) -> None:

@@ -1,4 +1,4 @@
-"""Sampling distributions, keyed draws, and the exactness of speculative sampling (chi-squared)."""
+"""Sampling distributions, keyed noise, and how drafts fare against it (chi-squared where it is chance)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from milliner.core import types
 from milliner.model import sampling
 
 DRAWS = 20_000
+SAMPLED = types.SamplingParams(temperature=1.0)
 SIGNIFICANCE = 1e-3  # the draws are keyed, so the outcome is always the same: no flakiness, one look
 
 
@@ -39,49 +40,65 @@ def test_distributions_are_those_of_transformers(temperature: float, top_k: int,
     torch.testing.assert_close(ours, expected)
 
 
-def test_draws_depend_on_their_key_alone_and_follow_the_distribution() -> None:
-    p = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    key = {"position": 3, "stream": sampling.Stream.DRAFT}
-    assert sampling.draw(p, seed=1, **key) == sampling.draw(p, seed=1, **key)  # type: ignore[arg-type]
-    counts = collections.Counter(
-        sampling.draw(p, seed=seed, position=3, stream=sampling.Stream.DRAFT) for seed in range(DRAWS)
+def picked(row: torch.Tensor, *, seed: int, position: int = 3) -> int:
+    """The token that [V] probabilities and the noise of a position pick."""
+    scores = sampling.Picker(SAMPLED, seed=seed).scores(row.log()[None], [position])
+    return int(scores.argmax())
+
+
+def test_noise_depends_on_its_key_alone() -> None:
+    def row(seed: int, position: int, count: int = 9) -> list[float]:
+        noise = sampling.gumbel(seed=seed, position=position, count=count, torch_device=torch.device("cpu"))
+        return [float(value) for value in noise]
+
+    assert row(1, 3) == row(1, 3)
+    assert row(1, 3, count=20)[:9] == row(1, 3)  # a larger vocabulary leaves the first tokens' noise alone
+    assert not set(row(1, 3)) & (set(row(2, 3)) | set(row(1, 4)))
+    picker = sampling.Picker(SAMPLED, seed=1)
+    before = picker.scores(torch.zeros(1, 9), [3])
+    picker.scores(torch.zeros(100, 9), range(10, 110))  # the row of position 3 is forgotten on the way
+    assert torch.equal(picker.scores(torch.zeros(1, 9), [3]), before)
+
+
+def test_noise_is_gumbels_and_independent_between_neighbours() -> None:
+    rows = torch.stack(
+        [sampling.gumbel(seed=5, position=p, count=4096, torch_device=torch.device("cpu")) for p in range(16)]
     )
+    assert scipy.stats.kstest(rows.flatten().numpy(), "gumbel_r").pvalue > SIGNIFICANCE
+    for first, second in ((rows[:, :-1], rows[:, 1:]), (rows[:-1], rows[1:])):  # tokens, positions
+        correlation = float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
+        assert abs(correlation) < 4 / first.numel() ** 0.5  # four standard deviations of chance
+
+
+def test_picked_tokens_follow_the_distribution() -> None:
+    p = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    counts = collections.Counter(picked(p, seed=seed) for seed in range(DRAWS))
     assert counts[1] == 0
     assert counts_fit(collections.Counter({0: counts[0], 1: counts[2], 2: counts[3]}), p[[0, 2, 3]]) > SIGNIFICANCE
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0], ids=["alike", "different", "opposed"])
-def test_speculative_sampling_draws_from_the_target(sharpness: float) -> None:
+def test_a_draft_stands_as_often_as_the_coupling_promises(sharpness: float) -> None:
     generator = torch.Generator().manual_seed(2)
-    p = torch.randn(3, 8, generator=generator).softmax(-1)  # after the root and two drafts
-    q = (p.log() + sharpness * torch.randn(3, 8, generator=generator)).softmax(-1)
-    first, second = collections.Counter[int](), collections.Counter[int]()
-    for seed in range(DRAWS):
-        drafted = [sampling.draw(q[row], seed=seed, position=1 + row, stream=sampling.Stream.DRAFT) for row in range(2)]
-        accepted = sampling.accept_sampled(p, [q[0], q[1]], drafted, seed=seed, position=0)
-        said = [*drafted[: accepted.num_accepted], accepted.token_id]
-        first[said[0]] += 1
-        if len(said) > 1:
-            second[said[1]] += 1
-    assert counts_fit(first, p[0]) > SIGNIFICANCE
-    observed = [second[token] for token in range(8)]
-    expected = (p[1].double() / p[1].double().sum() * second.total()).tolist()
-    assert scipy.stats.chisquare(observed, expected).pvalue > SIGNIFICANCE
-
-
-def test_a_wrong_rule_would_be_noticed() -> None:
-    p, q = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.5, 0.3])
-    always = collections.Counter(
-        sampling.draw(q, seed=seed, position=1, stream=sampling.Stream.DRAFT) for seed in range(DRAWS)
-    )
-    assert counts_fit(always, p) < 1e-12
+    p = torch.randn(8, generator=generator).softmax(-1)
+    q = (p.log() + sharpness * torch.randn(8, generator=generator)).softmax(-1)
+    stood = 0
+    for seed in range(DRAWS // 4):
+        scores = sampling.Picker(SAMPLED, seed=seed).scores(p.log().expand(2, -1), [3, 4])
+        stood += sampling.accept(scores, [picked(q, seed=seed)]).num_accepted
+    distance = float((p - q).abs().sum() / 2)
+    # Exactly Σ_x 1 / Σ_y max(p_y / p_x, q_y / q_x): the race of exponentials that both want x to win.
+    ratios = torch.maximum(p[None] / p[:, None], q[None] / q[:, None]).sum(dim=-1)
+    expected = float((1 / ratios).sum())
+    assert expected >= (1 - distance) / (1 + distance)
+    assert stood / (DRAWS // 4) == pytest.approx(expected, abs=0.03)  # 5,000 draws: standard deviation 0.007
 
 
 def test_greedy_acceptance_stops_at_the_first_difference() -> None:
     logits = torch.nn.functional.one_hot(torch.tensor([4, 5, 6, 7]), 9).float()
-    assert sampling.accept_greedy(logits, [4, 5, 6]) == sampling.Acceptance(3, 7)
-    assert sampling.accept_greedy(logits, [4, 8, 6]) == sampling.Acceptance(1, 5)
-    assert sampling.accept_greedy(logits[:1], []) == sampling.Acceptance(0, 4)
+    assert sampling.accept(logits, [4, 5, 6]) == sampling.Acceptance(3, 7)
+    assert sampling.accept(logits, [4, 8, 6]) == sampling.Acceptance(1, 5)
+    assert sampling.accept(logits[:1], []) == sampling.Acceptance(0, 4)
 
 
 def test_logprobs_are_the_targets_own() -> None:
