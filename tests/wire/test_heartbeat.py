@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tests.wire import conftest, toy_cloud
+from tests.wire import conftest, test_faults, toy_cloud
 
 from milliner.core import errors
 from milliner.wire import client, emulated_link, heartbeat, server
@@ -188,6 +189,19 @@ async def test_a_session_in_use_that_falls_silent_is_told_at_once_and_checks_agr
             await stream.receive()
         assert await asyncio.wait_for(transport.why_unreachable(), 5) != ""
         link.mend()
+        assert await transport.why_unreachable() == ""
+
+
+async def test_an_idle_device_finds_that_its_cloud_was_stopped() -> None:
+    """SIGSTOP: the kernel takes connections and bytes, nobody answers. No session is open, so no watch stands."""
+    async with (
+        test_faults.cloud_process() as (process, port),
+        client.GrpcTransport([f"127.0.0.1:{port}"], timeouts=conftest.TIMEOUTS) as transport,
+    ):
+        assert await transport.why_unreachable() == ""
+        process.send_signal(signal.SIGSTOP)
+        assert f"127.0.0.1:{port}" in await asyncio.wait_for(transport.why_unreachable(), 8)
+        process.send_signal(signal.SIGCONT)
         assert await transport.why_unreachable() == ""
 
 

@@ -28,7 +28,7 @@ from milliner.roles import (
     stopping,
     watched,
 )
-from milliner.strategies import factory
+from milliner.strategies import base, factory
 from milliner.telemetry import tracing
 from milliner.wire import client, codecs, link_process
 
@@ -56,25 +56,9 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
         prober = probe.Probe(strategy, device=device.info, clock=time)
         ready = readiness.Readiness(prober, cloud=transport, clock=time)
         transport.on_trouble = ready.suspect
-        generator = stopping.StoppableGenerator(
-            watched.WatchedGenerator(strategy, on_cloud_lost=ready.answer_failed), clock=time
-        )
-        traces = tracing.set_up(tier="device", topology=config.topology, instance=config.name)
-        stack.callback(traces.shutdown)
-        service = text_service.TextService(
-            generator=generator,
-            codec=codec,
-            model=text_service.ServedModel(
-                name=config.model.served_name,
-                max_positions=device.info.max_positions,
-                strategy=config.strategy.type.value,
-                topology=config.topology,
-            ),
-            clock=time,
-            tracer=traces.tracer,
-            cloud_positions=lambda: transport.max_positions,
-        )
-        stack.callback(service.close)
+        watched_strategy = watched.WatchedGenerator(strategy, on_cloud_lost=ready.answer_failed)
+        generator = stopping.StoppableGenerator(watched_strategy, clock=time)
+        service = _text_service(config, stack, generator=generator, codec=codec, device=device, transport=transport)
         application = app.create_app(
             service,
             clock=time,
@@ -83,16 +67,16 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
             why_refused=lambda: ready.refusal,
             kv_used_share=lambda: device.used_share,
         )
+        compute_counters = counters.ComputeCounters(worker)
         listening = http_server.bind(config.listen.host, config.listen.port)
         port: int = listening.getsockname()[1]
-        where = {"host": config.listen.host, "port": port}
-        compute_counters = counters.ComputeCounters(worker)
 
         def on_ready() -> None:
             shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
             report.say(
                 role_events.RoleEventKind.READY,
-                **where,
+                host=config.listen.host,
+                port=port,
                 message=f"{config.strategy.type.value} on http://{config.listen.host}:{port}",
                 data={"model_digest": device.info.model_digest, "round_trip_s": prober.round_trip_s},
             )
@@ -100,7 +84,7 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
         server = http_server.Server(application)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listening]))
-            report.say(role_events.RoleEventKind.SERVING, **where)
+            report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
             report.waiting(ready.reason)
             keeping = [group.create_task(link.keep()) for link in links]
             keeping.append(group.create_task(ready.keep(on_ready=on_ready, on_waiting=report.waiting)))
@@ -112,6 +96,35 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
             server.should_exit = True
             await serving
     report.say(role_events.RoleEventKind.STOPPED)
+
+
+def _text_service(
+    config: role_config.DeviceRoleConfig,
+    stack: contextlib.AsyncExitStack,
+    *,
+    generator: base.Generator,
+    codec: tokenizer.HuggingFaceTokenizer,
+    device: device_model.DeviceModel,
+    transport: client.GrpcTransport,
+) -> text_service.TextService:
+    """Text over the generator, traced; ended with `stack`."""
+    traces = tracing.set_up(tier="device", topology=config.topology, instance=config.name)
+    stack.callback(traces.shutdown)
+    service = text_service.TextService(
+        generator=generator,
+        codec=codec,
+        model=text_service.ServedModel(
+            name=config.model.served_name,
+            max_positions=device.info.max_positions,
+            strategy=config.strategy.type.value,
+            topology=config.topology,
+        ),
+        clock=clock.LoopClock(),
+        tracer=traces.tracer,
+        cloud_positions=lambda: transport.max_positions,
+    )
+    stack.callback(service.close)
+    return service
 
 
 async def _links(

@@ -115,7 +115,7 @@ class Readiness:
             await self._probe.send()
         except (errors.UnavailableError, errors.CapacityError) as error:
             return error
-        except errors.ProtocolError as error:
+        except (errors.ProtocolError, errors.InputError) as error:
             if self._ever_ready:
                 return error
             raise errors.ConfigError(error.message, field=error.field) from error

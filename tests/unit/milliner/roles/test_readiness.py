@@ -134,10 +134,18 @@ async def test_no_probe_is_sent_while_no_replica_answers_and_the_pauses_grow() -
     assert time.now() == pytest.approx(0.3 + 0.6 + 1.2 + 2.4 + 2.4 + 2.4)
 
 
-async def test_another_model_in_the_cloud_is_a_configuration_error_at_first() -> None:
-    differs = errors.DigestMismatch("differs", field="model_digest")
-    one = readiness.Readiness(ToyProbe(differs), cloud=ToyCloud(), clock=VirtualClock())
-    with pytest.raises(errors.ConfigError, match="model_digest: differs"):
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (errors.DigestMismatch("differs", field="model_digest"), "model_digest: differs"),
+        (errors.PromptTooLong("12 positions, it holds 8", field="max_positions"), "max_positions: 12 positions"),
+    ],
+)
+async def test_what_no_waiting_cures_is_a_configuration_error_at_first(
+    refusal: errors.MillinerError, words: str
+) -> None:
+    one = readiness.Readiness(ToyProbe(refusal), cloud=ToyCloud(), clock=VirtualClock())
+    with pytest.raises(errors.ConfigError, match=words):
         await one.establish(on_waiting=lambda _: None)
     assert one.reason
 
