@@ -7,7 +7,7 @@
 #               libraries come with torch's wheels, the driver from the node). Jetson: an L4T image with CUDA, arm64.
 # PYTHON        interpreter of the base, 3.11 or later; python3.11 is installed where the base has none of that name.
 # TORCH_INDEX   one more index to look for torch in: PyTorch's index of CPU wheels, or NVIDIA's for a JetPack release.
-# TORCH         the torch to install; default: what pyproject.toml asks for, at the version in constraints.txt.
+# TORCH         the torch to install, such as torch==2.12.0; default: the version in constraints.txt.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 ARG PYTHON=python3.11
 
@@ -31,40 +31,46 @@ FROM base AS venv
 ARG PYTHON
 RUN ${PYTHON} -m venv /opt/milliner/venv
 
-# The lists change seldom, pyproject.toml often: later layers depend on the lists alone.
+# The lists change seldom, pyproject.toml often: later layers depend on the lists alone, torch's only on the few versions
+# that concern it.
 FROM venv AS lists
-COPY pyproject.toml images/requirements.py /lists/
+COPY pyproject.toml constraints.txt images/requirements.py /lists/
 RUN cd /lists \
     && python requirements.py pyproject.toml --extra operator --only pydantic PyYAML > operator.txt \
-    && python requirements.py pyproject.toml --extra runtime --without torch > runtime.txt
+    && python requirements.py pyproject.toml --extra runtime --without torch > runtime.txt \
+    && grep -iE '^(filelock|fsspec|jinja2|markupsafe|mpmath|networkx|sympy|typing_extensions)==' constraints.txt > torch-needs.txt \
+    && grep '^torch==' constraints.txt > torch.txt \
+    && grep -v '^torch==' constraints.txt > others.txt
+
+# Compiled, and readable for every user whatever the umask of the checkout was.
+FROM venv AS code
+COPY services/milliner /code/milliner
+COPY operator/milliner_operator /code/milliner_operator
+RUN chmod -R a+rX /code && python -m compileall -q -s /code -p /opt/milliner/code /code
 
 FROM venv AS operator-packages
-COPY constraints.txt /lists/
-COPY --from=lists /lists/operator.txt /lists/
-RUN python -m pip install --no-cache-dir --quiet -c /lists/constraints.txt -r /lists/operator.txt \
+COPY --from=lists /lists/operator.txt /lists/others.txt /lists/
+RUN python -m pip install --no-cache-dir --quiet -c /lists/others.txt -r /lists/operator.txt \
     && python -m pip uninstall --yes --quiet setuptools pip
 
 FROM base AS operator
 COPY --from=operator-packages /opt/milliner/venv /opt/milliner/venv
-COPY services/milliner/__init__.py services/milliner/py.typed /opt/milliner/code/milliner/
-COPY services/milliner/contract /opt/milliner/code/milliner/contract
-COPY operator/milliner_operator /opt/milliner/code/milliner_operator
-RUN python -m compileall -q /opt/milliner/code
+COPY --from=code /code/milliner/__init__.py /code/milliner/py.typed /opt/milliner/code/milliner/
+COPY --from=code /code/milliner/contract /opt/milliner/code/milliner/contract
+COPY --from=code /code/milliner_operator /opt/milliner/code/milliner_operator
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "milliner_operator"]
 
 FROM venv AS runtime
 ARG TORCH_INDEX=
-ARG TORCH=torch
-COPY constraints.txt /lists/
-RUN constraints=/lists/constraints.txt; \
-    if [ "${TORCH}" != torch ]; then grep -v '^torch==' "$constraints" > /lists/no-torch.txt; constraints=/lists/no-torch.txt; fi; \
-    python -m pip install --no-cache-dir --quiet ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} -c "$constraints" "${TORCH}"
-COPY --from=lists /lists/runtime.txt /lists/
-RUN grep -v '^torch==' /lists/constraints.txt > /lists/no-torch.txt \
-    && python -m pip install --no-cache-dir --quiet -c /lists/no-torch.txt -r /lists/runtime.txt
-COPY services/milliner /opt/milliner/code/milliner
-RUN python -m compileall -q /opt/milliner/code
+ARG TORCH=
+COPY --from=lists /lists/torch.txt /lists/torch-needs.txt /lists/
+RUN if [ -n "${TORCH}" ]; then echo "${TORCH}" > /lists/torch.txt; fi; \
+    python -m pip install --no-cache-dir --quiet ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
+        -c /lists/torch-needs.txt -r /lists/torch.txt
+COPY --from=lists /lists/runtime.txt /lists/others.txt /lists/
+RUN python -m pip install --no-cache-dir --quiet -c /lists/others.txt -r /lists/runtime.txt
+COPY --from=code /code/milliner /opt/milliner/code/milliner
 # What the NVIDIA container runtime mounts from the node, where there is one.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 65532:65532

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-
 from tests.chart import charts
 
 SETS = pytest.mark.parametrize("values", charts.VALUE_SETS, ids=lambda each: each.stem if each else "defaults")
