@@ -46,9 +46,7 @@ Quantity = Annotated[
     str,
     pydantic.Field(max_length=64),
     pydantic.BeforeValidator(_as_text),
-    pydantic.WithJsonSchema(
-        {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True, "maxLength": 64}
-    ),
+    pydantic.WithJsonSchema({"type": ["integer", "string"], "x-kubernetes-int-or-string": True, "maxLength": 64}),
     _is_quantity,
 ]
 NodeLabels = Annotated[dict[str, LabelValue], pydantic.Field(max_length=64)]

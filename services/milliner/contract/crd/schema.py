@@ -24,7 +24,6 @@ _KEPT = (
     *("minItems", "maxItems", "maxProperties", "required"),
     *("x-kubernetes-int-or-string", checks.VALIDATIONS),
 )
-_INT32_MAX = (1 << 31) - 1
 
 
 def structural(model: type[pydantic.BaseModel], *, with_defaults: bool = True) -> Schema:
@@ -53,12 +52,10 @@ class _Writer:
         """The structural form of a node; `name` is the field that holds it."""
         bare = self._bare(node)
         kept = {key: bare[key] for key in _KEPT if key in bare}
+        if kept.get("x-kubernetes-int-or-string"):
+            del kept["type"]  # structural schemas say it by the extension alone
         if "const" in bare:
             kept["enum"] = [bare["const"]]
-        if kept.get("x-kubernetes-int-or-string"):
-            kept["anyOf"] = bare["anyOf"]
-        if kept.get("type") == "integer":
-            kept["format"] = "int32" if bare["maximum"] <= _INT32_MAX else "int64"
         if kept.get("type") == "array":
             kept |= self._list(bare, name)
         if kept.get("type") == "object":
@@ -72,7 +69,7 @@ class _Writer:
     def _bare(self, node: Schema) -> Schema:
         """The node without references and without the choice of null; the field's own words are left in `node`."""
         options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
-        if "x-kubernetes-int-or-string" not in node and len(options) == 1:
+        if len(options) == 1:
             return self._bare(options[0])
         if "$ref" in node:
             return self._bare(self._definitions[node["$ref"].rpartition("/")[2]])

@@ -216,7 +216,7 @@ SCHEMA = [
         "spec.strategy.hat.drafting.maxTokens",
         "found 33, use 32 or less",
     ),
-    BadSpec({"spec.devicePools": {"name": "a"}}, "spec.devicePools", 'found {"name": "a"}, use a list'),
+    BadSpec({"spec.devicePools": "a"}, "spec.devicePools", "found 'a', use a list"),
     BadSpec({"spec.strategy": "Hat"}, "spec.strategy", "found 'Hat', use a mapping of fields"),
     BadSpec(
         {"spec.devicePools": [{"name": f"p{index}"} for index in range(64)]},
