@@ -51,7 +51,7 @@ _LLAMA3_ROPE: dict[str, Any] = {
     "original_max_position_embeddings": 32,
 }
 
-# Name of the case -> (model_type, configuration): what the issue promises, with its variants.
+# Name of the case -> (model_type, configuration): what docs/models.md promises, with variants.
 PROMISED: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, tied, biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),

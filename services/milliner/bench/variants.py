@@ -10,7 +10,8 @@ from milliner.bench import plan, presets
 from milliner.core import types
 from milliner.strategies import options
 
-SARATHI_CHUNK_TOKENS = 256  # U-Sarathi's fixed chunk: the topology's default (`chunking.tokens`)
+# U-Sarathi's fixed chunk. Arbitrary: at 2,048 tokens within 4 % of the best constant size with each codec (modelled).
+SARATHI_CHUNK_TOKENS = 256
 
 Name = plan.StrategyName
 

@@ -10,7 +10,7 @@ from milliner.core import types
 from milliner.strategies import chunking
 from milliner.strategies import options as strategy_options
 
-# Preset paper-wifi (issue "Hat on one machine", item 10): 8,192 bytes at 10 MB/s, cloud 24 ms + 210 µs per token.
+# Preset paper-wifi (docs/algorithms.md): 8,192 bytes at 10 MB/s, cloud 24 ms + 210 µs per token.
 UPLOAD_S = 8192 / 10e6
 LOAD = types.LoadReport(delay_fixed_s=0.024, delay_per_token_s=210e-6)
 DYNAMIC = chunking.DynamicChunks(min_tokens=16, max_tokens=1024)
