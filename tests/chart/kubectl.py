@@ -17,11 +17,11 @@ class Refused(Exception):
     """kubectl failed; the text is what it said."""
 
 
-def run(*arguments: str, documents: Sequence[charts.Document] = ()) -> str:
+def run(*arguments: str, documents: Sequence[charts.Document] = (), deadline_s: float = DEADLINE_S) -> str:
     """kubectl's output; `documents` are its standard input. Raises `Refused`."""
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}) if documents else None
     done = subprocess.run(
-        ["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        ["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=deadline_s, check=False
     )
     if done.returncode:
         raise Refused(done.stderr)

@@ -1,0 +1,58 @@
+"""End to end on real nodes: the charts, installed into the cluster that KUBECONFIG names. Skipped where it is not set.
+
+The nodes must have the images already, or be able to pull them: MILLINER_TEST_OPERATOR_IMAGE and
+MILLINER_TEST_RUNTIME_IMAGE name them (`milliner/operator:test`, `milliner/runtime:test`). With kind:
+`docker build --target operator -t milliner/operator:test .`, the same for `runtime`, `kind load docker-image ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.chart import charts, kubectl
+from tests.e2e import installation
+
+NEEDED = (
+    "needs a Kubernetes cluster (1.30 or later) whose nodes have Milliner's images: set KUBECONFIG to its kubeconfig; "
+    "with kind, see manifests/kind"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of this folder, so that `-m 'not e2e'` leaves them out."""
+    for item in items:
+        if pathlib.Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """There is a cluster and what talks to it; skips where not."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip(NEEDED)
+    for program in ("kubectl", "helm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not on the PATH")
+
+
+@pytest.fixture(scope="session")
+def milliner(cluster: None) -> Iterator[str]:
+    """Both charts, installed and with a running operator; the namespace they are in. Uninstalled at the end."""
+    installation.install()
+    yield charts.NAMESPACE
+    installation.uninstall()
+
+
+@pytest.fixture
+def namespace(milliner: str) -> Iterator[str]:
+    """A namespace under Pod Security "restricted"; it goes with all in it, topologies first."""
+    name = f"milliner-e2e-{uuid.uuid4().hex[:8]}"
+    kubectl.apply([kubectl.namespace(name)])
+    yield name
+    kubectl.run("delete", "inferencetopologies", "--all", "--namespace", name, "--wait=false")
+    kubectl.run("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,59 @@
+"""Installs the charts as a user would, waits for the operator, and says what is wrong where it does not come up."""
+
+from __future__ import annotations
+
+import os
+
+from tests.chart import charts, kubectl
+
+RELEASE = "milliner"
+CRD_RELEASE = "milliner-crds"
+OPERATOR_IMAGE = os.environ.get("MILLINER_TEST_OPERATOR_IMAGE", "milliner/operator:test")
+RUNTIME_IMAGE = os.environ.get("MILLINER_TEST_RUNTIME_IMAGE", "milliner/runtime:test")
+UP_S = 120  # what a platform engineer would wait for an operator whose image is there
+
+
+def install(*options: str) -> None:
+    """Definition, then operator, which is ready afterwards. `options` are helm's. Raises AssertionError with the cause."""
+    kubectl.apply([kubectl.namespace(charts.NAMESPACE)])
+    _helm("upgrade", "--install", CRD_RELEASE, str(charts.CRD_CHART), "--take-ownership")
+    images = []
+    for value, reference in (("image", OPERATOR_IMAGE), ("runtimeImage", RUNTIME_IMAGE)):
+        repository, _, tag = reference.rpartition(":")
+        images += ["--set", f"{value}.repository={repository},{value}.tag={tag}"]
+    _helm("upgrade", "--install", RELEASE, str(charts.OPERATOR_CHART), *images, *options)
+    try:
+        kubectl.run(
+            *("rollout", "status", f"deployment/{RELEASE}", "--namespace", charts.NAMESPACE, f"--timeout={UP_S}s"),
+            deadline_s=UP_S + kubectl.DEADLINE_S,
+        )
+    except kubectl.Refused as refused:
+        raise AssertionError(f"the operator did not come up: {refused}\n{diagnosis()}") from None
+
+
+def uninstall() -> None:
+    """Removes the operator; the definition stays (it is kept by the chart) and is deleted with all topologies."""
+    for release in (RELEASE, CRD_RELEASE):
+        _helm("uninstall", release, "--ignore-not-found")
+    kubectl.run("delete", "crd", "inferencetopologies.milliner.dev", "--ignore-not-found", "--wait=false")
+
+
+def diagnosis() -> str:
+    """What the operator's pods and their events and logs say."""
+    space = ("--namespace", charts.NAMESPACE)
+    calls = (
+        ("get", "pods,events", "--output", "wide", *space),
+        ("logs", f"deployment/{RELEASE}", "--tail=80", "--all-pods", *space),
+    )
+    said = []
+    for call in calls:
+        try:
+            said.append(kubectl.run(*call))
+        except kubectl.Refused as refused:
+            said.append(str(refused))
+    return "\n".join(said)
+
+
+def _helm(*arguments: str) -> None:
+    done = charts.helm(*arguments, "--namespace", charts.NAMESPACE)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,45 @@
+"""A fresh installation: the operator runs under Pod Security "restricted", answers `helm test`, and upgrades in place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.chart import charts, kubectl
+from tests.e2e import installation
+
+OPERATOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=milliner"
+
+
+def operator_pods(namespace: str) -> list[charts.Document]:
+    """The operator's pods that are not ending."""
+    answer = kubectl.run("get", "pods", "--namespace", namespace, "--selector", OPERATOR, "--output", "json")
+    pods: list[charts.Document] = json.loads(answer)["items"]
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def test_helm_test_succeeds(milliner: str) -> None:
+    done = charts.helm("test", installation.RELEASE, "--namespace", milliner, "--logs", deadline_s=180)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{installation.diagnosis()}"
+
+
+def test_the_operator_has_not_restarted_and_logs_no_error(milliner: str) -> None:
+    (pod,) = operator_pods(milliner)
+    assert [status["restartCount"] for status in pod["status"]["containerStatuses"]] == [0]
+    logs = kubectl.run("logs", pod["metadata"]["name"], "--namespace", milliner)
+    assert "Traceback" not in logs and "Forbidden" not in logs, logs
+
+
+@pytest.mark.parametrize("path", ["/", "/opt/milliner/code", "/var"])
+def test_the_root_filesystem_cannot_be_written(milliner: str, path: str) -> None:
+    (pod,) = operator_pods(milliner)
+    script = f"import tempfile; tempfile.TemporaryFile(dir={path!r})"
+    with pytest.raises(kubectl.Refused, match=r"Read-only|Permission"):
+        kubectl.run("exec", pod["metadata"]["name"], "--namespace", milliner, "--", "python", "-c", script)
+
+
+def test_an_upgrade_replaces_the_operator(milliner: str) -> None:
+    (before,) = operator_pods(milliner)
+    installation.install("--set", "operator.logLevel=DEBUG")
+    (after,) = operator_pods(milliner)
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
