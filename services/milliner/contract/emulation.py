@@ -123,7 +123,7 @@ class DeviceCompute(base.Model):
 
 
 class DeviceEmulation(base.Model):
-    """Makes ordinary nodes behave like devices behind a slow link."""
+    """A slow link and slow submodels, in place of those that the hardware has."""
 
     link: LinkEmulation | None = pydantic.Field(default=None, description="The emulated link. Default: the real one.")
     compute: DeviceCompute | None = pydantic.Field(
@@ -146,7 +146,7 @@ class CloudCompute(base.Model):
 
 
 class CloudEmulation(base.Model):
-    """Makes an ordinary node behave like a cloud accelerator."""
+    """Durations of an accelerator that is not there."""
 
     compute: CloudCompute | None = pydantic.Field(
         default=None, description="Modelled durations. Default: as fast as the node is."

@@ -31,7 +31,7 @@ class PodResources(base.Model):
 
 
 class PodOptions(base.Model):
-    """Scheduling and runtime of a role's pods."""
+    """Handed on to the pods as it is."""
 
     node_selector: fields.NodeLabels = pydantic.Field(default={}, description="Node labels that a node must have.")
     tolerations: tuple[Toleration, ...] = pydantic.Field(default=(), max_length=32, description="Tolerations.")

@@ -18,7 +18,7 @@ import pydantic
 import pydantic_core
 from pydantic.fields import FieldInfo
 
-from milliner.contract import topology
+from milliner.contract import status, topology
 
 _HEAD = """# InferenceTopology: every field
 
@@ -31,7 +31,8 @@ what then holds. Samples: `manifests/samples/`.
 def markdown() -> str:
     """The whole reference."""
     sections = [_HEAD]
-    for path, model in _groups(topology.InferenceTopology, "", seen=set()):
+    wanted = _groups(topology.InferenceTopology, "", seen=set())
+    for path, model in (*wanted, *_groups(status.TopologyStatus, "status", seen=set())):
         title = f"## `{path}`" if path else "## The object"
         summary = (model.__doc__ or "").strip().splitlines()[0]
         rows = [_row(info, name) for name, info in model.model_fields.items()]

@@ -64,7 +64,7 @@ class Chunking(base.Model):
 
 
 class WireCodec(base.Model):
-    """How hidden states are written on the wire."""
+    """One codec for prompt positions, one for all others."""
 
     prompt: kinds.Codec | None = pydantic.Field(
         default=None, description="Codec of prompt positions. Default: the model's dtype."

@@ -91,7 +91,7 @@ def _root() -> dict[str, Any]:
             "kind": {"description": f"Always {names.KIND}.", "type": "string"},
             "metadata": {"type": "object", "properties": {"name": name}},
             "spec": schemas.structural(spec_module.TopologySpec),
-            "status": schemas.structural(status.TopologyStatus, with_defaults=False),
+            "status": schemas.structural(status.TopologyStatus, wanted=False),
         },
     }
 

@@ -8,6 +8,8 @@ with default and range, which `kubectl explain` does not show by itself; lists s
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pydantic
@@ -26,10 +28,10 @@ _KEPT = (
 )
 
 
-def structural(model: type[pydantic.BaseModel], *, with_defaults: bool = True) -> Schema:
-    """The structural schema of a model; `with_defaults`: the API server fills in what a document leaves out."""
+def structural(model: type[pydantic.BaseModel], *, wanted: bool = True) -> Schema:
+    """The structural schema of a model; `wanted`: users write it, so defaults are filled in, and told with ranges."""
     whole = model.model_json_schema(by_alias=True, schema_generator=_WithRules)
-    return _Writer(whole.get("$defs", {}), with_defaults=with_defaults).schema(whole)
+    return _Writer(whole, wanted=wanted).schema(whole)
 
 
 class _WithRules(json_schemas.GenerateJsonSchema):
@@ -42,11 +44,12 @@ class _WithRules(json_schemas.GenerateJsonSchema):
 
 
 class _Writer:
-    """Rewrites one JSON schema; holds its definitions."""
+    """Rewrites one JSON schema; holds its definitions, and in how many places each group stands."""
 
-    def __init__(self, definitions: dict[str, Schema], *, with_defaults: bool) -> None:
-        self._definitions = definitions
-        self._with_defaults = with_defaults
+    def __init__(self, whole: Schema, *, wanted: bool) -> None:
+        self._definitions = whole.get("$defs", {})
+        self._wanted = wanted
+        self._uses = Counter(self._bare({"$ref": each}).get("description", "") for each in _references(whole))
 
     def schema(self, node: Schema, *, name: str = "") -> Schema:
         """The structural form of a node; `name` is the field that holds it."""
@@ -63,8 +66,18 @@ class _Writer:
         default = self._default(node, bare, kept)
         if default is not None:
             kept["default"] = default
-        description = _description(node, bare, default)
+        description = self._description(node, bare, default)
         return {"description": description, **kept} if description else kept
+
+    def _description(self, node: Schema, bare: Schema, default: Any) -> str:
+        """The field's words, its group's, default and range. A group that stands in one place speaks for the field."""
+        field, group = node.get("description", ""), bare.get("description", "") if "properties" in bare else ""
+        alone = group and self._uses[group] == 1 and "Default:" not in field
+        said = [group] if alone else [field, group]
+        told = _told(default, bare) if self._wanted else ()
+        parts = [" ".join(text.split()) for text in said if text]
+        parts += [sentence for sentence in told if not ("Default:" in field and sentence.startswith("Default:"))]
+        return " ".join(dict.fromkeys(parts))
 
     def _bare(self, node: Schema) -> Schema:
         """The node without references and without the choice of null; the field's own words are left in `node`."""
@@ -93,7 +106,7 @@ class _Writer:
     def _default(self, node: Schema, bare: Schema, kept: Schema) -> Any:
         """What the API server fills in: fixed values, and groups in which there are such."""
         default = node.get("default")
-        if default is None or node.get(fields.UNSET_MATTERS) or not self._with_defaults:
+        if default is None or node.get(fields.UNSET_MATTERS) or not self._wanted:
             return None
         if "properties" in bare:
             children = kept["properties"].items()
@@ -101,12 +114,21 @@ class _Writer:
         return default if default not in ("", [], {}) else None
 
 
-def _description(node: Schema, bare: Schema, default: Any) -> str:
-    """The field's description, that of its group, then default and range."""
-    said = [text for text in (node.get("description"), bare.get("description")) if text]
-    parts = list(dict.fromkeys(" ".join(text.split()) for text in said))
-    if default is not None and not isinstance(default, dict) and "Default:" not in parts[0]:
-        parts.append(f"Default: {str(default).lower() if isinstance(default, bool) else default}.")
+def _told(default: Any, bare: Schema) -> Iterator[str]:
+    """Default and range, as sentences; none of a group."""
+    if default is not None and not isinstance(default, dict):
+        yield f"Default: {default}."
     if "minimum" in bare and "maximum" in bare:
-        parts.append(f"From {bare['minimum']} to {bare['maximum']}.")
-    return " ".join(parts)
+        yield f"From {bare['minimum']} to {bare['maximum']}."
+
+
+def _references(node: Any) -> Iterator[str]:
+    """Every reference in a JSON schema."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        for child in node.values():
+            yield from _references(child)
+    if isinstance(node, list):
+        for child in node:
+            yield from _references(child)
