@@ -83,6 +83,7 @@ class Life:
     held: list[float] = dataclasses.field(default_factory=list)
     round: int = -1
     num_done: int = 0
+    unlucky: bool = False  # something in this round was made to fail
     wrong: list[str] = dataclasses.field(default_factory=list)  # an encoder's own failure would only fail its frame
 
     async def live(self) -> None:
@@ -101,7 +102,7 @@ class Life:
 
     async def _round(self) -> None:
         """Rolls back a little and sends some frames without waiting for the ones before."""
-        self.round += 1
+        self.round, self.unlucky = self.round + 1, False
         commit = self.draw.randint(max(0, min(len(self.held), self.room - 1) - 5), min(len(self.held), self.room - 1))
         del self.held[commit:]
         frames, at = list[tuple[work.Work, list[float]]](), commit
@@ -114,6 +115,7 @@ class Life:
         tasks = [asyncio.create_task(self.cloud.forward(frame)) for frame, _ in frames]
         mischief = self.draw.random()
         if mischief < 0.2:
+            self.unlucky = True
             await asyncio.sleep(self.draw.choice((0.0, 0.001, 0.003)))
             self.draw.choice(tasks).cancel()
         elif mischief < 0.3:
@@ -124,6 +126,7 @@ class Life:
                 await self.cloud.forward(self._frame(self.room, [1.0], commit=0))
         for task, (frame, values) in itertools.zip_longest(tasks, frames, fillvalue=frames[-1]):
             if not await self._ended(task, frame):  # type: ignore[arg-type]
+                assert self.unlucky, "a frame failed for no fault of its own"
                 break
             if frame.start_pos == len(self.held):
                 self.held += values
@@ -141,12 +144,13 @@ class Life:
 
     def _frame(self, start: int, values: list[float], *, commit: int) -> work.Work:
         before = sum(self.held[:commit]) if start == commit else None
-        unlucky = self.draw.random()
+        fortune = self.draw.random()
+        self.unlucky |= fortune < 0.1
 
         def decode() -> Any:
-            if unlucky < 0.05:
+            if fortune < 0.05:
                 raise errors.ShapeMismatch("garbage", field="payloads")
-            return torch.tensor([[POISON if unlucky < 0.1 else value] for value in values])
+            return torch.tensor([[POISON if fortune < 0.1 else value] for value in values])
 
         def encode(rows: torch.Tensor) -> types.Payload:
             sums = rows[:, 0].tolist()
