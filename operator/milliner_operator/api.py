@@ -23,8 +23,8 @@ from kubernetes import client, config
 from milliner_operator import errors
 from milliner_operator.kinds import BY_KIND, TOPOLOGY, Kind
 from milliner_operator.observed import Manifest
+from milliner_operator.sameness import FIELD_MANAGER
 
-FIELD_MANAGER = "milliner-operator"
 _REQUEST_S = 15.0  # arbitrary: an API server that takes longer is as good as gone
 _CONNECT_S = 5.0
 _THREADS = 8  # arbitrary: so many calls at once are kind to an API server

@@ -23,7 +23,7 @@ class Outcome:
     """The children after the pass, and what stood in the way."""
 
     objects: Mapping[Ref, Manifest]
-    troubles: tuple[Trouble, ...]
+    troubles: Mapping[str, Trouble]  # the first of each role
     writes: int
 
 
@@ -39,32 +39,38 @@ async def execute(
 ) -> Outcome:
     """One pass: deletes `unwanted`, applies `wanted`, and, if the plan is `complete`, deletes the rest that is ours."""
     desired = sorted(wanted, key=lambda each: _ORDER[each["kind"]])
-    objects, troubles, writes = dict(live), [], 0
+    objects, writes = dict(live), 0
+    troubles: dict[str, Trouble] = {}
     for ref in unwanted:
         writes += await _delete(client, namespace=namespace, uid=uid, ref=ref, objects=objects)
     for manifest in desired:
         ref = observed.ref(manifest)
         found = objects.get(ref)
-        if found is not None and owned(found, uid) and sameness.unchanged(manifest, found, manager=api.FIELD_MANAGER):
+        if found is not None and owned(found, uid) and sameness.unchanged(manifest, found):
             continue
         try:
             objects[ref] = await _apply(client, manifest, uid=uid, found=found)
             writes += 1
         except _NotOwned as error:
-            troubles.append(Trouble(Reason.CHILD_NOT_OWNED, str(error)))
-        except (errors.Forbidden, errors.Refused) as error:
-            troubles.append(Trouble(Reason.RECONCILE_ERROR, f"{ref[0]} {ref[1]}: {error.message}"))
+            troubles.setdefault(_role(manifest), Trouble(Reason.CHILD_NOT_OWNED, str(error)))
+        except (errors.Forbidden, errors.Refused, errors.NotFound) as error:
+            message = f"{ref[0]} {ref[1]}: {error.message}"
+            troubles.setdefault(_role(manifest), Trouble(Reason.RECONCILE_ERROR, message))
     if complete and not troubles:
         kept = {observed.ref(manifest) for manifest in desired}
         for ref in [each for each in objects if each not in kept]:
             writes += await _delete(client, namespace=namespace, uid=uid, ref=ref, objects=objects)
-    return Outcome(objects=objects, troubles=tuple(troubles), writes=writes)
+    return Outcome(objects=objects, troubles=troubles, writes=writes)
 
 
 def owned(found: Manifest, uid: str) -> bool:
     """Whether an object is this topology's: by its controller, or by label in another cluster."""
     labels = found["metadata"].get("labels") or {}
     return uid in (observed.controller_uid(found), labels.get(common.LABEL_TOPOLOGY_UID))
+
+
+def _role(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["labels"][names.LABEL_ROLE])
 
 
 class _NotOwned(Exception):

@@ -63,16 +63,19 @@ def state(
         job, unwanted = None, (job_ref,)  # read, or given up: the next pass wants it anew when it is time
     elif job is not None or known is None or _due(known[1].at, now):
         kept += _job_children(wanted, scope=scope, name=name, model=model, drafter=drafter)
-    return Inspection(None, _not_ready(known and known[0], job, name), kept, unwanted)
+    return Inspection(None, _not_ready(known and known[0], job, world, name), kept, unwanted)
 
 
-def _not_ready(known: facts.InspectedFacts | None, job: Manifest | None, name: str) -> Condition:
+def _not_ready(known: facts.InspectedFacts | None, job: Manifest | None, world: World, name: str) -> Condition:
     if known is not None and known.error is not None:
         reason = known.error.reason if known.error.reason in set(Reason) else Reason.MODEL_NOT_FOUND
         return Condition(Type.MODEL_READY, False, Reason(reason), known.error.message)
     if job is not None and _ended(job):
         message = condition(job, "Failed").get("message") or "ended without an answer that this operator can read"
         return Condition(Type.MODEL_READY, False, Reason.INSPECTION_FAILED, f"job {name}: {message}")
+    trouble = world.inspect_trouble
+    if trouble is not None and trouble.reason is not Reason.PODS_NOT_READY:
+        return Condition(Type.MODEL_READY, False, trouble.reason, trouble.message)
     return Condition(Type.MODEL_READY, None, Reason.INSPECTING, f"job {name} reads model and drafter")
 
 

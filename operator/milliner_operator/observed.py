@@ -41,25 +41,26 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why pods of a role are not ready."""
+
+    reason: Reason
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class World:
     """What the planner decides from; `objects` are this cluster's children of the topology."""
 
     objects: Mapping[Ref, Manifest]
     identities: Identities | None = None  # None: TLS is off
     inspect_answer: Answer | None = None
+    inspect_trouble: Trouble | None = None  # why the Job's pod does not run
     node_addresses: tuple[str, ...] = ()  # of nodes that run cloud pods, for NodePort Services
     clusters: Mapping[ClusterRef, RemoteCluster] = dataclasses.field(default_factory=dict)
 
     def get(self, kind: str, name: str) -> Manifest | None:
         return self.objects.get((kind, name))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why pods of a role are not ready."""
-
-    reason: Reason
-    message: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def _tiers_plan(
     conditions: tuple[Condition, ...],
     inspected: facts.InspectedFacts,
 ) -> plans.Plan:
-    children, cloud = tiers.cloud_children(context)
+    children, cloud = tiers.cloud_children(context, live=world.get("Deployment", names.cloud_name(context.wanted.name)))
     local, roles = [*shared, *children], [cloud]
     remote: dict[ClusterRef, list[Manifest]] = {each: [] for each in world.clusters}
     complete = True

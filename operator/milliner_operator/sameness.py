@@ -15,6 +15,7 @@ from typing import Any
 
 from milliner_operator.observed import Manifest
 
+FIELD_MANAGER = "milliner-operator"  # of all that the operator applies
 _QUANTITY = re.compile(r"^([+-]?[0-9.]+)(m|k|Ki|Mi|Gi|Ti|Pi|M|G|T|P)?$")
 _SUFFIXES = {
     "": decimal.Decimal(1),
@@ -26,7 +27,7 @@ _SUFFIXES = {
 _NOT_OURS = frozenset({"apiVersion", "kind"})  # of every object; managedFields do not list them
 
 
-def unchanged(desired: Manifest, live: Manifest, *, manager: str) -> bool:
+def unchanged(desired: Manifest, live: Manifest, *, manager: str = FIELD_MANAGER) -> bool:
     """Whether applying `desired` as `manager` would change nothing of `live`."""
     wanted = {key: value for key, value in desired.items() if key not in _NOT_OURS}
     return _holds(wanted, live) and not _drops(desired, live, manager=manager)
@@ -65,14 +66,30 @@ def _amount(text: str) -> decimal.Decimal | None:
         return None
 
 
-def _drops(desired: Manifest, live: Manifest, *, manager: str) -> bool:
-    """Whether `manager` owns a field of `live` that `desired` does not have, or owns nothing at all."""
-    entries = [
-        each
+def owns(live: Manifest, *path: str, manager: str = FIELD_MANAGER) -> bool:
+    """Whether `manager` has applied the field at `path`."""
+    for fields in _applied(live, manager=manager):
+        below: Any = fields
+        for part in path:
+            below = below.get(f"f:{part}") if isinstance(below, Mapping) else None
+        if below is not None:
+            return True
+    return False
+
+
+def _applied(live: Manifest, *, manager: str) -> list[Mapping[str, Any]]:
+    """What `manager` owns by server-side apply, as `fieldsV1` documents."""
+    return [
+        each.get("fieldsV1") or {}
         for each in live["metadata"].get("managedFields") or []
         if each.get("manager") == manager and each.get("operation") == "Apply" and not each.get("subresource")
     ]
-    return not entries or any(_owns_more(each.get("fieldsV1") or {}, desired) for each in entries)
+
+
+def _drops(desired: Manifest, live: Manifest, *, manager: str) -> bool:
+    """Whether `manager` owns a field of `live` that `desired` does not have, or owns nothing at all."""
+    entries = _applied(live, manager=manager)
+    return not entries or any(_owns_more(each, desired) for each in entries)
 
 
 def _owns_more(owned: Mapping[str, Any], desired: Any) -> bool:

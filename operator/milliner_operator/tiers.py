@@ -7,13 +7,14 @@ import dataclasses
 from milliner.contract import kinds as spec_kinds
 from milliner.contract import names, plan, role_config, topology
 from milliner.contract.devices import DevicePool
-from milliner_operator import inspection, revision
+from milliner_operator import inspection, revision, sameness
 from milliner_operator.certificates import Identities
 from milliner_operator.children import cloud, common, device, network, plain, pod
 from milliner_operator.children.files import Files, model_files
 from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
 from milliner_operator.observed import ClusterRef, Manifest, ref
 from milliner_operator.plan import RolePlan
+from milliner_operator.sameness import FIELD_MANAGER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ def tls_names(topology_name: str) -> tuple[str, str, str]:
     )
 
 
-def cloud_children(context: Context) -> tuple[list[Manifest], RolePlan]:
-    """Children of the cloud tier, and its workload."""
+def cloud_children(context: Context, *, live: Manifest | None) -> tuple[list[Manifest], RolePlan]:
+    """Children of the cloud tier, and its workload; `live` is the Deployment that is there."""
     scope, spec = context.scope, context.wanted.spec.cloud
     name, role = names.cloud_name(context.wanted.name), names.ROLE_CLOUD
     base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT)
@@ -86,6 +87,9 @@ def cloud_children(context: Context) -> tuple[list[Manifest], RolePlan]:
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = cloud.deployment(scope, name, cloud=spec, template=template)
+    if spec.scaling is not None and live is not None and sameness.owns(live, "spec", "replicas", manager=FIELD_MANAGER):
+        # letting go of the field before the autoscaler has it would set it to its default, 1
+        workload["spec"]["replicas"] = live["spec"]["replicas"]
     exposed = spec.service.type is not spec_kinds.ServiceType.CLUSTER_IP
     children = [
         plain.service_account(scope, name, role=role),

@@ -1,0 +1,67 @@
+"""`python -m milliner_operator`: the operator, until SIGTERM; the only reader of the environment.
+
+Exit status 0: ended as asked; 1: it failed; 2: a setting is wrong, which is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+import kopf
+import prometheus_client
+
+from milliner_operator import errors, handlers, settings
+from milliner_operator.api import KubernetesApi
+from milliner_operator.metrics import Metrics
+from milliner_operator.queue import WorkQueue
+from milliner_operator.reconcile import Reconciler
+from milliner_operator.remote import Clusters
+
+EXIT_WRONG_SETTINGS = 2
+
+
+def main() -> int:
+    """Runs the operator and returns its exit status."""
+    try:
+        chosen = settings.read(os.environ)
+    except errors.SettingsInvalid as error:
+        print(f"milliner_operator: {error}", file=sys.stderr)
+        return EXIT_WRONG_SETTINGS
+    logging.basicConfig(level=chosen.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    asyncio.run(serve(chosen))
+    return 0
+
+
+async def serve(chosen: settings.Settings) -> None:
+    """Watches, reconciles and serves metrics and liveness until kopf is told to end."""
+    client, metrics = KubernetesApi.of_environment(), Metrics()
+    clusters = Clusters(client, connect=KubernetesApi.of_kubeconfig)
+    reconciler = Reconciler(client, settings=chosen, clusters=clusters, metrics=metrics)
+    queue = WorkQueue(reconciler)
+    metrics.waiting.set_function(lambda: float(len(queue)))
+    registry, kopf_settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
+    handlers.configure(kopf_settings)
+    handlers.register(registry, add=queue.add, is_alive=queue.is_alive)
+    if chosen.metrics_port:
+        prometheus_client.start_http_server(chosen.metrics_port)
+    try:
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(queue.run(), name="queue")
+            await kopf.operator(
+                registry=registry,
+                settings=kopf_settings,
+                standalone=True,
+                clusterwide=not chosen.watch_namespaces,
+                namespaces=chosen.watch_namespaces,
+                liveness_endpoint=f"http://0.0.0.0:{chosen.liveness_port}/healthz",
+            )
+            working.cancel()
+    finally:
+        client.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Kubernetes Events about a topology: one when Ready's status or reason changes, none for a pass without change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from milliner_operator import errors, kinds
+from milliner_operator.api import Api
+from milliner_operator.children import common
+from milliner_operator.observed import Manifest
+
+_logger = logging.getLogger(__name__)
+_MESSAGE_BYTES = 1024  # the API server refuses more
+
+
+async def post_transition(
+    client: Api, document: Manifest, *, before: Mapping[str, Any], after: Mapping[str, Any], now: str
+) -> None:
+    """Posts the transition, if there is one; an Event that cannot be posted is logged and stops nothing."""
+    old, new = _ready(before), _ready(after)
+    if (old.get("status"), old.get("reason")) == (new.get("status"), new.get("reason")):
+        return
+    metadata = document["metadata"]
+    event = {
+        "apiVersion": kinds.EVENT.api_version,
+        "kind": kinds.EVENT.kind,
+        "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": kinds.TOPOLOGY.api_version,
+            "kind": kinds.TOPOLOGY.kind,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+        "type": "Warning" if new.get("status") == "False" else "Normal",
+        "reason": new.get("reason", ""),
+        "message": (new.get("message") or f"Ready is {new.get('status')}")
+        .encode()[:_MESSAGE_BYTES]
+        .decode("utf-8", "ignore"),
+        "source": {"component": common.MANAGED_BY},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+    try:
+        await client.create(kinds.EVENT, event)
+    except errors.ApiError as error:
+        _logger.warning("event of %s/%s not posted: %s", metadata["namespace"], metadata["name"], error)
+
+
+def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})

@@ -1,0 +1,130 @@
+"""The leaf conditions of a status, each from what was seen of its part. Pure; `status` puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from milliner.contract import names
+from milliner_operator.children import common
+from milliner_operator.conditions import LEAVES, Condition, Reason, Type
+from milliner_operator.observed import RemoteCluster, Trouble, condition
+from milliner_operator.plan import RolePlan
+from milliner_operator.seen import Seen
+from milliner_operator.workloads import Progress
+
+
+def of(seen: Seen) -> list[Condition]:
+    """All leaves in their order; TLSReady only where TLS is on."""
+    found = {each.type: each for each in seen.plan.conditions}
+    found |= {each.type: each for each in _applied(seen)}
+    if (mismatch := _digest_mismatch(seen)) is not None:
+        found[Type.MODEL_READY] = mismatch
+    found.setdefault(
+        Type.MODEL_READY, Condition(Type.MODEL_READY, None, Reason.RECONCILING, "awaits a spec that is valid")
+    )
+    found[Type.CLOUD_READY] = _cloud(seen)
+    found[Type.DEVICES_READY] = _devices(seen)
+    found[Type.STREAM_READY] = _stream(seen)
+    return [found[kind] for kind in LEAVES if kind in found]
+
+
+def scaling(seen: Seen) -> Condition | None:
+    """ScalingReady where an autoscaler is wanted or there."""
+    name = names.cloud_name(seen.topology)
+    autoscaler = seen.objects.get(("HorizontalPodAutoscaler", name))
+    if autoscaler is None:
+        return None
+    active = condition(autoscaler, "ScalingActive")
+    if active.get("status") == "True" or active.get("reason") == "ScalingDisabled":
+        return Condition(Type.SCALING_READY, True, Reason.METRIC_AVAILABLE, str(active.get("message") or ""))
+    if not active:
+        return Condition(Type.SCALING_READY, None, Reason.RECONCILING, "the autoscaler has not looked yet")
+    return Condition(Type.SCALING_READY, False, Reason.METRIC_MISSING, str(active.get("message") or ""))
+
+
+def _applied(seen: Seen) -> Iterator[Condition]:
+    """What stood in the way of applying the children that belong to no tier."""
+    trouble = seen.troubles.get(common.ROLE_INSPECT) or seen.troubles.get(common.ROLE_SHARED)
+    if trouble is not None:
+        yield Condition(Type.MODEL_READY, False, trouble.reason, trouble.message)
+
+
+def _digest_mismatch(seen: Seen) -> Condition | None:
+    agreed = seen.plan.facts.digest if seen.plan.facts else None
+    for pool, probe in seen.sightings.probes.items():
+        if agreed and probe.ok and probe.model_digest and probe.model_digest != agreed:
+            message = f"pool {pool} has a model with digest {probe.model_digest}, the source has {agreed}"
+            return Condition(Type.MODEL_READY, False, Reason.MODEL_DIGEST_MISMATCH, message)
+    return None
+
+
+def _cloud(seen: Seen) -> Condition:
+    role = seen.plan.cloud
+    if role is None:
+        return Condition(Type.CLOUD_READY, None, Reason.RECONCILING, "not planned yet")
+    trouble = seen.troubles.get(names.ROLE_CLOUD) or seen.sightings.troubles.get(role.workload)
+    return _tier(Type.CLOUD_READY, role, seen.progress(role), trouble, prefix="")
+
+
+def _devices(seen: Seen) -> Condition:
+    """The first pool that is not ready decides; else all are."""
+    pools = seen.plan.pools
+    if not pools:
+        return Condition(Type.DEVICES_READY, None, Reason.RECONCILING, "not planned yet")
+    found = [_pool(seen, role) for role in pools]
+    failing = [each for each in found if each.status is False] or [each for each in found if each.status is None]
+    if failing:
+        return failing[0]
+    progress = [seen.progress(role) for role in pools]
+    counts = f"{sum(each.ready for each in progress)} of {sum(each.desired for each in progress)} ready"
+    return Condition(Type.DEVICES_READY, True, Reason.ALL_PODS_READY, counts)
+
+
+def _pool(seen: Seen, role: RolePlan) -> Condition:
+    if role.blocked is not None:
+        return role.blocked
+    prefix = f"pool {role.pool}: "
+    if role.cluster is not None and (error := seen.clusters.get(role.cluster, RemoteCluster()).error):
+        return Condition(Type.DEVICES_READY, False, Reason.DEVICE_UNREACHABLE, f"{prefix}{error}")
+    trouble = seen.troubles.get(names.ROLE_DEVICE) or seen.sightings.troubles.get(role.workload)
+    progress = seen.progress(role)
+    if role.workload[0] == "DaemonSet" and progress.observed and progress.desired == 0:
+        message = f"{prefix}no node matches its nodeSelector"
+        return Condition(Type.DEVICES_READY, False, Reason.NO_MATCHING_NODES, message)
+    return _tier(Type.DEVICES_READY, role, progress, trouble, prefix=prefix)
+
+
+def _tier(kind: Type, role: RolePlan, progress: Progress, trouble: Trouble | None, *, prefix: str) -> Condition:
+    counts = f"{prefix}{progress.ready} of {progress.desired} ready, {progress.updated} in the current revision"
+    if trouble is not None:
+        return Condition(kind, False, trouble.reason, f"{prefix}{trouble.message}")
+    if not progress.revision:
+        return Condition(kind, None, Reason.RECONCILING, f"{prefix}{role.workload[0]} {role.workload[1]} is awaited")
+    if progress.refused:
+        return Condition(kind, False, Reason.POD_REFUSED, f"{prefix}{progress.refused}")
+    if role.revision and progress.revision != role.revision:
+        return Condition(kind, False, Reason.UPDATING, counts)
+    if progress.all_ready:
+        return Condition(kind, True, Reason.ALL_PODS_READY, f"{prefix}{progress.ready} of {progress.desired} ready")
+    if progress.deadline_exceeded:
+        return Condition(kind, False, Reason.PROGRESS_DEADLINE_EXCEEDED, counts)
+    if not progress.complete:
+        return Condition(kind, False, Reason.UPDATING, counts)
+    return Condition(kind, False, Reason.PODS_NOT_READY, counts)
+
+
+def _stream(seen: Seen) -> Condition:
+    """True when each pool that has devices made a round trip lately."""
+    serving = [role for role in seen.plan.pools if seen.progress(role).desired > 0]
+    if not serving:
+        return Condition(Type.STREAM_READY, None, Reason.RECONCILING, "no device is there yet")
+    for role in serving:
+        assert role.pool is not None
+        probe = seen.sightings.probes.get(role.pool)
+        if probe is None:
+            message = f"pool {role.pool}: no device of the current revision is ready to be asked"
+            return Condition(Type.STREAM_READY, False, Reason.STREAM_PROBE_FAILED, message)
+        if not probe.ok:
+            message = f"pool {role.pool}: {probe.reason}"
+            return Condition(Type.STREAM_READY, False, Reason.STREAM_PROBE_FAILED, message)
+    return Condition(Type.STREAM_READY, True, Reason.STREAM_PROBE_SUCCEEDED, "")

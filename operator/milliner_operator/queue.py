@@ -1,0 +1,118 @@
+"""A work queue of keys: each at most once at a time, again when asked for meanwhile, backoff after failures.
+
+`add` brings a key forward and never puts it off; passes of one key are at least `_SPACING_S` apart, so that a storm of
+events costs one pass. `handle` returns when the key is to be looked at again, or None to forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable
+
+Key = tuple[str, str]  # namespace, name
+Handle = Callable[[Key], Awaitable[float | None]]
+
+_logger = logging.getLogger(__name__)
+_SPACING_S = 1.0
+_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+_PASS_S = 120.0  # arbitrary: far above the deadlines of all calls of a pass
+_BEAT_S = 5.0
+_STALLED_S = 30.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    due: float
+    running: bool = False
+    again: float | None = None
+    failures: int = 0
+    last_start: float = float("-inf")
+
+
+class WorkQueue:
+    """Runs `handle` for keys; `now` is the loop's clock unless a test has another."""
+
+    def __init__(self, handle: Handle, *, workers: int = 4, now: Callable[[], float] | None = None) -> None:
+        self._handle = handle
+        self._workers = asyncio.Semaphore(workers)
+        self._now = now
+        self._entries: dict[Key, _Entry] = {}
+        self._changed = asyncio.Event()
+        self._beat = float("-inf")
+
+    def __len__(self) -> int:
+        """Keys that are due or running."""
+        now = self._time()
+        return sum(1 for each in self._entries.values() if each.running or each.due <= now)
+
+    def add(self, key: Key, *, delay_s: float = 0.0) -> None:
+        """Makes `key` due after `delay_s` at the latest."""
+        due = self._time() + delay_s
+        entry = self._entries.setdefault(key, _Entry(due=due))
+        if entry.running:
+            entry.again = due if entry.again is None else min(entry.again, due)
+        else:
+            entry.due = min(entry.due, max(due, entry.last_start + _SPACING_S))
+        self._changed.set()
+
+    def is_alive(self) -> bool:
+        """Whether the dispatcher has turned lately; False makes the liveness probe fail."""
+        return self._time() - self._beat < _STALLED_S
+
+    async def run(self) -> None:
+        """Dispatches until cancelled; what runs is cancelled with it."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._beat = now = self._time()
+                waiting = [(each.due, key) for key, each in self._entries.items() if not each.running]
+                for _, key in sorted(each for each in waiting if each[0] <= now):
+                    await self._start(group, key)
+                next_due = min((due for due, _ in waiting if due > now), default=now + _BEAT_S)
+                await self._sleep(min(max(next_due - now, 0.0), _BEAT_S))
+
+    async def _start(self, group: asyncio.TaskGroup, key: Key) -> None:
+        try:
+            async with asyncio.timeout(_BEAT_S):
+                await self._workers.acquire()
+        except TimeoutError:
+            return  # all workers are busy: the key stays due, and the dispatcher is seen to live
+        entry = self._entries[key]
+        entry.running, entry.last_start = True, self._time()
+        group.create_task(self._pass(key, entry), name=f"reconcile {'/'.join(key)}")
+
+    async def _pass(self, key: Key, entry: _Entry) -> None:
+        try:
+            async with asyncio.timeout(_PASS_S):
+                delay = await self._handle(key)
+            entry.failures = 0
+        except Exception as error:
+            delay = _BACKOFF_S[min(entry.failures, len(_BACKOFF_S) - 1)]
+            entry.failures += 1
+            expected = isinstance(error, TimeoutError) or type(error).__module__.endswith("errors")
+            _logger.warning("%s/%s: %s; again in %.0f s", *key, error or "timed out", delay, exc_info=not expected)
+        finally:
+            entry.running = False
+            self._workers.release()
+        self._reschedule(key, entry, delay)
+
+    def _reschedule(self, key: Key, entry: _Entry, delay: float | None) -> None:
+        again, entry.again = entry.again, None
+        if delay is None and again is None:
+            del self._entries[key]
+            return
+        wanted = [*([] if delay is None else [self._time() + delay]), *([] if again is None else [again])]
+        entry.due = max(min(wanted), entry.last_start + _SPACING_S)
+        self._changed.set()
+
+    async def _sleep(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass  # the time has come without a change
+        self._changed.clear()
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time() if self._now is None else self._now()

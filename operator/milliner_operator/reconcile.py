@@ -1,0 +1,201 @@
+"""One pass over one topology: look, plan, bring about, look again, tell. Level-based and idempotent.
+
+Every pass starts from what is there now; nothing is remembered between passes but clients of other clusters and when a
+generation was first seen (for a metric). A second pass over an unchanged world writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from milliner.contract import errors as contract_errors
+from milliner.contract import topology
+from milliner_operator import conditions, errors, events, executor, kinds, observed, planner, sightings, status, world
+from milliner_operator.api import Api
+from milliner_operator.children import common
+from milliner_operator.metrics import Metrics
+from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster, Trouble
+from milliner_operator.plan import Plan
+from milliner_operator.queue import Key
+from milliner_operator.remote import FINALIZER, Clusters
+from milliner_operator.seen import Seen
+from milliner_operator.settings import Settings
+
+_UNSETTLED_S = 5.0  # how soon a topology that is not ready is looked at again: pods tell nobody why they fail
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Reconciler:
+    """Passes over topologies of one cluster; `now` is the wall clock, for certificates and timestamps."""
+
+    def __init__(
+        self,
+        client: Api,
+        *,
+        settings: Settings,
+        clusters: Clusters,
+        metrics: Metrics,
+        now: Callable[[], datetime.datetime] = _utc_now,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._clusters = clusters
+        self._metrics = metrics
+        self._now = now
+
+    async def __call__(self, key: Key) -> float | None:
+        """One pass; returns after how many seconds to look again, None if the topology is gone."""
+        started, result = time.monotonic(), "error"
+        try:
+            delay = await self._pass(*key)
+            result = "gone" if delay is None else "done"
+            return delay
+        finally:
+            self._metrics.passes.labels(result).inc()
+            self._metrics.duration.observe(time.monotonic() - started)
+
+    async def _pass(self, namespace: str, name: str) -> float | None:
+        document = await self._client.get(kinds.TOPOLOGY, namespace, name)
+        if document is None:
+            self._metrics.forget(namespace, name)
+            return None
+        objects = await world.children(self._client, namespace, name)
+        if "deletionTimestamp" in document["metadata"]:
+            return await self._release(document, objects)
+        before = document.get("status") or {}
+        if not before.get("conditions"):
+            before = status.first(document["metadata"]["generation"], now=self._stamp())
+            await self._write_status(document, before)
+        self._metrics.seen(document)
+        scope = common.Scope(
+            topology=name, namespace=namespace, uid=document["metadata"]["uid"], settings=self._settings
+        )
+        seen = await self._bring_about(document, scope, objects)
+        after = status.build(seen, before=before, now=self._stamp())
+        if after != before:
+            await self._write_status(document, after)
+            await events.post_transition(self._client, document, before=before, after=after, now=self._stamp())
+        return self._settle(scope, seen, after)
+
+    async def _bring_about(self, document: Manifest, scope: common.Scope, objects: Mapping[Ref, Manifest]) -> Seen:
+        """Plans and writes; returns what is there after."""
+        try:
+            wanted = topology.parse(document)
+        except contract_errors.SpecInvalid as error:
+            return await self._with_sightings(scope, document, planner.refusal(error), objects, {}, {})
+        refs = world.cluster_refs(wanted, objects)
+        clusters, clients = await self._clusters.look(scope.namespace, refs, topology=scope.topology, uid=scope.uid)
+        there = await world.look(self._client, wanted, scope=scope, objects=objects, clusters=clusters, now=self._now())
+        plan = planner.plan_topology(wanted, scope=scope, world=there, now=self._now())
+        if plan.remote and FINALIZER not in (document["metadata"].get("finalizers") or []):
+            await self._set_finalizer(document, present=True)
+        outcome = await executor.execute(
+            self._client,
+            namespace=scope.namespace,
+            uid=scope.uid,
+            wanted=plan.local,
+            live=objects,
+            unwanted=plan.unwanted,
+            complete=plan.complete,
+        )
+        self._metrics.writes.inc(outcome.writes)
+        troubles = dict(outcome.troubles)
+        after = dict(clusters)
+        for ref, client in clients.items():
+            after[ref] = await self._remote(scope, ref, client, plan, clusters[ref], troubles)
+        if not refs and FINALIZER in (document["metadata"].get("finalizers") or []):
+            await self._set_finalizer(document, present=False)
+        return await self._with_sightings(scope, document, plan, outcome.objects, after, clients, troubles)
+
+    async def _remote(
+        self,
+        scope: common.Scope,
+        ref: ClusterRef,
+        client: Api,
+        plan: Plan,
+        seen: RemoteCluster,
+        troubles: dict[str, Trouble],
+    ) -> RemoteCluster:
+        """Brings about the children in another cluster; its failures are that cluster's alone."""
+        try:
+            outcome = await executor.execute(
+                client,
+                namespace=scope.namespace,
+                uid=scope.uid,
+                wanted=plan.remote.get(ref, ()),
+                live=seen.objects,
+                complete=plan.complete,
+            )
+        except errors.ApiError as error:
+            return RemoteCluster(seen.objects, error=f"cluster of Secret {ref.secret}: {error.message}")
+        self._metrics.writes.inc(outcome.writes)
+        troubles.update(outcome.troubles)
+        return RemoteCluster(outcome.objects)
+
+    async def _with_sightings(
+        self,
+        scope: common.Scope,
+        document: Manifest,
+        plan: Plan,
+        objects: Mapping[Ref, Manifest],
+        clusters: Mapping[ClusterRef, RemoteCluster],
+        clients: Mapping[ClusterRef, Api],
+        troubles: Mapping[str, Trouble] | None = None,
+    ) -> Seen:
+        seen = Seen(
+            topology=scope.topology,
+            generation=document["metadata"]["generation"],
+            plan=plan,
+            objects=objects,
+            clusters=clusters,
+            troubles=troubles or {},
+            sightings=observed.Sightings(),
+        )
+        found = await sightings.look(seen, local=self._client, remote=clients, namespace=scope.namespace)
+        return dataclasses.replace(seen, sightings=found)
+
+    async def _release(self, document: Manifest, objects: Mapping[Ref, Manifest]) -> float | None:
+        """The topology is being deleted: other clusters are cleaned up, the rest is the garbage collector's."""
+        metadata = document["metadata"]
+        if FINALIZER not in (metadata.get("finalizers") or []):
+            return None
+        refs = world.recorded_clusters(metadata["name"], objects)
+        await self._clusters.clean_up(metadata["namespace"], refs, topology=metadata["name"], uid=metadata["uid"])
+        await self._set_finalizer(document, present=False)
+        return None
+
+    async def _set_finalizer(self, document: Manifest, *, present: bool) -> None:
+        metadata = document["metadata"]
+        others = [each for each in metadata.get("finalizers") or [] if each != FINALIZER]
+        patch = {
+            "metadata": {
+                "finalizers": [*others, FINALIZER] if present else others,
+                "resourceVersion": metadata["resourceVersion"],
+            }
+        }
+        updated = await self._client.merge(kinds.TOPOLOGY, metadata["namespace"], metadata["name"], patch)
+        metadata.update(updated["metadata"])
+        self._metrics.writes.inc()
+
+    async def _write_status(self, document: Manifest, content: Mapping[str, Any]) -> None:
+        metadata = document["metadata"]
+        await self._client.apply_status(metadata["namespace"], metadata["name"], content)
+        self._metrics.writes.inc()
+
+    def _settle(self, scope: common.Scope, seen: Seen, after: Mapping[str, Any]) -> float:
+        """Metrics of the outcome, and when to look again."""
+        ready = next(each for each in after["conditions"] if each["type"] == conditions.Type.READY.value)
+        value = {"True": 1, "False": 0}.get(ready["status"], -1)
+        self._metrics.ready.labels(scope.namespace, scope.topology).set(value)
+        self._metrics.settled(scope.uid, seen.generation, ready=value == 1)
+        return float(self._settings.resync_s) if value == 1 else _UNSETTLED_S
+
+    def _stamp(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

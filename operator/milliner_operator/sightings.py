@@ -1,0 +1,84 @@
+"""Looks at a few pods: why roles are not ready, and what devices say of their last round trip.
+
+The number of calls depends on the number of roles, never on that of pods: lists are limited, and at most
+`_PROBED_PODS` of a pool are asked, through the API server, so that pods of any cluster can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from milliner_operator import errors, pods, probes
+from milliner_operator.api import Api
+from milliner_operator.children import common
+from milliner_operator.conditions import Reason
+from milliner_operator.kinds import POD
+from milliner_operator.observed import ClusterRef, Manifest, Probe, Ref, Sightings, Trouble
+from milliner_operator.plan import RolePlan
+from milliner_operator.seen import Seen
+
+_PROBED_PODS = 3
+_LISTED_PODS = 20  # arbitrary: enough to find a cause, few enough to cost the same for any pool
+_PROBE_S = 5.0
+
+
+async def look(seen: Seen, *, local: Api, remote: Mapping[ClusterRef, Api], namespace: str) -> Sightings:
+    """Troubles of the roles that are not ready and the probe of each pool that has devices."""
+    troubles: dict[Ref, Trouble] = {}
+    found: dict[str, Probe] = {}
+    async with asyncio.TaskGroup() as group:
+        for role in seen.plan.roles:
+            client = local if role.cluster is None else remote.get(role.cluster)
+            if client is not None:
+                group.create_task(_look_at(seen, role, client, namespace, troubles, found))
+    return Sightings(troubles=troubles, probes=found)
+
+
+async def _look_at(
+    seen: Seen, role: RolePlan, client: Api, namespace: str, troubles: dict[Ref, Trouble], found: dict[str, Probe]
+) -> None:
+    progress = seen.progress(role)
+    revision = role.revision or progress.revision
+    labels = common.role_selector(seen.topology, role=role.role, pool=role.pool, revision=revision)
+    try:
+        if not progress.all_ready and progress.revision:
+            pending = await client.list(
+                POD, namespace, labels=labels, fields="status.phase!=Running", limit=_LISTED_PODS
+            )
+            trouble = pods.trouble(pending)
+            if trouble is None:
+                trouble = pods.trouble(await _running(client, namespace, labels))
+            if trouble is not None and not _only_starting(trouble):
+                troubles[role.workload] = trouble
+        if role.pool is not None and progress.ready > 0:
+            ready = [each for each in await _running(client, namespace, labels) if pods.is_ready(each)]
+            if ready:
+                found[role.pool] = await _probe(client, namespace, ready[:_PROBED_PODS])
+    except errors.ApiError as error:
+        if role.pool is not None:
+            found.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
+
+
+async def _running(client: Api, namespace: str, labels: str) -> Sequence[Manifest]:
+    return await client.list(POD, namespace, labels=labels, fields="status.phase=Running", limit=_LISTED_PODS)
+
+
+def _only_starting(trouble: Trouble) -> bool:
+    """Whether nothing more is known than the workload's own counts say."""
+    return trouble.reason is Reason.PODS_NOT_READY
+
+
+async def _probe(client: Api, namespace: str, ready: Sequence[Manifest]) -> Probe:
+    """The first good answer of a few devices, else the first bad one."""
+    names = [each["metadata"]["name"] for each in ready]
+    answers = await asyncio.gather(*(_ask(client, namespace, name) for name in names))
+    return next((each for each in answers if each.ok), answers[0])
+
+
+async def _ask(client: Api, namespace: str, pod: str) -> Probe:
+    try:
+        text = await client.proxy_pod(namespace, pod, port=common.HEALTH_PORT, path="/probe", timeout_s=_PROBE_S)
+    except errors.ApiError as error:
+        return Probe(ok=False, reason=f"pod {pod}: cannot be asked: {error.message[:200]}")
+    return probes.parse(text, pod=pod)

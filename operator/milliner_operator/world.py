@@ -1,0 +1,100 @@
+"""What the planner decides from, read from the API server: children, the inspect Job's answer, certificates.
+
+The number of calls is that of the kinds of children, whatever a topology holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Mapping
+
+from milliner.contract import kinds as spec_kinds
+from milliner.contract import names, topology
+from milliner_operator import certificates, executor, inspection, kinds, observed, planner, pods, tiers
+from milliner_operator.api import Api
+from milliner_operator.children import common
+from milliner_operator.observed import Answer, ClusterRef, Manifest, Ref, RemoteCluster, Trouble, World
+from milliner_operator.remote import listed
+
+_FEW = 5  # pods of a Job or nodes of the cloud tier that are looked at
+
+
+async def children(client: Api, namespace: str, name: str) -> dict[Ref, Manifest]:
+    """All children of a topology in its own cluster, by label."""
+    labels = common.selector(name)
+    lists = await asyncio.gather(*(client.list(kind, namespace, labels=labels) for kind in kinds.CHILDREN))
+    return observed.by_ref([item for items in lists for item in items])
+
+
+def cluster_refs(wanted: topology.InferenceTopology, objects: Mapping[Ref, Manifest]) -> set[ClusterRef]:
+    """The other clusters that hold children or are to."""
+    pools = (tiers.pool_role(wanted, pool).cluster for pool in wanted.spec.device_pools)
+    return {each for each in pools if each is not None} | set(recorded_clusters(wanted.name, objects))
+
+
+def recorded_clusters(topology_name: str, objects: Mapping[Ref, Manifest]) -> list[ClusterRef]:
+    """The other clusters that may hold children, as the topology's ConfigMap lists them."""
+    return listed(objects, name=names.child_name(topology_name, planner.CLUSTERS_NAME))
+
+
+async def look(
+    client: Api,
+    wanted: topology.InferenceTopology,
+    *,
+    scope: common.Scope,
+    objects: Mapping[Ref, Manifest],
+    clusters: Mapping[ClusterRef, RemoteCluster],
+    now: datetime.datetime,
+) -> World:
+    """The world of a topology; certificates that are missing or due are generated here, and written by the executor."""
+    answer, trouble = await _inspect_answer(client, wanted, scope, objects)
+    addresses: tuple[str, ...] = ()
+    if wanted.spec.cloud.service.type is spec_kinds.ServiceType.NODE_PORT:
+        labels = common.role_selector(scope.topology, role=names.ROLE_CLOUD)
+        found = await client.list(kinds.POD, scope.namespace, labels=labels, limit=_FEW)
+        hosts = {(each.get("status") or {}).get("hostIP") for each in found}
+        addresses = tuple(sorted(host for host in hosts if host))
+    return World(
+        objects=objects,
+        identities=await _identities(wanted, scope, objects, now=now),
+        inspect_answer=answer,
+        inspect_trouble=trouble,
+        node_addresses=addresses,
+        clusters=clusters,
+    )
+
+
+async def _identities(
+    wanted: topology.InferenceTopology, scope: common.Scope, objects: Mapping[Ref, Manifest], *, now: datetime.datetime
+) -> certificates.Identities | None:
+    if wanted.spec.tls.mode is not spec_kinds.TlsMode.MANAGED:
+        return None
+    owned = {ref: each for ref, each in objects.items() if executor.owned(each, scope.uid)}
+    ca, cloud, device = (owned.get(("Secret", each)) for each in tiers.tls_names(scope.topology))
+    return await asyncio.to_thread(
+        certificates.ensure,
+        ca=ca,
+        cloud=cloud,
+        device=device,
+        topology=scope.topology,
+        cloud_names=tiers.cloud_certificate_names(wanted),
+        now=now,
+    )
+
+
+async def _inspect_answer(
+    client: Api, wanted: topology.InferenceTopology, scope: common.Scope, objects: Mapping[Ref, Manifest]
+) -> tuple[Answer | None, Trouble | None]:
+    """The termination message of the inspect Job's pod, or why it does not run."""
+    name = inspection.job_name(wanted)
+    if ("Job", name) not in objects:
+        return None, None
+    labels = f"batch.kubernetes.io/job-name={name}"
+    found = await client.list(kinds.POD, scope.namespace, labels=labels, limit=_FEW)
+    for each in found:
+        for container in (each.get("status") or {}).get("containerStatuses") or ():
+            ended = (container.get("state") or {}).get("terminated") or {}
+            if ended.get("exitCode") == 0 and ended.get("message"):
+                return Answer(line=ended["message"], at=ended["finishedAt"]), None
+    return None, pods.trouble(found)
