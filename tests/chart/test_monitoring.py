@@ -6,11 +6,13 @@ import json
 import pathlib
 import re
 
+import prometheus_client
 import pytest
 import yaml
 from tests.chart import charts
 
 from milliner.telemetry import metrics
+from milliner_operator import metrics as operator_metrics
 
 FILES = sorted(
     [*(charts.OPERATOR_CHART / "alerts").glob("*.yaml"), *(charts.OPERATOR_CHART / "dashboards").glob("*.json")]
@@ -20,10 +22,12 @@ METRIC = re.compile(r"\bmilliner_\w+")
 
 
 def known() -> set[str]:
-    """The names that Prometheus knows the metrics of devices by."""
-    registry = metrics.DeviceMetrics(model="any", strategy="any").registry
+    """The names that Prometheus knows the metrics of devices and of the operator by."""
+    operators = prometheus_client.CollectorRegistry()
+    operator_metrics.Metrics(operators)
+    devices = metrics.DeviceMetrics(model="any", strategy="any").registry
     names = set()
-    for family in registry.collect():
+    for family in (*operators.collect(), *devices.collect()):
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
         names |= {family.name + suffix for suffix in suffixes}
     return names

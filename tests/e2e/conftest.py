@@ -43,9 +43,10 @@ def cluster() -> None:
 @pytest.fixture(scope="session")
 def milliner(cluster: None) -> Iterator[str]:
     """Both charts, installed and with a running operator; the namespace they are in. Uninstalled at the end."""
+    found = installation.definition_exists()
     installation.install()
     yield charts.NAMESPACE
-    installation.uninstall()
+    installation.uninstall(definition=not found)
 
 
 @pytest.fixture

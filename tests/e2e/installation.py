@@ -10,11 +10,12 @@ RELEASE = "milliner"
 CRD_RELEASE = "milliner-crds"
 OPERATOR_IMAGE = os.environ.get("MILLINER_TEST_OPERATOR_IMAGE", "milliner/operator:test")
 RUNTIME_IMAGE = os.environ.get("MILLINER_TEST_RUNTIME_IMAGE", "milliner/runtime:test")
+DEFINITION = "inferencetopologies.milliner.dev"
 UP_S = 120  # what a platform engineer would wait for an operator whose image is there
 
 
 def install(*options: str) -> None:
-    """Definition, then operator, which is ready afterwards. `options` are helm's. Raises AssertionError with the cause."""
+    """Definition, then operator, which is ready afterwards. `options` are helm's. AssertionError: the cause."""
     kubectl.apply([kubectl.namespace(charts.NAMESPACE)])
     _helm("upgrade", "--install", CRD_RELEASE, str(charts.CRD_CHART), "--take-ownership")
     images = []
@@ -31,11 +32,16 @@ def install(*options: str) -> None:
         raise AssertionError(f"the operator did not come up: {refused}\n{diagnosis()}") from None
 
 
-def uninstall() -> None:
-    """Removes the operator; the definition stays (it is kept by the chart) and is deleted with all topologies."""
+def uninstall(*, definition: bool) -> None:
+    """Removes the operator, and the definition with all topologies if it was not there before `install`."""
     for release in (RELEASE, CRD_RELEASE):
         _helm("uninstall", release, "--ignore-not-found")
-    kubectl.run("delete", "crd", "inferencetopologies.milliner.dev", "--ignore-not-found", "--wait=false")
+    if definition:
+        kubectl.run("delete", "crd", DEFINITION, "--ignore-not-found", "--wait=false")
+
+
+def definition_exists() -> bool:
+    return bool(kubectl.run("get", "crd", DEFINITION, "--ignore-not-found", "--output", "name"))
 
 
 def diagnosis() -> str:

@@ -1,4 +1,4 @@
-"""A fresh installation: the operator runs under Pod Security "restricted", answers `helm test`, and upgrades in place."""
+"""A fresh installation: the operator passes Pod Security "restricted" and `helm test`, and upgrades in place."""
 
 from __future__ import annotations
 
