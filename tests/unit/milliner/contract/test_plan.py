@@ -117,6 +117,7 @@ def test_time_scale_out_of_range_is_refused(factor: float) -> None:
         ({"spec.cloud.pipelineStages": 2}, FACTS, "cloud.pipelineStages is 2"),
         ({"spec.cloud.replicas": 0}, FACTS, "cloud.replicas is 0"),
         ({"spec.devicePools.0.replicas": 0}, FACTS, "devicePools have 0 replicas in all"),
+        ({"spec.fallback": {"onCloudLoss": "DraftOnly"}}, FACTS, "DraftOnly is not available in this version: use"),
     ],
 )
 def test_refused_against_the_model(changes: dict[str, Any], facts: plan.ModelFacts, message: str) -> None:
