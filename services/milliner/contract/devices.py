@@ -32,7 +32,7 @@ class DeviceApi(base.Model):
         description="HostPort: on the node's address. Service: behind a Service. None: inside the pod only.",
     )
     max_concurrent_requests: int = pydantic.Field(
-        default=8, ge=1, le=1024, description="Requests that one device serves at once; more are refused with 429."
+        default=8, ge=1, le=1024, description="Answers that one device generates at once (a request of `n` choices has `n`); more wait, at last with 429."
     )
     keys_secret_ref: ApiKeysSecretRef | None = pydantic.Field(
         default=None,
