@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP_FLAGS := --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST_FLAGS ?=
-# One thread of torch per process: tests run in parallel, and float32 sums keep their order.
+# One thread of torch per process: the processes that system tests start do not fight for cores, and float32 sums keep
+# their order. Tests themselves run one after the other: many of them look at durations.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help

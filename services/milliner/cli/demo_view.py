@@ -48,9 +48,9 @@ def print_introduction(
         out.print(f"  {line}", style="dim")
     out.print()
     tail = prompt.text.rstrip("\n").splitlines()[-_PROMPT_LINES:]
-    title = f"the end of a prompt of {len(prompt.token_ids)} tokens, from {prompt.file} (never trained on)"
+    out.print(f"The prompt: {len(prompt.token_ids)} tokens of {prompt.file}, never trained on. Its end:", style="dim")
     body = rich.text.Text("\n".join(tail), style="dim", overflow="ellipsis", no_wrap=True)
-    out.print(rich.panel.Panel(body, title=title, title_align="left", border_style="dim"))
+    out.print(rich.panel.Panel(body, border_style="dim"))
 
 
 class SideBySide:
@@ -77,7 +77,7 @@ class SideBySide:
         """The answer is complete."""
         ttft_ms = (summary.ttft_s or 0.0) * 1e3
         self._footers[index] = (
-            f"{summary.generated_tokens} tokens in {summary.duration_s:.2f} s, the first after {ttft_ms:.0f} ms"
+            f"{summary.generated_tokens} tokens · {summary.duration_s:.2f} s · first {ttft_ms:.0f} ms"
         )
 
     def __rich__(self) -> rich.console.RenderableType:

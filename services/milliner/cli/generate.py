@@ -140,7 +140,10 @@ def _prompt(argument: str | None) -> str:
     elif argument is None and sys.stdin.isatty():
         raise errors.InputError("give a prompt, or pipe one in", field="PROMPT")
     else:
-        text = sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise errors.InputError(f"standard input is no UTF-8 text: {error.reason}", field="PROMPT") from None
     if not text:
-        raise errors.InputError("is empty", field="PROMPT")
+        raise errors.InputError('is empty: give a text, such as milliner generate "def main("', field="PROMPT")
     return text

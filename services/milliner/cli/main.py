@@ -20,6 +20,7 @@ from milliner.cli import bench, chat, crd, demo, doctor, generate, train_adapter
 from milliner.cli import slice as slices
 from milliner.contract import errors as contract_errors
 from milliner.core import errors
+from milliner.local import packages
 
 EXIT_FAILED = 1
 EXIT_WRONG_USE = 2
@@ -73,14 +74,19 @@ def main() -> None:
     except (errors.MillinerError, contract_errors.ContractError) as error:
         if settings.debug:
             raise
-        _print_error(error)
+        _print_error(str(error))
         sys.exit(exit_status(error))
+    except OSError as error:  # a folder without rights, a full disk: nothing that a traceback explains
+        if settings.debug:
+            raise
+        _print_error(_os_words(error))
+        sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if settings.debug or missing in ("", "milliner"):  # a module of our own that is missing is a bug
             raise
-        remedy = "this command computes and needs the runtime: pip install 'milliner[runtime]', or make setup"
-        _print_error(errors.ConfigError(f"{missing} is not installed; {remedy}"))
+        remedy = f"this command computes and needs the runtime: {packages.INSTALL}"
+        _print_error(f"{missing} is not installed; {remedy}")
         sys.exit(EXIT_FAILED)
 
 
@@ -90,10 +96,16 @@ def exit_status(error: Exception) -> int:
     return EXIT_WRONG_USE if isinstance(error, wrong_use) else EXIT_FAILED
 
 
-def _print_error(error: Exception) -> None:
+def _os_words(error: OSError) -> str:
+    what = error.strerror or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{what} (milliner --debug shows where this came up)"
+
+
+def _print_error(words: str) -> None:
     """One line for one problem; a document with several has a line for each."""
     console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
-    for line in str(error).splitlines():
+    for line in words.splitlines():
         console.print(rich.text.Text.assemble(("error: ", "bold red"), line))
 
 

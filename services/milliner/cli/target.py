@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import urllib.parse
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -38,16 +39,22 @@ async def device(*, url: str | None, name: str | None, topology: pathlib.Path | 
     """The device at `url`, or of the running topology `name` (None: the only one), or of `topology`, started for now.
 
     Without any of them and with nothing running, the built-in demo is started for the time of the command. Raises
-    `ConfigError` for a name that does not run or when several topologies run and none is named.
+    `ConfigError` for a name that does not run, when several topologies run and none is named, and for options that
+    contradict one another.
     """
     from milliner.local import client, launches, state_files
 
-    state = state_files.StateFiles(state_files.directory(os.environ))
+    given = {"--url": url, "--name": name, "--topology": topology}
+    several = [option for option, value in given.items() if value is not None]
+    if len(several) > 1:
+        raise errors.ConfigError(f"cannot go with {several[0]}: give one of them", field=several[1])
     if url is not None:
+        url = checked_url(url)
         async with client.DeviceClient(url) as http:
             models = await http.models()
         yield Target(urls=(url,), model=models[0], strategy="")
         return
+    state = state_files.StateFiles(state_files.directory(os.environ))
     running = state.find(name) if topology is None else None
     if running is not None:
         if not running.devices:
@@ -59,6 +66,18 @@ async def device(*, url: str | None, name: str | None, topology: pathlib.Path | 
         raise errors.ConfigError("the file holds several topologies: start them with milliner up", field="--topology")
     async with started(planned[0], state=state) as target:
         yield target
+
+
+def checked_url(text: str) -> str:
+    """The base URL of a device, without a slash at its end. Raises `ConfigError` for what is none."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port outside the range, brackets that do not match
+        usable = False
+    if not usable:
+        raise errors.ConfigError(f"{text!r} is no URL of a device: write http://HOST:PORT", field="--url")
+    return text.rstrip("/")
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,8 @@ import rich.console
 import rich.text
 import typer
 
+from milliner.core import errors
+
 if TYPE_CHECKING:
     from milliner.local import console, launches, state_files
 
@@ -23,6 +25,7 @@ File = Annotated[
 
 
 def up(
+    extra: Annotated[str | None, typer.Argument(hidden=True)] = None,
     file: File = None,
     name: Annotated[
         str | None, typer.Option(help="Which topology of the file to run, where it holds several; default: all.")
@@ -53,6 +56,8 @@ def up(
     """
     from milliner.local import launches, state_files
 
+    if extra is not None:
+        raise errors.ConfigError(f"comes with -f: milliner up -f {extra}", field="FILE")
     wishes = launches.PortWishes(first=device_port)
     planned = launches.plan_file(file, name=name, wishes=wishes, time_scale=time_scale)
     state = state_files.StateFiles(state_files.directory(os.environ))

@@ -50,7 +50,10 @@ def parse_topologies(text: str, *, origin: str) -> list[topology.InferenceTopolo
 
 def _read(path: str) -> str:
     if path == STANDARD_INPUT:
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise errors.DocumentError(f"standard input: is no UTF-8 text: {error.reason}") from None
     file = pathlib.Path(path)
     if file.is_dir():
         raise errors.DocumentError(f"{path}: is a folder: name a file in it")

@@ -1,7 +1,8 @@
 """Talks to a device's OpenAI-compatible API: streams an answer piece by piece. Used by `generate`, `chat` and `demo`.
 
 Nothing of ours is needed on the wire but the `milliner` block that the device adds on request. Errors of the API come
-back as the errors they were (`core.errors`), as far as status and body tell.
+back as the errors they were (`core.errors`), as far as status and body tell; whatever else listens at the address is a
+`ProtocolError`, an answer that breaks off an `UnavailableError`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -48,6 +49,7 @@ class DeviceClient:
     def __init__(self, base_url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         timeout = httpx.Timeout(_READ_S, connect=_CONNECT_S)
         # Proxies of the environment are for other hosts than the devices that a runner starts.
+        self._url = base_url
         self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, trust_env=False, transport=transport)
 
     async def __aenter__(self) -> DeviceClient:
@@ -58,10 +60,16 @@ class DeviceClient:
 
     async def models(self) -> tuple[str, ...]:
         """The names that the device serves."""
-        with _as_unavailable():
+        with self._as_unavailable():
             response = await self._http.get("/v1/models")
         _raise_for(response.status_code, response.content)
-        return tuple(str(model["id"]) for model in response.json()["data"])
+        try:
+            names = tuple(str(model["id"]) for model in response.json()["data"])
+        except (ValueError, KeyError, TypeError):
+            raise self._foreign("/v1/models") from None
+        if not names:
+            raise self._foreign("/v1/models")
+        return names
 
     async def ready(self) -> tuple[bool, str]:
         """Whether the device serves requests, and what `/readyz` says."""
@@ -87,7 +95,7 @@ class DeviceClient:
 
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        with _as_unavailable():
+        with self._as_unavailable():
             async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     _raise_for(response.status_code, await response.aread())
@@ -97,10 +105,38 @@ class DeviceClient:
                         continue
                     if data == "[DONE]":
                         return
-                    chunk = json.loads(data)
-                    if "error" in chunk:
-                        _raise_for(int(chunk["error"].get("status") or 503), data.encode())
-                    yield chunk
+                    yield self._chunk(data, path)
+        raise errors.UnavailableError(f"the answer of {self._url} broke off: ask again")
+
+    def _chunk(self, data: str, path: str) -> dict[str, Any]:
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            raise self._foreign(path) from None
+        if not isinstance(chunk, dict):
+            raise self._foreign(path)
+        if "error" in chunk:
+            told = chunk["error"]
+            status = told.get("status") if isinstance(told, dict) else None
+            _raise_for(status if isinstance(status, int) else 503, data.encode())
+        return chunk
+
+    def _foreign(self, path: str) -> errors.ProtocolError:
+        return errors.ProtocolError(f"what answers at {self._url}{path} is no device of Milliner: check the address")
+
+    @contextlib.contextmanager
+    def _as_unavailable(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise errors.DeadlineExceeded(
+                f"the device at {self._url} did not answer in time ({type(error).__name__})"
+            ) from error
+        except httpx.TransportError as error:
+            raise errors.UnavailableError(
+                f"the device at {self._url} cannot be reached ({error or type(error).__name__}): "
+                "check the address, or start one with milliner up"
+            ) from error
 
 
 def _piece(chunk: Mapping[str, Any], text_of: Any) -> Piece:
@@ -112,16 +148,6 @@ def _piece(chunk: Mapping[str, Any], text_of: Any) -> Piece:
         usage=chunk.get("usage"),
         explain=chunk.get("milliner"),
     )
-
-
-@contextlib.contextmanager
-def _as_unavailable() -> Any:
-    try:
-        yield
-    except httpx.TimeoutException as error:
-        raise errors.DeadlineExceeded(f"the device did not answer in time ({type(error).__name__})") from error
-    except httpx.TransportError as error:
-        raise errors.UnavailableError(f"the device cannot be reached: {error or type(error).__name__}") from error
 
 
 def _raise_for(status: int, body: bytes) -> None:

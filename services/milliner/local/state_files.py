@@ -46,12 +46,18 @@ class RunningTopology(pydantic.BaseModel):
 
 
 def directory(environ: Mapping[str, str]) -> pathlib.Path:
-    """`$XDG_RUNTIME_DIR/milliner`, or `~/.cache/milliner/run` where that is not set."""
+    """`$XDG_RUNTIME_DIR/milliner`, or `~/.cache/milliner/run` where that is not set.
+
+    Raises `ConfigError` where there is no home either, as in a container under an unknown user.
+    """
     runtime = environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
         return pathlib.Path(runtime) / "milliner"
-    cache = environ.get("XDG_CACHE_HOME") or str(pathlib.Path(environ.get("HOME", "~")).expanduser() / ".cache")
-    return pathlib.Path(cache) / "milliner" / "run"
+    if cache := environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(cache) / "milliner" / "run"
+    if home := environ.get("HOME"):
+        return pathlib.Path(home) / ".cache" / "milliner" / "run"
+    raise errors.ConfigError(f"is not set, nor is HOME: {_REMEDY}", field="XDG_RUNTIME_DIR")
 
 
 def process_started_s(pid: int) -> float | None:

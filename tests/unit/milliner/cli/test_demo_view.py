@@ -87,4 +87,4 @@ def test_panels_hold_the_end_of_a_long_answer() -> None:
     assert "line 39" in shown
     assert "line 0 " not in shown
     assert "40 tokens in" in shown
-    assert "the first after 500 ms" in shown
+    assert "64 tokens · 1.76 s · first 500 ms" in shown

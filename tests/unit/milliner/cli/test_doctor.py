@@ -61,7 +61,7 @@ def test_without_the_runtimes_packages_it_says_what_to_install(tmp_path: pathlib
     environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "COLUMNS": "200"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1, result.stderr
-    assert "absent: torch, transformers, grpcio, uvicorn" in result.stdout
+    assert "absent: torch, transformers, tokenizers, safetensors, numpy, grpcio, " in result.stdout
     assert "pip install 'milliner[runtime]'" in result.stdout
 
 

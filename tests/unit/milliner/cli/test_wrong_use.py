@@ -5,6 +5,7 @@ Nothing is started: all of this is found before the first process. `main` itself
 
 from __future__ import annotations
 
+import errno
 import json
 import pathlib
 import re
@@ -120,8 +121,16 @@ def test_a_busy_port_is_named(
         (["up", "-f", "t.yaml", "--time-scale", "0"], "--time-scale: time scale 0.0 is out of range"),
         (["up", "-f", "t.yaml", "--name", "other"], "--name: the file holds no topology 'other', only chat"),
         (["generate", "hello", "--name", "chat"], "--name: chat does not run here (running: none)"),
-        (["generate", "hello", "--url", "http://127.0.0.1:9"], "the device cannot be reached"),
-        (["generate", ""], "PROMPT: is empty"),
+        (["generate", "hello", "--url", "http://127.0.0.1:9"], "device at http://127.0.0.1:9 cannot be reached"),
+        (["generate", "hello", "--url", "127.0.0.1:9"], "--url: '127.0.0.1:9' is no URL of a device: write http://"),
+        (["generate", "hello", "--url", "http://127.0.0.1:99999"], "is no URL of a device: write http://HOST:PORT"),
+        (["generate", "hello", "--url", "http://"], "--url: 'http://' is no URL of a device"),
+        (["generate", "hello", "--url", "http://127.0.0.1:9", "-f", "t.yaml"], "--topology: cannot go with --url"),
+        (["chat", "--url", "ftp://device"], "--url: 'ftp://device' is no URL of a device"),
+        (["generate", ""], "PROMPT: is empty: give a text"),
+        (["up", "t.yaml"], "FILE: comes with -f: milliner up -f t.yaml"),
+        (["up", "-f", "."], ".: is a folder: name a file in it"),
+        (["up", "-f", "empty.yaml"], "empty.yaml: holds no document"),
     ],
 )
 def test_options_are_refused(
@@ -132,9 +141,42 @@ def test_options_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (folder / "t.yaml").write_text(TOPOLOGY.format(strategy="{type: UShape}"))
+    (folder / "empty.yaml").write_text("---\n")
     status, stderr = run(arguments, monkeypatch, capsys)
     assert status == (1 if "reached" in message else 2)
     assert message in stderr
+
+
+def test_what_the_system_refuses_is_one_line(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/models/demo")
+
+    monkeypatch.setattr(main, "app", fail)
+    status, stderr = run(["doctor"], monkeypatch, capsys)
+    assert status == 1
+    assert stderr.startswith("error: /models/demo: Permission denied (milliner --debug shows where")
+
+
+def test_too_many_processes_for_one_machine_are_refused(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TOPOLOGY.format(strategy="{type: UShape}")
+    (folder / "t.yaml").write_text(text.replace("replicas: 1", "replicas: 9999"))
+    status, stderr = run(["up", "-f", "t.yaml"], monkeypatch, capsys)
+    assert status == 2
+    assert "chat has 10000 replicas in all, each a process here: use at most 64" in stderr
+
+
+def test_one_name_in_two_namespaces_is_refused(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TOPOLOGY.format(strategy="{type: UShape}")
+    (folder / "t.yaml").write_text(text + "---\n" + text.replace("{name: chat}", "{name: chat, namespace: other}"))
+    status, stderr = run(["up", "-f", "t.yaml"], monkeypatch, capsys)
+    assert status == 2
+    assert "metadata.name: chat is used by topologies of several namespaces" in stderr
 
 
 def test_debug_shows_the_traceback(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

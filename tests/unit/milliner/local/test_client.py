@@ -42,6 +42,27 @@ async def test_pieces_join_to_the_answer() -> None:
     assert seen[0]["max_tokens"] == 3
 
 
+@pytest.mark.parametrize("text", ["<html>hello</html>", '{"data": []}', "[1]", '{"data": [{"name": "m"}]}'])
+async def test_another_program_at_the_address_is_named(text: str) -> None:
+    async with device(lambda _: httpx.Response(200, text=text)) as http:
+        with pytest.raises(errors.ProtocolError, match=r"http://device/v1/models is no device of Milliner"):
+            await http.models()
+
+
+@pytest.mark.parametrize("data", ["{nope", "[1]", "hello"])
+async def test_a_stream_of_something_else_is_named(data: str) -> None:
+    async with device(lambda _: httpx.Response(200, text=f"data: {data}\n\n")) as http:
+        with pytest.raises(errors.ProtocolError, match=r"http://device/v1/completions is no device of Milliner"):
+            [piece async for piece in http.complete("x")]
+
+
+@pytest.mark.parametrize("body", ["", "<html>", 'data: {"choices": [{"text": "abc"}]}\n\n'])
+async def test_an_answer_that_breaks_off_is_no_answer(body: str) -> None:
+    async with device(lambda _: httpx.Response(200, text=body)) as http:
+        with pytest.raises(errors.UnavailableError, match="the answer of http://device broke off"):
+            [piece async for piece in http.complete("x")]
+
+
 async def test_chat_reads_deltas() -> None:
     response = stream(
         {"choices": [{"delta": {"role": "assistant"}}]},

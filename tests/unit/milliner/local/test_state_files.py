@@ -104,3 +104,6 @@ def test_the_folder_follows_the_environment(tmp_path: pathlib.Path) -> None:
     home = {"XDG_RUNTIME_DIR": str(tmp_path / "absent"), "HOME": "/home/someone"}
     assert state_files.directory(home) == pathlib.Path("/home/someone/.cache/milliner/run")
     assert state_files.directory(home | {"XDG_CACHE_HOME": "/c"}) == pathlib.Path("/c/milliner/run")
+    for nowhere in ({}, {"HOME": "", "XDG_CACHE_HOME": ""}):
+        with pytest.raises(errors.ConfigError, match="XDG_RUNTIME_DIR: is not set, nor is HOME: set XDG_RUNTIME_DIR"):
+            state_files.directory(nowhere)
