@@ -53,7 +53,7 @@ def test_the_drafter_agrees_as_often_as_it_says() -> None:
     assert agreed == pytest.approx(0.7, abs=0.03)  # 4,000 draws: standard deviation 0.007
     missed = [o for o in opinions if o.target != o.candidates[0][0]]
     runner_up = sum(o.target == o.candidates[1][0] for o in missed) / len(missed)
-    assert runner_up == pytest.approx(0.7, abs=0.05)  # PAPERS A.2
+    assert runner_up == pytest.approx(0.7, abs=0.05)  # RUNNER_UP_SHARES
 
 
 def test_ushape_takes_what_the_formulas_say() -> None:
