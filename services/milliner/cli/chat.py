@@ -86,7 +86,7 @@ class Conversation:
 
 
 def _converse(loop: asyncio.Runner, conversation: Conversation, out: rich.console.Console) -> None:
-    for message in _messages():
+    for message in _messages(styled=out.is_terminal and not out.is_dumb_terminal):
         if message == "/clear":
             conversation.messages = []
             out.print("forgotten", style="dim")
@@ -106,12 +106,13 @@ def _answer(loop: asyncio.Runner, conversation: Conversation, message: str, out:
         out.print(f"[bold red]error:[/] {error}", highlight=False)
 
 
-def _messages() -> Iterator[str]:
-    """What the person types, line by line, until /quit, Ctrl-D or Ctrl-C at the prompt."""
+def _messages(*, styled: bool) -> Iterator[str]:
+    """What the person types, line by line, until /quit, Ctrl-D or Ctrl-C at the prompt; `styled`: in bold."""
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # line editing and history; not on every platform
             importlib.import_module("readline")
-    prompt = "\x01\x1b[1m\x02> \x01\x1b[0m\x02" if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    mark = "\x01\x1b[1m\x02> \x01\x1b[0m\x02" if styled else "> "
+    prompt = mark if sys.stdin.isatty() and sys.stdout.isatty() else ""
     while True:
         try:
             message = input(prompt).strip()
