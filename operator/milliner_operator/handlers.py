@@ -16,9 +16,8 @@ from milliner_operator import kinds
 from milliner_operator.children import common
 from milliner_operator.queue import Key
 
-_SERVER_S = (
-    300.0  # the API server ends a watch after this; explicit, or a silent connection would be waited on for ever
-)
+# The API server ends a watch after this (whole seconds only); unset, a silent connection would be waited on for ever.
+_SERVER_S = 300
 _CLIENT_S = 330.0
 _CONNECT_S = 10.0
 _REQUEST_S = 30.0
@@ -45,20 +44,24 @@ def configure(settings: kopf.OperatorSettings) -> None:
 def register(registry: kopf.OperatorRegistry, *, add: Callable[[Key], None], is_alive: Callable[[], bool]) -> None:
     """Registers the handlers: every event of a topology or of one of its children makes the topology due."""
 
-    def on_topology(*, namespace: str | None, name: str | None, **_: Any) -> None:
+    async def on_topology(*, namespace: str | None, name: str | None, **_: Any) -> None:
         if namespace and name:
             add((namespace, name))
 
-    def on_child(*, namespace: str | None, body: kopf.Body, **_: Any) -> None:
+    async def on_child(*, namespace: str | None, body: kopf.Body, **_: Any) -> None:
         for owner in body["metadata"].get("ownerReferences") or ():
             if namespace and owner.get("controller") and owner["kind"] == names.KIND:
                 add((namespace, owner["name"]))
 
-    def alive(**_: Any) -> str:
+    async def alive(**_: Any) -> str:
         if not is_alive():
             raise kopf.PermanentError("reconciling has stopped")
         return "alive"
 
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    kopf.on.login(registry=registry, id="login")(login)
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(on_topology)
     for kind in kinds.CHILDREN:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(on_child)

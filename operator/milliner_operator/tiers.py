@@ -172,9 +172,6 @@ def pool_children(
 
 def _common_update(context: Context, base: role_config.RoleConfig, *, host: str) -> dict[str, object]:
     """What a cluster adds to a role's configuration."""
-    spec, settings = context.wanted.spec, context.scope.settings
-    sampling = spec.tracing.sampling_percent if spec.tracing.otlp_endpoint else settings.tracing_sampling_percent
-    export = role_config.TraceExport(otlp_endpoint=context.otlp_endpoint, sampling_percent=sampling)
     tls = role_config.TlsFiles(
         ca_file=f"{pod.TLS_DIR}/ca.crt",
         certificate_file=f"{pod.TLS_DIR}/tls.crt",
@@ -191,8 +188,17 @@ def _common_update(context: Context, base: role_config.RoleConfig, *, host: str)
             has_credentials=context.credentials is not None,
         ),
         "tls": tls if context.identities else None,
-        "tracing": export if context.otlp_endpoint else None,
+        "tracing": _tracing(context),
     }
+
+
+def _tracing(context: Context) -> role_config.TraceExport | None:
+    """Export as the topology asks for it, else as the operator's settings do."""
+    tracing, settings = context.wanted.spec.tracing, context.scope.settings
+    if not context.otlp_endpoint:
+        return None
+    sampling = tracing.sampling_percent if tracing.otlp_endpoint else settings.tracing_sampling_percent
+    return role_config.TraceExport(otlp_endpoint=context.otlp_endpoint, sampling_percent=sampling)
 
 
 def _with_drafter(strategy: role_config.DeviceStrategy, drafter: Files | None) -> role_config.DeviceStrategy:
