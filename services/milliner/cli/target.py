@@ -90,9 +90,9 @@ async def started(launch: launches.TopologyLaunch, *, state: state_files.StateFi
     shown = console.Console(rich.console.Console(stderr=True), names=names, quiet=True)
     named = dataclasses.replace(launch, name=f"{launch.name}-{os.getpid()}")
     one = runners.Runner(named, listener=shown, state=state, environment=os.environ, noted=False)
+    for note in launch.notes:
+        shown.say(f"note: {note}")
     async with one:
-        for note in launch.notes:
-            shown.say(f"note: {note}")
         shown.start_waiting()
         try:
             running = await one.wait_ready()

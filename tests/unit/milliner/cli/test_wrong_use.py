@@ -16,6 +16,7 @@ import sys
 import pytest
 
 from milliner.cli import main
+from milliner.local import packages
 
 TOPOLOGY = """\
 apiVersion: milliner.dev/v1alpha1
@@ -157,6 +158,21 @@ def test_what_the_system_refuses_is_one_line(
     status, stderr = run(["doctor"], monkeypatch, capsys)
     assert status == 1
     assert stderr.startswith("error: /models/demo: Permission denied (milliner --debug shows where")
+
+
+@pytest.mark.parametrize("command", [["up", "--quiet"], ["generate", "hello"]])
+def test_notes_come_first_and_an_absent_runtime_starts_nothing(
+    command: list[str], folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(packages, "RUNTIME", {"nowhere": "grpcio"})
+    text = TOPOLOGY.format(strategy="{type: UShape}") + "  tracing: {samplingPercent: 50}\n"
+    (folder / "t.yaml").write_text(text)
+    status, stderr = run([*command, "-f", "t.yaml"], monkeypatch, capsys)
+    assert status == 2
+    note, error = stderr.splitlines()
+    assert note.startswith("note: tracing has no effect here: ")
+    assert error.startswith("error: not installed: grpcio; its processes need them: pip install 'milliner[runtime]'")
+    assert list((folder / "milliner").glob("*")) == []
 
 
 def test_too_many_processes_for_one_machine_are_refused(
