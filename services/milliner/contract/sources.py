@@ -1,7 +1,7 @@
 """Where model and adapter files come from: parsing of `source` fields; only `local_folder` looks at files.
 
-Forms: `hf://org/name@revision`, `pvc://claim/path`, `https://host/path`, `builtin://demo`, `file:///folder`, and a
-plain path, absolute or relative, where no cluster is.
+Forms: `hf://org/name@revision`, `pvc://claim/path`, `https://host/path` (or `http://`), `builtin://demo`,
+`file:///folder`, and a plain path, absolute or relative, where no cluster is.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ class Scheme(enum.StrEnum):
     HUGGING_FACE = "hf"
     CLAIM = "pvc"
     HTTPS = "https"
+    HTTP = "http"
     BUILTIN = "builtin"
     FILE = "file"
 
 
 FORMS = "hf://org/name@revision, pvc://claim/path, https://host/path, builtin://demo, file:///folder or a folder's path"
 LOCAL_SCHEMES = frozenset({Scheme.BUILTIN, Scheme.FILE})
+NETWORK_SCHEMES = frozenset({Scheme.HUGGING_FACE, Scheme.HTTPS, Scheme.HTTP})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class Source:
     def local(self) -> bool:
         """Whether it can be used without a cluster and without a network."""
         return self.scheme in LOCAL_SCHEMES
+
+    @property
+    def fetched(self) -> bool:
+        """Whether its files come over the network."""
+        return self.scheme in NETWORK_SCHEMES
 
 
 _NAMES = tuple(scheme.value for scheme in Scheme)

@@ -8,6 +8,7 @@
     │   └── UnknownModel        the client named another model                      (HTTP 404)
     ├── ConfigError             a topology, role configuration or option is wrong   (exit 2)
     │   ├── CheckpointError     a model folder is unreadable or incomplete
+    │   ├── SourceError         a source of files has not what is asked for, or refuses it
     │   ├── UnsupportedModel    the architecture is outside what slices support
     │   ├── SplitOutsideModel   a split point that the model does not have
     │   └── DrafterMismatch     an adapter or Medusa heads of another model or split
@@ -67,6 +68,11 @@ class ConfigError(MillinerError):
 
 class CheckpointError(ConfigError):
     """A model folder is unreadable or lacks something; the field names the file or tensor."""
+
+
+class SourceError(ConfigError):
+    """The place that files come from does not have them, refuses them, or has others than agreed; the field is the
+    topology's (`model.source`)."""
 
 
 class UnsupportedModel(ConfigError):

@@ -17,6 +17,7 @@ from milliner.contract import fields, names, sources
         ("hf://Qwen/Qwen3-8B@main", sources.Source(sources.Scheme.HUGGING_FACE, "Qwen/Qwen3-8B", "main")),
         ("pvc://models/a/b", sources.Source(sources.Scheme.CLAIM, "models/a/b")),
         ("https://host/path", sources.Source(sources.Scheme.HTTPS, "host/path")),
+        ("http://host:8080/path", sources.Source(sources.Scheme.HTTP, "host:8080/path")),
         ("builtin://demo", sources.Source(sources.Scheme.BUILTIN, "demo")),
         ("file:///models/a", sources.Source(sources.Scheme.FILE, "/models/a")),
         ("models/a", sources.Source(sources.Scheme.FILE, "models/a")),
