@@ -31,6 +31,7 @@ def main() -> int:
         print(f"milliner_operator: {error}", file=sys.stderr)
         return EXIT_WRONG_SETTINGS
     logging.basicConfig(level=chosen.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it tells of every event of every child
     asyncio.run(serve(chosen))
     return 0
 

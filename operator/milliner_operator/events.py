@@ -9,9 +9,11 @@ from typing import Any
 from milliner_operator import errors, kinds
 from milliner_operator.api import Api
 from milliner_operator.children import common
+from milliner_operator.conditions import Reason
 from milliner_operator.observed import Manifest
 
 _logger = logging.getLogger(__name__)
+_PASSING = (Reason.UPDATING, Reason.PODS_NOT_READY)  # of every rollout that goes well
 _MESSAGE_BYTES = 1024  # the API server refuses more
 
 
@@ -34,7 +36,7 @@ async def post_transition(
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],
         },
-        "type": "Warning" if new.get("status") == "False" else "Normal",
+        "type": "Warning" if new.get("status") == "False" and new.get("reason") not in _PASSING else "Normal",
         "reason": new.get("reason", ""),
         "message": (new.get("message") or f"Ready is {new.get('status')}")
         .encode()[:_MESSAGE_BYTES]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 Key = tuple[str, str]  # namespace, name
@@ -32,9 +33,9 @@ class _Entry:
 
 
 class WorkQueue:
-    """Runs `handle` for keys; `now` is the loop's clock unless a test has another."""
+    """Runs `handle` for keys; `now` is monotonic, in seconds; `len` may be asked from any thread."""
 
-    def __init__(self, handle: Handle, *, workers: int = 4, now: Callable[[], float] | None = None) -> None:
+    def __init__(self, handle: Handle, *, workers: int = 4, now: Callable[[], float] = time.monotonic) -> None:
         self._handle = handle
         self._workers = asyncio.Semaphore(workers)
         self._now = now
@@ -44,12 +45,12 @@ class WorkQueue:
 
     def __len__(self) -> int:
         """Keys that are due or running."""
-        now = self._time()
-        return sum(1 for each in self._entries.values() if each.running or each.due <= now)
+        now = self._now()
+        return sum(1 for each in list(self._entries.values()) if each.running or each.due <= now)
 
     def add(self, key: Key, *, delay_s: float = 0.0) -> None:
         """Makes `key` due after `delay_s` at the latest."""
-        due = self._time() + delay_s
+        due = self._now() + delay_s
         entry = self._entries.setdefault(key, _Entry(due=due))
         if entry.running:
             entry.again = due if entry.again is None else min(entry.again, due)
@@ -59,13 +60,13 @@ class WorkQueue:
 
     def is_alive(self) -> bool:
         """Whether the dispatcher has turned lately; False makes the liveness probe fail."""
-        return self._time() - self._beat < _STALLED_S
+        return self._now() - self._beat < _STALLED_S
 
     async def run(self) -> None:
         """Dispatches until cancelled; what runs is cancelled with it."""
         async with asyncio.TaskGroup() as group:
             while True:
-                self._beat = now = self._time()
+                self._beat = now = self._now()
                 waiting = [(each.due, key) for key, each in self._entries.items() if not each.running]
                 for _, key in sorted(each for each in waiting if each[0] <= now):
                     await self._start(group, key)
@@ -79,7 +80,7 @@ class WorkQueue:
         except TimeoutError:
             return  # all workers are busy: the key stays due, and the dispatcher is seen to live
         entry = self._entries[key]
-        entry.running, entry.last_start = True, self._time()
+        entry.running, entry.last_start = True, self._now()
         group.create_task(self._pass(key, entry), name=f"reconcile {'/'.join(key)}")
 
     async def _pass(self, key: Key, entry: _Entry) -> None:
@@ -102,7 +103,7 @@ class WorkQueue:
         if delay is None and again is None:
             del self._entries[key]
             return
-        wanted = [*([] if delay is None else [self._time() + delay]), *([] if again is None else [again])]
+        wanted = [*([] if delay is None else [self._now() + delay]), *([] if again is None else [again])]
         entry.due = max(min(wanted), entry.last_start + _SPACING_S)
         self._changed.set()
 
@@ -113,6 +114,3 @@ class WorkQueue:
         except TimeoutError:
             pass  # the time has come without a change
         self._changed.clear()
-
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time() if self._now is None else self._now()

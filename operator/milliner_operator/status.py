@@ -90,7 +90,7 @@ def _progressing(seen: Seen) -> Condition:
         if each.deadline_exceeded:
             message = f"{role.workload[1]}: no progress within the deadline"
             return Condition(Type.PROGRESSING, False, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
-    moving = [f"{role.workload[1]}: {each.updated} of {each.desired}" for role, each in rollouts if not each.complete]
+    moving = [f"{role.workload[1]}: {each.updated} of {each.desired}" for role, each in rollouts if not each.rolled_out]
     if moving:
         return Condition(Type.PROGRESSING, True, Reason.NEW_REVISION, ", ".join(moving))
     return Condition(Type.PROGRESSING, False, Reason.ROLLOUT_COMPLETE, "")

@@ -18,6 +18,7 @@ class Progress:
     total: int = 0
     revision: str = ""
     observed: bool = False  # whether its controller has seen the template
+    rolled_out: bool = False  # whether its last rollout has ended well, whatever became of the pods since
     deadline_exceeded: bool = False
     refused: str = ""  # why its controller cannot create pods
 
@@ -45,7 +46,7 @@ def progress(workload: Manifest | None) -> Progress:
     )
     failure = condition(workload, "ReplicaFailure")
     progressing = condition(workload, "Progressing")
-    return Progress(
+    found = Progress(
         desired=int(status.get(keys[0]) or 0) if daemon else int(spec.get("replicas", 1)),
         updated=int(status.get(keys[1]) or 0),
         ready=int(status.get(keys[2]) or 0),
@@ -55,3 +56,5 @@ def progress(workload: Manifest | None) -> Progress:
         deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
         refused=str(failure.get("message") or "") if failure.get("status") == "True" else "",
     )
+    ended = found.all_ready if daemon else progressing.get("reason") == "NewReplicaSetAvailable"
+    return dataclasses.replace(found, rolled_out=found.complete and ended)

@@ -1,0 +1,234 @@
+"""What is planned for which topology and world, and what is refused in which words."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+from tests.unit.milliner_operator import worlds
+
+from milliner.contract import facts, role_config
+from milliner_operator import inspection, planner
+from milliner_operator.children import common
+from milliner_operator.conditions import Reason, Type
+from milliner_operator.observed import Answer, ClusterRef, RemoteCluster, World
+
+CLOUD = {("ServiceAccount", "chat-cloud"), ("ConfigMap", "chat-cloud"), ("Service", "chat-cloud")}
+CLOUD |= {("NetworkPolicy", "chat-cloud"), ("PodDisruptionBudget", "chat-cloud"), ("Deployment", "chat-cloud")}
+EDGE = ClusterRef("edge", "kubeconfig")
+REMOTE_POOL = {"name": "orin", "clusterSecretRef": {"name": "edge"}}
+
+
+def device(kind: str, pool: str = "local") -> set[tuple[str, str]]:
+    return {(each, f"chat-device-{pool}") for each in ("ServiceAccount", "ConfigMap", "NetworkPolicy", kind)}
+
+
+FACTS = {("ConfigMap", "chat-facts")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, CLOUD | FACTS | device("Deployment") | {("Service", "chat-device-local")}),
+        ({"spec.devicePools": [{"name": "orin"}]}, CLOUD | FACTS | device("DaemonSet", "orin")),
+        (
+            {"spec.cloud.scaling": {"minReplicas": 1, "maxReplicas": 3}, "spec.devicePools": [{"name": "orin"}]},
+            CLOUD | FACTS | device("DaemonSet", "orin") | {("HorizontalPodAutoscaler", "chat-cloud")},
+        ),
+        (
+            {"spec.cloud.service": {"type": "LoadBalancer"}, "spec.devicePools": [{"name": "orin"}]},
+            CLOUD | FACTS | device("DaemonSet", "orin") | {("Service", "chat-cloud-external")},
+        ),
+        (
+            {"spec.devicePools": [{"name": "a", "api": {"exposure": "None"}}, {"name": "b", "emulation": {}}]},
+            CLOUD | FACTS | device("DaemonSet", "a") | device("DaemonSet", "b") | {("Service", "chat-device-b")},
+        ),
+    ],
+)
+def test_children_of_a_topology(changes: dict[str, Any], expected: set[tuple[str, str]]) -> None:
+    plan = worlds.planned(changes)
+    assert worlds.kinds_and_names(plan.local) == expected
+    assert plan.complete
+
+
+def test_without_facts_only_an_inspect_job_is_wanted_and_nothing_is_deleted() -> None:
+    wanted = worlds.parsed()
+    plan = planner.plan_topology(wanted, scope=worlds.scope(), world=World(objects={}), now=worlds.NOW)
+    name = inspection.job_name(wanted)
+    kinds = ("ServiceAccount", "ConfigMap", "NetworkPolicy", "Job")
+    assert worlds.kinds_and_names(plan.local) == {(kind, name) for kind in kinds}
+    assert not plan.complete
+    condition = plan.condition(Type.MODEL_READY)
+    assert condition is not None and condition.status is None and condition.reason is Reason.INSPECTING
+    config = json.loads(worlds.child(plan, "ConfigMap", name)["data"]["config.json"])
+    asked = facts.InspectConfig.model_validate_json(json.dumps(config))
+    assert (asked.key, asked.model.source, asked.drafter_source) == (facts.key_of(wanted), *["builtin://demo"] * 2)
+
+
+def test_the_jobs_answer_is_kept_and_the_job_goes() -> None:
+    wanted = worlds.parsed()
+    job = {"kind": "Job", "metadata": {"name": inspection.job_name(wanted)}}
+    seen = World(objects={("Job", inspection.job_name(wanted)): job}, inspect_answer=worlds.answered(wanted))
+    plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
+    assert plan.complete
+    assert ("Job", inspection.job_name(wanted)) not in worlds.kinds_and_names(plan.local)
+    stored = worlds.child(plan, "ConfigMap", "chat-facts")["data"]
+    assert facts.parse_line(stored["facts.json"]).layers == 8
+
+
+def test_an_error_is_told_and_tried_again_after_a_while() -> None:
+    wanted = worlds.parsed()
+    error = {"reason": "ModelNotFound", "field": "model.source", "message": "model.source names nothing: correct it"}
+    line = worlds.facts_line(wanted, error=error)
+    for seconds, kinds in ((30, {"ConfigMap"}), (61, {"ConfigMap", "Job", "ServiceAccount", "NetworkPolicy"})):
+        now = worlds.NOW + datetime.timedelta(seconds=seconds)
+        seen = worlds.world(wanted, line=line)
+        plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=now)
+        condition = plan.condition(Type.MODEL_READY)
+        assert condition is not None
+        assert (condition.status, condition.reason) == (False, Reason.MODEL_NOT_FOUND)
+        assert {each["kind"] for each in plan.local} == kinds
+        assert not plan.complete
+
+
+def test_facts_of_other_sources_do_not_count() -> None:
+    wanted = worlds.parsed()
+    seen = worlds.world(wanted, line=worlds.facts_line(wanted, key="another"))
+    plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
+    assert ("Job", inspection.job_name(wanted)) in worlds.kinds_and_names(plan.local)
+
+
+def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew() -> None:
+    wanted = worlds.parsed()
+    ref = ("Job", inspection.job_name(wanted))
+    ended = {"type": "Complete", "status": "True", "lastTransitionTime": worlds.STAMP}
+    job = {"kind": "Job", "metadata": {"name": ref[1]}, "status": {"conditions": [ended]}}
+    seen = World(objects={ref: job}, inspect_answer=Answer(line='{"schema": 99}', at=worlds.STAMP))
+    plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
+    condition = plan.condition(Type.MODEL_READY)
+    assert condition is not None and condition.reason is Reason.INSPECTION_FAILED
+    assert plan.unwanted == ()
+    later = worlds.NOW + datetime.timedelta(seconds=61)
+    plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=later)
+    assert plan.unwanted == (ref,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spec.strategy.hat": {"splitLayer": 40}}, "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7"),
+        ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
+        ({"spec.tls.mode": "CertManager"}, "tls.mode CertManager is not available in this version"),
+        ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
+        ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
+        ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),
+        ({"spec.cloud.replicas": 0}, "cloud.replicas is 0"),
+    ],
+)
+def test_refused_specs_leave_everything_as_it_is(changes: dict[str, Any], message: str) -> None:
+    plan = worlds.planned(changes)
+    condition = plan.condition(Type.SPEC_VALID)
+    assert condition is not None and condition.status is False
+    assert message in condition.message
+    assert not plan.complete
+    assert not any(each["kind"] in ("Deployment", "DaemonSet") for each in plan.local)
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts_changes", "message"),
+    [
+        ({"spec.model.digest": "sha256:" + "0" * 64}, {}, "the files at model.source have sha256:ddd"),
+        ({}, {"drafterModelDigest": "sha256:" + "1" * 64}, "was trained for a model with digest sha256:111"),
+    ],
+)
+def test_another_model_is_a_mismatch(changes: dict[str, Any], facts_changes: dict[str, Any], message: str) -> None:
+    wanted = worlds.parsed(changes)
+    plan = worlds.planned(changes, line=worlds.facts_line(wanted, **facts_changes))
+    condition = plan.condition(Type.MODEL_READY)
+    assert condition is not None and condition.reason is Reason.MODEL_DIGEST_MISMATCH
+    assert message in condition.message
+
+
+def test_configurations_are_those_that_roles_read() -> None:
+    wanted = worlds.parsed({"spec.tracing": {"otlpEndpoint": "http://collector:4317", "samplingPercent": 50}})
+    seen = worlds.world(wanted, identities=worlds.identities(wanted))
+    plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
+    cloud = role_config.CloudRoleConfig.model_validate_json(
+        worlds.child(plan, "ConfigMap", "chat-cloud")["data"]["config.json"]
+    )
+    device_config = role_config.DeviceRoleConfig.model_validate_json(
+        worlds.child(plan, "ConfigMap", "chat-device-local")["data"]["config.json"]
+    )
+    assert cloud.slice == role_config.SliceBounds(start=2, end=8)
+    assert (cloud.listen.host, cloud.listen.port, cloud.health_port) == ("0.0.0.0", common.GRPC_PORT, 9090)
+    assert device_config.cloud_endpoints == ("dns:chat-cloud.default.svc:50051",)
+    assert device_config.strategy.adapter_source == "builtin://demo"
+    for config in (cloud, device_config):
+        assert config.model.source == "builtin://demo" and config.model.fingerprint == "f00d"
+        assert config.tls is not None and config.tls.server_name == "chat-cloud.default.svc"
+        assert config.tracing is not None and config.tracing.sampling_percent == 50
+
+
+def test_a_change_of_one_role_leaves_the_others_revision() -> None:
+    before = {each.workload: each.revision for each in worlds.planned().roles}
+    pools = [{"name": "local", "replicas": 1, "api": {"port": 9000}}]
+    after = {each.workload: each.revision for each in worlds.planned({"spec.devicePools": pools}).roles}
+    assert before["Deployment", "chat-cloud"] == after["Deployment", "chat-cloud"]
+    assert before["Deployment", "chat-device-local"] != after["Deployment", "chat-device-local"]
+
+
+def test_replicas_are_no_part_of_a_revision() -> None:
+    before, after = worlds.planned(), worlds.planned({"spec.cloud.replicas": 5})
+    assert [each.revision for each in before.roles] == [each.revision for each in after.roles]
+
+
+def test_an_autoscaler_takes_replicas_over_without_a_drop() -> None:
+    changes = {"spec.cloud.scaling": {"minReplicas": 2, "maxReplicas": 8}}
+    assert "replicas" not in worlds.child(worlds.planned(changes), "Deployment", "chat-cloud")["spec"]
+    live = worlds.child(worlds.planned({"spec.cloud.replicas": 4}), "Deployment", "chat-cloud")
+    fields = {"f:spec": {"f:replicas": {}}}
+    entry = {"manager": "milliner-operator", "operation": "Apply", "fieldsV1": fields}
+    live["metadata"]["managedFields"] = [entry]
+    plan = worlds.planned(changes, objects={("Deployment", "chat-cloud"): live})
+    assert worlds.child(plan, "Deployment", "chat-cloud")["spec"]["replicas"] == 4
+
+
+REMOTE = {"spec.devicePools": [REMOTE_POOL], "spec.cloud.service": {"type": "LoadBalancer"}}
+
+
+def test_a_pool_elsewhere_waits_for_the_clouds_address() -> None:
+    plan = worlds.planned(REMOTE, clusters={EDGE: RemoteCluster()})
+    assert plan.remote == {EDGE: ()}
+    assert not plan.complete
+    blocked = plan.pools[0].blocked
+    assert blocked is not None and blocked.reason is Reason.AWAITING_ADDRESS
+    assert ("ConfigMap", "chat-clusters") in worlds.kinds_and_names(plan.local)
+
+
+def test_a_pool_elsewhere_has_no_owner_and_reaches_the_cloud_by_its_address() -> None:
+    service = {"status": {"loadBalancer": {"ingress": [{"ip": "10.1.2.3"}]}}}
+    wanted = worlds.parsed(REMOTE)
+    plan = worlds.planned(
+        REMOTE,
+        clusters={EDGE: RemoteCluster()},
+        objects={("Service", "chat-cloud-external"): service},
+        identities=worlds.identities(wanted),
+    )
+    there = plan.remote[EDGE]
+    assert worlds.kinds_and_names(there) == device("DaemonSet", "orin") | {("Secret", "chat-device-tls")}
+    assert all("ownerReferences" not in each["metadata"] for each in there)
+    assert all(each["metadata"]["labels"][common.LABEL_TOPOLOGY_UID] == worlds.UID for each in there)
+    config = next(each for each in there if each["kind"] == "ConfigMap")["data"]["config.json"]
+    assert json.loads(config)["cloudEndpoints"] == ["dns:10.1.2.3:50051"]
+    assert not any("device" in name for _, name in worlds.kinds_and_names(plan.local) if name != "chat-device-tls")
+
+
+def test_a_cluster_that_no_pool_names_is_emptied_and_then_forgotten() -> None:
+    left = {("DaemonSet", "chat-device-orin"): {"kind": "DaemonSet", "metadata": {"name": "chat-device-orin"}}}
+    plan = worlds.planned(clusters={EDGE: RemoteCluster(left)})
+    assert plan.complete and plan.remote == {EDGE: ()}
+    assert ("ConfigMap", "chat-clusters") in worlds.kinds_and_names(plan.local)
+    plan = worlds.planned(clusters={EDGE: RemoteCluster({})})
+    assert ("ConfigMap", "chat-clusters") not in worlds.kinds_and_names(plan.local)
