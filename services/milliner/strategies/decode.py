@@ -30,6 +30,7 @@ class RoundOutcome:
     round_trip_s: float  # from handing over the frame until the reply
     duration_s: float
     kept_subtree: bool  # the next root had been drafted ahead
+    late_s: float = 0.0  # from the reply until the draft step that was running then had ended
 
 
 class DraftSource(Protocol):
@@ -90,7 +91,7 @@ async def _round(context: RequestContext, drafts: DraftSource, index: int) -> co
     sent = await context.cloud.send_or_recover(
         outgoing.payloads, round_index=index, start=start, kind=types.FrameKind.VERIFY
     )
-    reply, round_trip_s = await _await_reply(context, drafts, path, sent)
+    reply, round_trip_s, late_s = await _await_reply(context, drafts, path, sent)
     record.add_round_trip(
         round_trip_s,
         queue_s=reply.queue_s,
@@ -111,6 +112,7 @@ async def _round(context: RequestContext, drafts: DraftSource, index: int) -> co
             round_trip_s=round_trip_s,
             duration_s=clock.now() - start_s,
             kept_subtree=kept,
+            late_s=late_s,
         )
     )
     return verdict
@@ -118,8 +120,8 @@ async def _round(context: RequestContext, drafts: DraftSource, index: int) -> co
 
 async def _await_reply(
     context: RequestContext, drafts: DraftSource, path: Path, sent: cloud_session.SentFrame
-) -> tuple[types.HiddenReply, float]:
-    """The reply and how long it took, without what moving to another replica took, which is a phase of its own.
+) -> tuple[types.HiddenReply, float, float]:
+    """The reply, how long it took and by how much drafting outlasted it, without what moving to another replica took.
 
     A draft step that outlasts the reply is recorded as drafting, not as network.
     """
@@ -140,7 +142,7 @@ async def _await_reply(
     if (late_s := clock.now() - received_s) > 0.0:
         context.record.add(Phase.DRAFT, late_s, late=True)
     moved_s = context.record.spent_s(Phase.TAKEOVER) - moved_s
-    return reply, received_s - sent_s - moved_s
+    return reply, received_s - sent_s - moved_s, late_s
 
 
 def _count(context: RequestContext, path: Path, verdict: compute.Verdict) -> None:

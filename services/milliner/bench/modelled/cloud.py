@@ -8,6 +8,8 @@ Python add is what the real bench shows beyond this model. Payloads are empty un
 from __future__ import annotations
 
 import asyncio
+import collections
+import functools
 import random
 from collections.abc import Callable
 from typing import Protocol
@@ -36,6 +38,9 @@ class ModelledCloud:
         self._clock = clock
         self._layers = layers
         self._up, self._down = _directions(preset.link)
+        # What is on its way, in order: timers of one moment fire in any.
+        self._rising: collections.deque[tuple[types.HiddenFrame, Callable[[types.HiddenReply], None]]]
+        self._rising, self._falling = collections.deque(), collections.deque[Callable[[], None]]()
         self._waiting: list[tuple[types.HiddenFrame, float, Callable[[types.HiddenReply], None]]] = []
         self._computing = False
         self.calls = 0
@@ -53,10 +58,11 @@ class ModelledCloud:
 
     def send(self, frame: types.HiddenFrame, deliver: Callable[[types.HiddenReply], None]) -> None:
         """Takes a frame; `deliver` is called when its reply has come back."""
-        arrival_s = self._up.admit(self._clock.now(), frame.num_bytes)
-        asyncio.get_running_loop().call_at(arrival_s, self._arrived, frame, deliver)
+        self._rising.append((frame, deliver))
+        asyncio.get_running_loop().call_at(self._up.admit(self._clock.now(), frame.num_bytes), self._arrived)
 
-    def _arrived(self, frame: types.HiddenFrame, deliver: Callable[[types.HiddenReply], None]) -> None:
+    def _arrived(self) -> None:
+        frame, deliver = self._rising.popleft()
         self._waiting.append((frame, self._clock.now(), deliver))
         if not self._computing:
             self._compute()
@@ -101,7 +107,8 @@ class ModelledCloud:
             load=self.load,
         )
         arrival_s = self._down.admit(self._clock.now(), len(payload.data) if payload else 0)
-        asyncio.get_running_loop().call_at(arrival_s, deliver, reply)
+        self._falling.append(functools.partial(deliver, reply))
+        asyncio.get_running_loop().call_at(arrival_s, lambda: self._falling.popleft()())
 
     def _payload(self, frame: types.HiddenFrame) -> types.Payload | None:
         if self._layers is not None:

@@ -18,13 +18,16 @@ from milliner.telemetry import record
 
 
 class Hat:
-    """Implements `strategies.base.Generator`. What it learns of link, device and drafter is shared by all requests."""
+    """Implements `strategies.base.Generator`. What it learns of link, device and drafter is shared by all requests.
+
+    Greedy and sampled requests have a controller each: how sure the drafter is means something else in them.
+    """
 
     def __init__(self, scope: request_scope.StrategyPorts, options: strategy_options.HatOptions) -> None:
         self._scope = scope
         self._options = options
         self._planner = chunking.build_planner(options.chunking)
-        self._control = controller.DraftController(options.drafting)
+        self._controls = {greedy: controller.DraftController(options.drafting) for greedy in (True, False)}
         self._steps = drafts.StepTimes()
 
     async def generate(
@@ -37,12 +40,12 @@ class Hat:
                 self._scope, context, planner=self._planner, use_drafter=drafting and self._scope.device.info.drafts
             )
             yield first
-            rounds = decode.decode(context, self._source(context))
+            rounds = decode.decode(context, self._source(context, self._controls[request.sampling.greedy]))
             async with contextlib.aclosing(rounds):
                 async for emission in rounds:
                     yield emission
 
-    def _source(self, context: request_scope.RequestContext) -> decode.DraftSource:
+    def _source(self, context: request_scope.RequestContext, control: controller.DraftController) -> decode.DraftSource:
         if not self._scope.device.info.drafts:
             return decode.NoDrafts(context.device)
-        return drafts.AdapterDrafts(context, self._control, self._steps)
+        return drafts.AdapterDrafts(context, control, self._steps)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from milliner.strategies import options as strategy_options
-from milliner.strategies.hat import controller
+from milliner.strategies.hat import acceptance as acceptances
+from milliner.strategies.hat import controller, profit
 
 Control = strategy_options.DraftControl
 
@@ -16,15 +17,29 @@ def new_controller(control: Control = Control.ADAPTIVE, **fields: float) -> cont
     return controller.DraftController(strategy_options.DraftingOptions(control=control, **fields))  # type: ignore[arg-type]
 
 
+def done(**fields: Any) -> controller.Round:
+    """A round; without more ado four drafts, of which none stood."""
+    drafted: dict[str, Any] = {
+        "num_drafted": 4,
+        "num_tokens": 1,
+        "duration_s": 0.1,
+        "drafting_s": 0.04,
+        "round_trip_s": 0.05,
+        "step_s": 0.011,
+    }
+    return controller.Round(**drafted | fields)
+
+
+PLAIN = done(num_drafted=0, duration_s=0.06, drafting_s=0.0)
+
+
 def rounds(control: controller.DraftController, count: int, *, num_tokens: int, duration_s: float) -> None:
     for _ in range(count):
-        control.learn_round(
-            num_drafted=4, num_tokens=num_tokens, duration_s=duration_s, drafting_s=0.04, round_trip_s=0.05
-        )
+        control.learn_round(done(num_tokens=num_tokens, duration_s=duration_s))
 
 
 def test_acceptance_starts_at_the_confidence_and_learns_from_outcomes() -> None:
-    acceptance = controller.Acceptance()
+    acceptance = acceptances.Acceptance()
     assert acceptance.rate(0.87) == pytest.approx(0.85)
     for _ in range(500):
         acceptance.learn(0.87, accepted=False)
@@ -33,7 +48,7 @@ def test_acceptance_starts_at_the_confidence_and_learns_from_outcomes() -> None:
 
 
 def test_acceptance_forgets_slowly() -> None:
-    acceptance = controller.Acceptance()
+    acceptance = acceptances.Acceptance()
     for _ in range(2000):
         acceptance.learn(0.5, accepted=False)
     for _ in range(800):
@@ -71,12 +86,9 @@ def test_the_pace_is_time_over_tokens_not_the_mean_of_ratios() -> None:
 def test_a_position_that_lengthens_the_round_trip_must_pay_for_it_too() -> None:
     control = new_controller()
     for num_drafted in [1, 4, 8] * 20:
+        trip_s = 0.05 + 0.004 * num_drafted
         control.learn_round(
-            num_drafted=num_drafted,
-            num_tokens=2,
-            duration_s=0.04,
-            drafting_s=0.0,
-            round_trip_s=0.05 + 0.004 * num_drafted,
+            done(num_drafted=num_drafted, num_tokens=2, duration_s=0.04, drafting_s=0.0, round_trip_s=trip_s)
         )
     for _ in range(200):
         control.acceptance.learn(0.15, accepted=False)
@@ -108,21 +120,81 @@ def test_off_never_drafts() -> None:
     assert not new_controller(Control.OFF).drafting
 
 
-def test_drafting_that_loses_is_switched_off_and_probed_again() -> None:
+def test_rounds_without_drafts_slow_the_pace_that_drafts_must_beat() -> None:
     control = new_controller()
-    rounds(control, controller.MIN_ROUNDS, num_tokens=1, duration_s=0.1)  # plain decoding would take 60 ms
+    rounds(control, 200, num_tokens=5, duration_s=0.06)  # 12 ms per token: a draft of 15 ms never pays
+    assert not control.worthwhile([0.95], cost_s=0.015)
+    for _ in range(100):
+        control.learn_round(PLAIN)
+    assert control.worthwhile([0.95], cost_s=0.015)
+
+
+def test_guesses_made_while_waiting_teach_what_drafts_would_be_worth() -> None:
+    control = new_controller()
+    rounds(control, 1, num_tokens=2, duration_s=0.1)
+    for right in (False, True):
+        for _ in range(200):
+            control.learn_round(done(num_drafted=0, duration_s=0.06, drafting_s=0.0, guess=(0.95, right)))
+        assert control.worthwhile([0.95], cost_s=0.011) is right
+        assert control.worth_a_look(cost_s=0.011) is right
+
+
+def test_where_nothing_teaches_a_draft_is_tried_at_a_bounded_price() -> None:
+    control = new_controller()
+    rounds(control, 1, num_tokens=2, duration_s=0.1)
+    for _ in range(300):
+        control.acceptance.learn(0.95, accepted=False)
+    plain_s = spent_s = 0.0
+    for _ in range(1000):
+        if control.worth_a_look(cost_s=0.011):
+            assert control.worthwhile([0.95], cost_s=0.011)
+            assert not control.worthwhile([0.95, 0.95], cost_s=0.011)  # one is enough to learn from
+            control.learn_round(done(num_drafted=1, duration_s=0.071, drafting_s=0.011))
+            control.acceptance.learn(0.95, accepted=False)
+            spent_s += 0.011
+        else:
+            control.learn_round(PLAIN)
+            plain_s += PLAIN.duration_s
+    assert 0.005 < spent_s / plain_s <= controller.EXPLORE_SHARE + 0.001
+
+
+def test_drafting_that_loses_is_switched_off_and_comes_back() -> None:
+    control = new_controller()
+    rounds(control, profit.MIN_ROUNDS, num_tokens=1, duration_s=0.1)  # plain decoding would take 60 ms
     assert not control.drafting
-    plain: dict[str, Any] = {
-        "num_drafted": 0,
-        "num_tokens": 1,
-        "duration_s": 0.06,
-        "drafting_s": 0.0,
-        "round_trip_s": 0.05,
-    }
-    for _ in range(controller.PROBE_EVERY - 1):
-        control.learn_round(**plain)
-        assert not control.drafting
-    control.learn_round(**plain)
-    assert control.drafting
+    waited = 0
+    while not control.drafting:
+        control.learn_round(PLAIN)
+        waited += 1
+    assert waited == profit.MIN_OFF_ROUNDS
     rounds(control, 200, num_tokens=5, duration_s=0.1)
     assert control.drafting
+
+
+def test_trials_lose_a_bounded_share_of_the_time() -> None:
+    control = new_controller()
+    rounds(control, profit.MIN_ROUNDS, num_tokens=1, duration_s=0.1)
+    plain_s = lost_s = 0.0
+    for _ in range(5000):
+        if control.drafting:
+            control.learn_round(done())
+            lost_s += 0.1 - PLAIN.duration_s
+        else:
+            control.learn_round(PLAIN)
+            plain_s += PLAIN.duration_s
+    one_trial_s = profit.TRIAL_ROUNDS * (0.1 - PLAIN.duration_s)
+    assert 0.0 < lost_s <= profit.TRIAL_SHARE * plain_s + one_trial_s
+    assert lost_s >= profit.TRIAL_SHARE * plain_s / 2  # and they do not stop
+
+
+def test_a_trial_that_is_due_waits_until_guesses_promise_something() -> None:
+    control = new_controller()
+    for _ in range(100):
+        control.acceptance.learn(0.9, accepted=False)
+    rounds(control, profit.MIN_ROUNDS, num_tokens=1, duration_s=0.1)
+    for right, most in ((False, profit.UNSEEN_ROUNDS - 1), (True, 20)):
+        waited = 0
+        while not control.drafting and waited < most:
+            control.learn_round(done(num_drafted=0, duration_s=0.06, drafting_s=0.0, guess=(0.9, right)))
+            waited += 1
+        assert control.drafting is right
