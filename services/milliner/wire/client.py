@@ -2,24 +2,47 @@
 
 `GrpcTransport` implements `core.ports.CloudTransport`; `replica` knows one replica, `client_stream` one open session.
 Called by strategies on the device's event loop; calls no torch. Opening goes from replica to replica until one
-accepts: a dead, full or draining one costs `connect_s` at most, never the request. Names are looked up again for every
-session, and each address behind a name is a replica of its own (a headless Service has one for each pod).
+accepts: a dead, full or draining one costs `connect_s` at most, never the request. `endpoints` knows the addresses,
+which come and go; each is a replica of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
-
-import grpc
+from typing import Protocol
 
 from milliner.core import errors, types
-from milliner.wire import client_stream, options, replica
+from milliner.wire import client_stream, options, replica, tls
+from milliner.wire import endpoints as cloud_endpoints
+
+
+class Route(Protocol):
+    """The way to replicas, where it is not direct (emulated links)."""
+
+    async def open(self, target: str) -> str:
+        """The address to connect to for the replica at `target`. Raises `UnavailableError`."""
+        ...
+
+    async def close(self, target: str) -> None:
+        """The replica is not used any more."""
+        ...
+
+
+class DirectRoute:
+    """A replica is where its address says."""
+
+    async def open(self, target: str) -> str:
+        return target
+
+    async def close(self, target: str) -> None:
+        """Nothing to give back."""
 
 
 class GrpcTransport:
     """Opens sessions on a replica behind one of `endpoints` ("host:port"). Needs a running event loop.
+
+    With `identity` connections are mutually authenticated by TLS; without, they are plain text.
 
     A new session prefers replicas that neither failed last time nor drain, then those with fewest sessions of this
     device, then takes turns. `on_trouble` is called at once when a replica falls silent or does not answer an opening.
@@ -31,16 +54,17 @@ class GrpcTransport:
         *,
         timeouts: client_stream.Timeouts = client_stream.DEFAULT_TIMEOUTS,
         heartbeat: options.Keepalive = options.HEARTBEAT,
-        credentials: grpc.ChannelCredentials | None = None,
+        identity: tls.Identity | None = None,
+        route: Route | None = None,
     ) -> None:
         self.on_trouble: Callable[[], None] = lambda: None
-        if not endpoints:
-            raise errors.ConfigError("at least one endpoint is needed, as host:port", field="endpoints")
-        self._endpoints = [_split(endpoint) for endpoint in endpoints]
+        self._endpoints = cloud_endpoints.Endpoints(endpoints, within_s=timeouts.connect_s)
         self._timeouts = timeouts
         self._heartbeat = heartbeat
-        self._credentials = credentials
+        self._identity = identity
+        self._route = route or DirectRoute()
         self._replicas: dict[str, replica.Replica] = {}
+        self._changing = asyncio.Lock()  # replicas come and go one at a time
         self._turn = 0
 
     async def open(self, request: types.SessionOpen, *, eager: bool = False) -> client_stream.ClientStream:
@@ -52,20 +76,30 @@ class GrpcTransport:
         full, `UnavailableError` when none answers.
         """
         refusals: list[errors.MillinerError] = []
-        for candidate in self._in_order(await self._find()):
+        tried: set[str] = set()
+        for fresh in (False, True):  # perhaps the names lead elsewhere by now
             try:
-                return await candidate.open(request, eager=eager)
-            except errors.MillinerError as error:
+                found = [each for each in await self._find(fresh=fresh) if each.target not in tried]
+            except errors.UnavailableError as error:
                 refusals.append(error)
+                continue
+            for candidate in self._in_order(found):
+                tried.add(candidate.target)
+                try:
+                    return await candidate.open(request, eager=eager)
+                except errors.MillinerError as error:
+                    refusals.append(error)
         raise min(refusals, key=_how_telling)
 
     async def why_unreachable(self) -> str:
         """Why no replica could take a session now, or "" when one says that it serves.
 
-        Asks all of them, so that one which has come back is preferred again.
+        Looks up names and asks all of them, so that one which is new or has come back takes sessions.
         """
+        if self._identity is not None and (trouble := self._identity.trouble()):
+            return trouble
         try:
-            found = await self._find()
+            found = await self._find(fresh=True)
         except errors.UnavailableError as error:
             return str(error)
         troubles = await asyncio.gather(*(candidate.check() for candidate in found))
@@ -101,60 +135,45 @@ class GrpcTransport:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _find(self) -> list[replica.Replica]:
-        """The replicas that the endpoints' names lead to now; those with open sessions stay known."""
-        found: dict[str, str] = {}  # target → authority
-        refusals = []
-        for host, port in self._endpoints:
-            try:
-                for target in await _look_up(host, port, timeout_s=self._timeouts.connect_s):
-                    found[target] = f"{host}:{port}"
-            except errors.UnavailableError as error:
-                refusals.append(error)
-        if not found:
-            raise refusals[0]
-        gone = [t for t, known in self._replicas.items() if t not in found and known.idle]
-        closing = [self._replicas.pop(target) for target in gone]  # before waiting: others look for replicas too
+    async def _find(self, *, fresh: bool = False) -> list[replica.Replica]:
+        """The replicas that the endpoints lead to now; those with open sessions stay known."""
+        found = await self._endpoints.find(fresh=fresh)
+        if any(target not in self._replicas for target in found) or len(found) < len(self._replicas):
+            async with self._changing:
+                await self._change(found)
+        return [known for target in found if (known := self._replicas.get(target)) is not None]
+
+    async def _change(self, found: dict[str, str]) -> None:
+        """Makes the replicas that are new and closes those that nothing leads to and nobody uses."""
         for target, authority in found.items():
             if target not in self._replicas:
-                self._replicas[target] = replica.Replica(
-                    target,
-                    authority="" if authority == target else authority,
-                    timeouts=self._timeouts,
-                    pings=self._heartbeat,
-                    credentials=self._credentials,
-                    on_trouble=lambda: self.on_trouble(),
-                )
-        chosen = [self._replicas[target] for target in found]
-        for known in closing:
-            await known.close()
-        return chosen
+                dial = await self._route.open(target)
+                self._replicas[target] = self._replica(target, dial=dial, authority=authority)
+        for target in [t for t, known in self._replicas.items() if t not in found and known.idle]:
+            await self._replicas.pop(target).close()
+            await self._route.close(target)
+
+    def _replica(self, target: str, *, dial: str, authority: str) -> replica.Replica:
+        if self._identity is not None and self._identity.server_name:
+            authority = self._identity.server_name
+        return replica.Replica(
+            target,
+            dial=dial,
+            authority="" if authority == dial else authority,
+            timeouts=self._timeouts,
+            pings=self._heartbeat,
+            identity=self._identity,
+            on_trouble=self._on_replica_trouble,
+        )
+
+    def _on_replica_trouble(self) -> None:
+        self._endpoints.forget()
+        self.on_trouble()
 
     def _in_order(self, found: list[replica.Replica]) -> list[replica.Replica]:
-        turn = self._turn % len(found)
+        turn = self._turn % max(1, len(found))
         self._turn += 1
         return sorted(found[turn:] + found[:turn], key=lambda candidate: (candidate.shunned, candidate.num_streams))
-
-
-def _split(endpoint: str) -> tuple[str, int]:
-    """("host", port) of "host:port" or "[v6]:port"."""
-    host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdigit():
-        raise errors.ConfigError(f"found {endpoint!r}, expected host:port", field="endpoints")
-    return host.strip("[]"), int(port)
-
-
-async def _look_up(host: str, port: int, *, timeout_s: float) -> list[str]:
-    """The addresses behind a name, as gRPC targets. Raises `UnavailableError` when there is none."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:  # TimeoutError is one
-        raise errors.UnavailableError(
-            f"the name {host} leads nowhere: {error or 'timed out'}", field="cloud"
-        ) from error
-    addresses = dict.fromkeys(address[0] for *_, address in found)
-    return [f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}" for address in addresses]
 
 
 def _how_telling(error: errors.MillinerError) -> int:

@@ -2,7 +2,8 @@
 
 Hidden states and heartbeats use a connection each. While sessions are open, the heartbeat is watched (`heartbeat`):
 when the replica falls silent, all sessions end with it; it also tells when the replica drains. Without sessions the
-device is quiet, unless somebody asks with `check`. Event loop only.
+device is quiet, unless somebody asks with `check`. New certificates are used by new connections: sessions that are
+open keep theirs, which goes with the last of them. Event loop only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import grpc
 
 from milliner.core import errors, types
-from milliner.wire import client_stream, heartbeat, options
+from milliner.wire import client_stream, heartbeat, options, tls
 
 _LINGER_S = 10.0  # heartbeats go on after the last session, so that the next finds them (arbitrary)
 
@@ -21,6 +22,7 @@ _LINGER_S = 10.0  # heartbeats go on after the last session, so that the next fi
 class Replica:
     """The replica at `target` ("host:port"); `authority` is the name that led to it, where that is not the target.
 
+    `dial` is the address to connect to, where that is another one (an emulated link).
     `on_trouble` is called when it falls silent or cannot be reached.
     """
 
@@ -28,23 +30,27 @@ class Replica:
         self,
         target: str,
         *,
+        dial: str,
         authority: str,
         timeouts: client_stream.Timeouts,
         pings: options.Keepalive,
-        credentials: grpc.ChannelCredentials | None,
+        identity: tls.Identity | None,
         on_trouble: Callable[[], None],
     ) -> None:
         self.target = target
         self.failures = 0  # opens refused or failed in a row
         self._authority = authority
         self._timeouts = timeouts
-        self._credentials = credentials
+        self._dial = dial
+        self._identity = identity
         self._on_trouble = on_trouble
-        self._streams: set[client_stream.ClientStream] = set()
+        self._streams: dict[client_stream.ClientStream, grpc.aio.Channel] = {}
         self._num_opening = 0
         self._last_opened: types.SessionOpened | None = None  # what it said to the session before
         self._watch: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
+        self._retired: list[grpc.aio.Channel] = []  # made with older certificates, still in use
+        self._channel_version = identity.version if identity is not None else 0
         self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
         # a replica that takes the connection and says nothing is silent too
         silent_s = pings.interval_s + pings.timeout_s
@@ -77,8 +83,9 @@ class Replica:
         """
         self._num_opening += 1
         try:
+            channel = await self._current_channel()
             stream = await client_stream.open_stream(
-                self._channel,
+                channel,
                 request,
                 endpoint=self.target,
                 timeouts=self._timeouts,
@@ -95,7 +102,7 @@ class Replica:
             self._num_opening -= 1
         self.failures = 0
         self._last_opened = stream.opened
-        self._streams.add(stream)
+        self._streams[stream] = channel
         stream.on_close(self._forget)
         if self._farewell is not None:
             self._farewell.cancel()
@@ -130,10 +137,11 @@ class Replica:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._heartbeat.close()
-        await self._channel.close(None)
+        await asyncio.gather(*(channel.close(None) for channel in (self._channel, *self._retired)))
+        self._retired.clear()
 
     def _forget(self, stream: client_stream.ClientStream) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
         if not self._streams and self._watch is not None:
             self._farewell = asyncio.get_running_loop().call_later(_LINGER_S, self._watch.cancel)
 
@@ -148,12 +156,32 @@ class Replica:
         self._on_trouble()
         await self._reconnect()
 
+    async def _current_channel(self) -> grpc.aio.Channel:
+        """The channel for a new session, made with the certificates of now."""
+        unused = [channel for channel in self._retired if channel not in self._streams.values()]
+        self._retired = [channel for channel in self._retired if channel not in unused]
+        if self._identity is not None:
+            self._identity.refresh()
+            if self._identity.version != self._channel_version:
+                self._retired.append(self._channel)
+                self._renew_channel()
+        channel = self._channel
+        await asyncio.gather(*(old.close(None) for old in unused))
+        return channel
+
     async def _reconnect(self) -> None:
-        old, self._channel = self._channel, self._connect(options.DATA, connect_s=self._timeouts.connect_s)
+        old = self._channel
+        self._renew_channel()
         await old.close(None)
+
+    def _renew_channel(self) -> None:
+        if self._identity is not None:
+            self._channel_version = self._identity.version
+        self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
 
     def _connect(self, keepalive: options.Keepalive, *, connect_s: float) -> grpc.aio.Channel:
         chosen = options.client_options(keepalive, connect_s=connect_s, authority=self._authority)
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self.target, options=chosen)
-        return grpc.aio.secure_channel(self.target, self._credentials, options=chosen)
+        if self._identity is None:
+            return grpc.aio.insecure_channel(self._dial, options=chosen)
+        self._identity.refresh()
+        return grpc.aio.secure_channel(self._dial, self._identity.channel_credentials(), options=chosen)
