@@ -19,7 +19,7 @@ from milliner_operator.plan import RolePlan
 from milliner_operator.seen import Seen
 
 _PROBED_PODS = 3
-_LISTED_PODS = 20  # arbitrary: enough to find a cause, few enough to cost the same for any pool
+_LISTED_PODS = 50  # arbitrary: enough to find a cause, few enough to cost the same for any pool
 _PROBE_S = 5.0
 
 

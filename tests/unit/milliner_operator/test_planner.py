@@ -118,7 +118,10 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spec.strategy.hat": {"splitLayer": 40}}, "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7"),
+        (
+            {"spec.strategy.hat": {"splitLayer": 40}},
+            "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7",
+        ),
         ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
         ({"spec.tls.mode": "CertManager"}, "tls.mode CertManager is not available in this version"),
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
@@ -188,7 +191,7 @@ def test_an_autoscaler_takes_replicas_over_without_a_drop() -> None:
     changes = {"spec.cloud.scaling": {"minReplicas": 2, "maxReplicas": 8}}
     assert "replicas" not in worlds.child(worlds.planned(changes), "Deployment", "chat-cloud")["spec"]
     live = worlds.child(worlds.planned({"spec.cloud.replicas": 4}), "Deployment", "chat-cloud")
-    fields = {"f:spec": {"f:replicas": {}}}
+    fields: dict[str, object] = {"f:spec": {"f:replicas": {}}}
     entry = {"manager": "milliner-operator", "operation": "Apply", "fieldsV1": fields}
     live["metadata"]["managedFields"] = [entry]
     plan = worlds.planned(changes, objects={("Deployment", "chat-cloud"): live})

@@ -1,0 +1,166 @@
+"""Pods as built: admitted where Pod Security `restricted` is enforced, and where the spec wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.milliner_operator import worlds
+
+from milliner.contract import names
+from milliner_operator.children import common
+from milliner_operator.observed import Manifest
+
+
+def template(changes: dict[str, Any] | None = None, *, name: str, kind: str = "Deployment") -> Manifest:
+    found: Manifest = worlds.child(worlds.planned(changes), kind, name)["spec"]["template"]
+    return found
+
+
+def container(changes: dict[str, Any] | None = None, *, name: str, kind: str = "Deployment") -> dict[str, Any]:
+    found: dict[str, Any] = template(changes, name=name, kind=kind)["spec"]["containers"][0]
+    return found
+
+
+@pytest.mark.parametrize("name", ["chat-cloud", "chat-device-local"])
+def test_pods_are_restricted(name: str) -> None:
+    spec = template(name=name)["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    for each in spec["containers"]:
+        assert each["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not any("hostPort" in port for port in each["ports"])
+    allowed = ({"configMap"}, {"emptyDir"}, {"secret"}, {"persistentVolumeClaim"})
+    assert all(set(volume) - {"name"} in allowed for volume in spec["volumes"])
+
+
+@pytest.mark.parametrize(
+    ("pool", "host_port"),
+    [
+        ({"name": "p"}, 8080),
+        ({"name": "p", "api": {"exposure": "Service"}}, None),
+        ({"name": "p", "api": {"exposure": "None"}}, None),
+        ({"name": "p", "emulation": {}}, None),
+    ],
+)
+def test_host_ports_only_for_one_pod_per_real_device(pool: dict[str, Any], host_port: int | None) -> None:
+    ports = container({"spec.devicePools": [pool]}, name="chat-device-p", kind="DaemonSet")["ports"]
+    assert ports[0].get("hostPort") == host_port
+
+
+def test_real_devices_are_not_churned_and_emulated_ones_move() -> None:
+    offline = {"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"}
+    spec = template({"spec.devicePools": [{"name": "p"}]}, name="chat-device-p", kind="DaemonSet")["spec"]
+    assert {each["key"] for each in spec["tolerations"]} == offline
+    assert not any("tolerationSeconds" in each for each in spec["tolerations"])
+    emulated = {"spec.devicePools": [{"name": "p", "emulation": {}}]}
+    assert "tolerations" not in template(emulated, name="chat-device-p", kind="DaemonSet")["spec"]
+
+
+def test_the_spec_reaches_the_pod() -> None:
+    changes = {
+        "spec.cloud.accelerator": {"resourceName": "nvidia.com/gpu", "count": 2},
+        "spec.cloud.pod": {
+            "nodeSelector": {"zone": "a"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+            "priorityClassName": "serving",
+            "resources": {"requests": {"cpu": "2"}},
+        },
+        "spec.model": {
+            "source": "hf://org/name@main",
+            "credentialsSecretRef": {"name": "hub", "key": "token"},
+        },
+        "spec.strategy.hat": {"adapter": {"source": "pvc://models/adapters/s2"}},
+        "spec.devicePools": [
+            {"name": "p", "nodeSelector": {"device": "orin"}, "api": {"keysSecretRef": {"name": "k"}}}
+        ],
+    }
+    cloud = template(changes, name="chat-cloud")["spec"]
+    assert (cloud["nodeSelector"], cloud["runtimeClassName"], cloud["priorityClassName"]) == (
+        {"zone": "a"},
+        "nvidia",
+        "serving",
+    )
+    assert cloud["containers"][0]["resources"] == {"requests": {"cpu": "2"}, "limits": {"nvidia.com/gpu": "2"}}
+    assert {"name": "credentials", "mountPath": "/etc/milliner-credentials", "readOnly": True} in cloud["containers"][
+        0
+    ]["volumeMounts"]
+    assert not any("persistentVolumeClaim" in each for each in cloud["volumes"])
+    device = template(changes, name="chat-device-p", kind="DaemonSet")["spec"]
+    assert device["nodeSelector"] == {"device": "orin"}
+    claims = [each["persistentVolumeClaim"] for each in device["volumes"] if "persistentVolumeClaim" in each]
+    assert claims == [{"claimName": "models", "readOnly": True}]
+    assert any(each.get("secret", {}).get("secretName") == "k" for each in device["volumes"])
+
+
+def test_names_and_revisions_come_from_the_pod_itself() -> None:
+    variables = {each["name"]: each for each in container(name="chat-cloud")["env"]}
+    assert variables["MILLINER_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    assert names.LABEL_REVISION in variables["MILLINER_REVISION"]["valueFrom"]["fieldRef"]["fieldPath"]
+
+
+def test_selectors_are_labels_of_the_pods_and_have_no_version() -> None:
+    plan = worlds.planned({"spec.devicePools": [{"name": "a"}, {"name": "b", "replicas": 2}]})
+    for workload in (each for each in plan.local if each["kind"] in ("Deployment", "DaemonSet")):
+        chosen = workload["spec"]["selector"]["matchLabels"]
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert chosen.items() <= labels.items()
+        assert not {"app.kubernetes.io/version", names.LABEL_REVISION} & set(chosen)
+        assert {f"app.kubernetes.io/{each}" for each in ("name", "instance", "component", "part-of")} <= set(labels)
+        assert labels["app.kubernetes.io/version"] == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rolling"),
+    [
+        ({}, {"maxSurge": 1, "maxUnavailable": 0}),
+        ({"spec.cloud.replicas": 4}, {"maxSurge": 1, "maxUnavailable": 1}),
+        ({"spec.cloud.accelerator": {}}, {"maxSurge": 0, "maxUnavailable": 1}),
+        (
+            {"spec.cloud.accelerator": {}, "spec.cloud.rollout": {"maxUnavailable": 0}},
+            {"maxSurge": 1, "maxUnavailable": 0},
+        ),
+    ],
+)
+def test_rollouts_never_stand_still_and_never_take_a_single_replica_away(
+    changes: dict[str, Any], rolling: dict[str, int]
+) -> None:
+    spec = worlds.child(worlds.planned(changes), "Deployment", "chat-cloud")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == rolling
+    assert spec["progressDeadlineSeconds"] == 600
+
+
+def test_every_pod_is_under_a_policy_with_only_declared_edges() -> None:
+    plan = worlds.planned()
+    policy = worlds.child(plan, "NetworkPolicy", "chat-cloud")["spec"]
+    grpc, health = policy["ingress"]
+    assert grpc["from"] == [
+        {"podSelector": {"matchLabels": {names.LABEL_TOPOLOGY: "chat", names.LABEL_ROLE: "device"}}}
+    ]
+    assert [each["port"] for each in health["ports"]] == [common.HEALTH_PORT]
+    assert [[each["port"] for each in rule["ports"]] for rule in policy["egress"]] == [[53, 53]]
+    device = worlds.child(plan, "NetworkPolicy", "chat-device-local")["spec"]
+    assert [each["ports"][0]["port"] for each in device["ingress"]] == [8080, common.HEALTH_PORT]
+    assert device["egress"][0]["to"] == [
+        {"podSelector": {"matchLabels": {names.LABEL_TOPOLOGY: "chat", names.LABEL_ROLE: "cloud"}}}
+    ]
+    for name in ("chat-cloud", "chat-device-local"):
+        labels = worlds.child(plan, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        chosen = worlds.child(plan, "NetworkPolicy", name)["spec"]["podSelector"]["matchLabels"]
+        assert chosen.items() <= labels.items()
+
+
+def test_sources_and_traces_on_the_network_open_their_ports_only() -> None:
+    changes = {
+        "spec.model.source": "hf://org/name",
+        "spec.strategy.hat": {"drafting": {"control": "Disabled"}},
+        "spec.tracing": {"otlpEndpoint": "http://collector:4318"},
+    }
+    policy = worlds.child(worlds.planned(changes), "NetworkPolicy", "chat-cloud")["spec"]
+    assert [[each["port"] for each in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [80, 443, 4318]]

@@ -1,0 +1,81 @@
+"""Live objects that are as desired are left alone; those that are not, or hold what is no longer wanted, are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from milliner_operator import sameness
+
+FIELDS: dict[str, Any] = {
+    "f:metadata": {"f:labels": {"f:a": {}}},
+    "f:spec": {
+        "f:replicas": {},
+        "f:ports": {'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:containerPort": {}, "f:protocol": {}}},
+        "f:finalizers": {'v:"x"': {}},
+    },
+}
+
+
+def desired(**spec: Any) -> dict[str, Any]:
+    ports = [{"containerPort": 80, "protocol": "TCP"}]
+    content = {"replicas": 2, "ports": ports, "finalizers": ["x"]} | spec
+    return {"kind": "Thing", "metadata": {"labels": {"a": "1"}}, "spec": content}
+
+
+def live(manager: str = "milliner-operator", fields: dict[str, Any] = FIELDS, **spec: Any) -> dict[str, Any]:
+    found = desired(**spec)
+    found["spec"]["addedByDefault"] = True
+    entry = {"manager": manager, "operation": "Apply", "fieldsV1": fields}
+    found["metadata"] = {"labels": {"a": "1", "others": "2"}, "managedFields": [entry]}
+    return found
+
+
+def test_defaults_and_foreign_fields_are_no_difference() -> None:
+    assert sameness.unchanged(desired(), live())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        (desired(replicas=3), live()),
+        (desired(ports=[{"containerPort": 81, "protocol": "TCP"}]), live()),
+        (desired(more=1), live()),
+        (desired(), live(manager="somebody")),
+        (desired(finalizers=[]), live()),
+    ],
+)
+def test_differences_are_seen(wanted: dict[str, Any], there: dict[str, Any]) -> None:
+    assert not sameness.unchanged(wanted, there)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"f:metadata": {"f:labels": {"f:a": {}, "f:others": {}}}},
+        {"f:spec": {"f:addedByDefault": {}}},
+        {"f:spec": {"f:ports": {'k:{"containerPort":9,"protocol":"TCP"}': {".": {}}}}},
+        {"f:spec": {"f:finalizers": {'v:"y"': {}}}},
+    ],
+)
+def test_a_field_that_was_applied_and_is_wanted_no_more_is_seen(more: dict[str, Any]) -> None:
+    assert not sameness.unchanged(desired(), live(fields=more))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("1000m", "1", True), ("1Gi", "1024Mi", True), ("0.5", "500m", True), ("1", "2", False), ("a1", "a2", False)],
+)
+def test_quantities_are_amounts(one: str, other: str, same: bool) -> None:
+    assert sameness.unchanged(desired(cpu=one), live(cpu=other)) is same
+
+
+def test_empty_lists_and_mappings_may_be_absent() -> None:
+    assert sameness.unchanged(desired(selector={}, ingress=[]), live())
+
+
+def test_owning_a_field() -> None:
+    assert sameness.owns(live(), "spec", "replicas")
+    assert not sameness.owns(live(), "spec", "addedByDefault")
+    assert not sameness.owns(live(manager="hpa"), "spec", "replicas")

@@ -1,0 +1,95 @@
+"""Why pods are not ready: documents of failing pods, as kubelets and schedulers write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from milliner_operator import pods, probes
+from milliner_operator.conditions import Reason
+
+
+def pod(*, statuses: list[dict[str, Any]] | None = None, **conditions: Any) -> dict[str, Any]:
+    found = [
+        {
+            "type": kind,
+            "status": "True" if value is True else "False",
+            **({"message": value} if value is not True else {}),
+        }
+        for kind, value in conditions.items()
+    ]
+    return {
+        "metadata": {"name": "p"},
+        "spec": {"nodeName": "node-1"},
+        "status": {"conditions": found, "containerStatuses": statuses or []},
+    }
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> list[dict[str, Any]]:
+    return [{"image": "i:1", "ready": False, "state": {"waiting": {"reason": reason, "message": message}}, **more}]
+
+
+CASES = [
+    (pod(PodScheduled="0/3 nodes: 3 Insufficient nvidia.com/gpu"), Reason.INSUFFICIENT_CAPACITY, "nvidia.com/gpu"),
+    (pod(PodScheduled="0/3 nodes: didn't match node selector"), Reason.UNSCHEDULABLE, "didn't match"),
+    (pod(statuses=waiting("ImagePullBackOff", "not found")), Reason.IMAGE_PULL_FAILED, "i:1: not found"),
+    (pod(statuses=waiting("ErrImagePull")), Reason.IMAGE_PULL_FAILED, "ErrImagePull"),
+    (pod(statuses=waiting("CreateContainerConfigError", "secret missing")), Reason.CRASH_LOOP, "secret missing"),
+    (
+        pod(
+            statuses=waiting(
+                "CrashLoopBackOff", restartCount=4, lastState={"terminated": {"exitCode": 2, "message": "bad config"}}
+            )
+        ),
+        Reason.CRASH_LOOP,
+        "exit code 2, restarted 4 times bad config",
+    ),
+    (
+        pod(
+            statuses=[
+                {
+                    "ready": False,
+                    "restartCount": 1,
+                    "state": {"running": {}},
+                    "lastState": {"terminated": {"exitCode": 1}},
+                }
+            ]
+        ),
+        Reason.CRASH_LOOP,
+        "exit code 1",
+    ),
+    (pod(statuses=[{"ready": True, "state": {"running": {}}}], Ready=""), Reason.DEVICE_UNREACHABLE, "node-1"),
+    (pod(statuses=[{"ready": False, "state": {"running": {}}}], Ready="not yet"), Reason.PODS_NOT_READY, "not yet"),
+]
+
+
+@pytest.mark.parametrize(("document", "reason", "message"), CASES)
+def test_reasons(document: dict[str, Any], reason: Reason, message: str) -> None:
+    found = pods.trouble([pod(Ready=True), document])
+    assert found is not None
+    assert found.reason is reason
+    assert message in found.message
+
+
+def test_the_most_telling_trouble_is_told() -> None:
+    documents = [each for each, *_ in reversed(CASES)]
+    found = pods.trouble(documents)
+    assert found is not None and found.reason is Reason.IMAGE_PULL_FAILED
+
+
+def test_pods_that_end_are_no_trouble() -> None:
+    leaving = CASES[0][0] | {"metadata": {"name": "p", "deletionTimestamp": "2026-11-21T12:00:00Z"}}
+    assert pods.trouble([leaving]) is None
+    assert not pods.is_ready(pod(Ready=True) | {"metadata": {"name": "p", "deletionTimestamp": "x"}})
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"ok": "maybe"}', "<html>"])
+def test_answers_that_are_none_are_failed_probes(text: str) -> None:
+    found = probes.parse(text, pod="p")
+    assert not found.ok and "p" in found.reason
+
+
+def test_a_probe_without_an_age_is_stale() -> None:
+    assert not probes.parse('{"ok": true}', pod="p").ok
+    assert probes.parse('{"ok": true, "ageSeconds": 3, "added": "later"}', pod="p").ok
