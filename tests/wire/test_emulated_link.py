@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.wire import conftest
@@ -327,3 +328,23 @@ async def test_a_link_process_does_not_outlive_its_parent() -> None:
     parent.kill()
     await parent.wait()
     await conftest.eventually(lambda: not listens(port), within_s=10)
+
+
+async def test_bytes_before_the_upstream_stands_wait_on_pythons_that_forget_an_early_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.11.2, Debian 12's, begins to read after `connection_made` though that has paused reading."""
+
+    def add_reader(self: Any, fd: int, callback: Any, *args: Any) -> None:
+        if not self._closing:
+            self._loop._add_reader(fd, callback, *args)
+
+    monkeypatch.setattr("asyncio.selector_events._SelectorTransport._add_reader", add_reader)
+    slow_handshake = emulated_link.LinkConditions(uplink_bytes_per_s=1e8, downlink_bytes_per_s=1e8, round_trip_s=0.1)
+    async with (
+        asyncio.timeout(10.0),
+        echo_server() as port,
+        emulated_link.EmulatedLink("127.0.0.1", port, slow_handshake) as link,
+        connection(link.port) as (reader, writer),
+    ):
+        assert await transfer(reader, writer, 10) < 10.0

@@ -79,7 +79,8 @@ class End(asyncio.BufferedProtocol):
         # last packet back until the one before is acknowledged, up to 40 ms
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._path.sources.add(self)
-        self.regulate()
+        # not at once: asyncio of Python 3.11.2 begins to read after this returns, even where it has paused reading
+        asyncio.get_running_loop().call_soon(self.regulate)
         if self._on_connected is not None:
             self._on_connected(self)
 
