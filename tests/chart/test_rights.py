@@ -15,11 +15,11 @@ WATCHED = charts.OPERATOR_CHART / "ci" / "watched-values.yaml"
 CHILD_VERBS = {"get", "list", "watch", "create", "patch", "delete"}  # server-side apply is patch, and create at first
 OTHERS = {
     (kinds.TOPOLOGY.group, kinds.TOPOLOGY.plural): {"get", "list", "watch", "patch"},
-    (kinds.TOPOLOGY.group, f"{kinds.TOPOLOGY.plural}/status"): {"get", "patch"},
+    (kinds.TOPOLOGY.group, f"{kinds.TOPOLOGY.plural}/status"): {"patch"},
     (kinds.TOPOLOGY.group, f"{kinds.TOPOLOGY.plural}/finalizers"): {"update"},
-    (kinds.POD.group, kinds.POD.plural): {"get", "list", "watch"},
+    (kinds.POD.group, kinds.POD.plural): {"list"},
     (kinds.POD.group, f"{kinds.POD.plural}/proxy"): {"get"},
-    (kinds.EVENT.group, kinds.EVENT.plural): {"create", "patch"},
+    (kinds.EVENT.group, kinds.EVENT.plural): {"create"},
 }
 
 
