@@ -13,7 +13,7 @@ PYTEST_FLAGS ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test e2e check lint format proto docs crd clean
+.PHONY: help setup demo test cluster-test e2e check lint format proto docs crd manifests images clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,6 +68,13 @@ docs: $(STAMP) ## Generate docs/topology.md from the schema
 CRD_FILES := manifests/crd/inferencetopologies.milliner.dev.yaml charts/milliner-crds/templates/inferencetopologies.milliner.dev.yaml
 crd: $(STAMP) ## Generate the CustomResourceDefinition from the schema
 	$(foreach file,$(CRD_FILES),$(BIN)/milliner crd --out $(file) &&) true
+
+manifests: $(STAMP) ## Render manifests/ from the charts; needs helm
+	$(BIN)/python manifests/render.py
+
+images: ## Build milliner/operator:test and milliner/runtime:test with docker
+	docker build --target operator -t milliner/operator:test .
+	docker build --target runtime -t milliner/runtime:test $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

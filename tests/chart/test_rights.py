@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+import yaml
 from tests.chart import charts
 
 from milliner_operator import kinds
@@ -29,13 +30,25 @@ def test_rules_are_what_the_code_calls(values: pathlib.Path | None, kind: str) -
     needed = OTHERS | {(each.group, each.plural): CHILD_VERBS for each in kinds.CHILDREN}
     assert roles
     for role in roles:
-        given = {
-            (group, resource): set(rule["verbs"])
-            for rule in role["rules"]
-            for group in rule["apiGroups"]
-            for resource in rule["resources"]
-        }
-        assert given == needed
+        assert given(role) == needed
+
+
+def test_rules_for_pools_in_another_cluster_are_what_the_code_calls_there() -> None:
+    """The operator watches nothing there: it lists at each pass."""
+    text = (charts.ROOT / "manifests" / "edge" / "rights.yaml").read_text()
+    pods = {key: verbs for key, verbs in OTHERS.items() if key[1].startswith(kinds.POD.plural)}
+    needed = pods | {(each.group, each.plural): CHILD_VERBS - {"watch"} for each in kinds.REMOTE_CHILDREN}
+    assert given(charts.only(list(yaml.safe_load_all(text)), "Role")) == needed
+
+
+def given(role: charts.Document) -> dict[tuple[str, str], set[str]]:
+    """Verbs by group and resource."""
+    return {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
 
 
 def test_rights_end_at_the_watched_namespaces() -> None:
