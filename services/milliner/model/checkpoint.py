@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,22 @@ DECODER_PREFIXES = ("model.", "language_model.model.", "model.language_model.")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeldSlice:
-    """The part of a model that a slice folder holds, and the digest of the whole."""
+    """The part of a model that a slice folder holds, and the digest of the whole.
+
+    Layers [start, end), and from `tail_start` to the last where that is not None.
+    """
 
     start: int
     end: int
     embedding: bool
     lm_head: bool
     parent_digest: str
+    tail_start: int | None = None
+
+    def has_layers(self, start: int, end: int) -> bool:
+        """Whether layers [start, end) of the model are here."""
+        in_tail = self.tail_start is not None and self.tail_start <= start
+        return start == end or in_tail or (self.start <= start and end <= self.end)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +71,15 @@ class Checkpoint:
         """
         if not path.is_dir():
             raise errors.CheckpointError("no such folder: give the folder that holds config.json", field=str(path))
+        return cls.described(path, tensor_files)
+
+    @classmethod
+    def described(cls, path: Path, find_files: Callable[[Path], Mapping[str, Path]]) -> Checkpoint:
+        """As `open`, with the tensors' files as `find_files(path)` tells: they need not be there to be planned with."""
         raw = read_json(path / CONFIG_FILE, remedy="a checkpoint folder needs it; download the model again")
         config = _text_config(path, raw)
         families.check(config)
-        files = tensor_files(path)
+        files = find_files(path)
         return cls(path=path, config=config, files=files, prefix=_decoder_prefix(files), held=held_slice(raw))
 
     @property
@@ -129,7 +143,7 @@ class Checkpoint:
         held = self.held
         if held is None:
             return
-        if start < end and not (held.start <= start and end <= held.end):
+        if not held.has_layers(start, end):
             raise errors.SplitOutsideModel(
                 f"{self.path} holds layers [{held.start}, {held.end}) and [{start}, {end}) is asked for: "
                 "write a slice with these bounds from the whole model",

@@ -1,72 +1,19 @@
 """Which model families can be sliced exactly, and what they add to plain layers. Read by `decoder` and `slice`.
 
-Slices run the families' own decoder layers, so most need nothing here but their name. A family is listed only when
-`tests/numerics` compares it with `transformers`' `generate` at every split point; all others are refused by name,
-because a family that does something between its layers would be computed wrongly without a sound.
+Slices run the families' own decoder layers, so most need nothing but their name in `family_table`. All others are
+refused by name, because a family that does something between its layers would be computed wrongly without a sound.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 import transformers
 
 from milliner.core import errors
-from milliner.model import kv_cache
+from milliner.model import family_table, kv_cache
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Family:
-    """What a family does outside its layers; the fields name attributes of its configuration.
-
-    `embedding_multiplier`: embeddings are multiplied by it. `logits_multiplier`, `logits_divisor`: logits likewise.
-    `window`: a sliding window that holds for every layer, in families without `layer_types`.
-    """
-
-    embedding_multiplier: str | None = None
-    logits_multiplier: str | None = None
-    logits_divisor: str | None = None
-    window: str | None = None
-
-
-PLAIN = Family()  # also Gemma: its embedding classes scale by themselves
-WINDOWED = Family(window="sliding_window")
-COHERE = Family(logits_multiplier="logit_scale")
-FAMILIES: dict[str, Family] = {
-    "apertus": PLAIN,
-    "arcee": PLAIN,
-    "cohere": COHERE,
-    "cohere2": COHERE,
-    "ernie4_5": PLAIN,
-    "exaone4": PLAIN,
-    "flex_olmo": PLAIN,
-    "gemma": PLAIN,
-    "gemma2": PLAIN,
-    "gemma3_text": PLAIN,
-    "glm": PLAIN,
-    "glm4": PLAIN,
-    "gpt_oss": PLAIN,
-    "granite": Family(embedding_multiplier="embedding_multiplier", logits_divisor="logits_scaling"),
-    "helium": PLAIN,
-    "hunyuan_v1_dense": PLAIN,
-    "llama": PLAIN,
-    "ministral": PLAIN,
-    "mistral": WINDOWED,
-    "mixtral": WINDOWED,
-    "olmo": PLAIN,
-    "olmo2": PLAIN,
-    "olmo3": PLAIN,
-    "olmoe": PLAIN,
-    "phi3": WINDOWED,
-    "qwen2": PLAIN,
-    "qwen2_moe": PLAIN,
-    "qwen3": PLAIN,
-    "qwen3_moe": PLAIN,
-    "seed_oss": PLAIN,
-    "smollm3": PLAIN,
-    "starcoder2": WINDOWED,
-    "vaultgemma": PLAIN,
-}
+Family = family_table.Family
+FAMILIES = family_table.FAMILIES
+unknown_family = family_table.unknown_family
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -77,11 +24,6 @@ def check(config: transformers.PretrainedConfig) -> Family:
     if refusal is not None:
         raise errors.UnsupportedModel(refusal, field="config.json")
     return FAMILIES[config.model_type]
-
-
-def unknown_family(model_type: str) -> str:
-    """What to say of a family that is not listed."""
-    return f"model_type {model_type!r} cannot be sliced exactly; supported: {', '.join(sorted(FAMILIES))}"
 
 
 def _refusal(config: transformers.PretrainedConfig) -> str | None:

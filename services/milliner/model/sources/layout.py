@@ -67,9 +67,10 @@ def read(folder: folders.Folder) -> ModelLayout:
 
 def weight_files(folder: folders.Folder) -> tuple[str, ...]:
     """The names of the folder's safetensors files, in order."""
-    if folder.read(INDEX_FILE) is None:
+    content = folder.read(INDEX_FILE)
+    if content is None:
         return (WEIGHTS_FILE,)
-    index = read_json(folder, INDEX_FILE, remedy="upload the checkpoint again")
+    index = _parsed(folder, INDEX_FILE, content, remedy="upload the checkpoint again")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _defect(folder, INDEX_FILE, "has no weight_map: upload the checkpoint again")
@@ -103,6 +104,10 @@ def read_json(folder: folders.Folder, name: str, *, remedy: str) -> dict[str, An
     content = folder.read(name)
     if content is None:
         raise errors.SourceError(f"there is no {name} at {folder.where}: {remedy}", field=folder.field)
+    return _parsed(folder, name, content, remedy=remedy)
+
+
+def _parsed(folder: folders.Folder, name: str, content: bytes, *, remedy: str) -> dict[str, Any]:
     try:
         document = json.loads(content)
     except ValueError:
