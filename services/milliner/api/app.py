@@ -1,6 +1,6 @@
 """The device's HTTP application: OpenAI's endpoints, health, metrics and the page. Built by the device role.
 
-Routing, reading bodies and wiring only; answers are made by `answering`.
+Routing, reading bodies and wiring only; answers are made by `answering`, health is told by `health`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from typing import Any
 
 from starlette import applications, exceptions, middleware, requests, responses, routing
 
-from milliner.api import admission, answering, chat, completions, errors, schema, streaming, text_service
+from milliner.api import (
+    admission,
+    answering,
+    chat,
+    completions,
+    errors,
+    health,
+    keys,
+    schema,
+    streaming,
+    text_service,
+)
 from milliner.api import middleware as api_middleware
 from milliner.core import errors as core_errors
 from milliner.core import ports
@@ -39,7 +50,7 @@ class Limits:
 
 
 class Api:
-    """The endpoints; `why_not_ready` says in words what is missing, or "", and `why_refused` refuses answers so."""
+    """The endpoints; `why_refused` says in words why answers are refused, or ""."""
 
     def __init__(
         self,
@@ -48,14 +59,12 @@ class Api:
         clock: ports.Clock,
         device_metrics: metrics.DeviceMetrics,
         limits: Limits,
-        why_not_ready: Callable[[], str],
         why_refused: Callable[[], str],
         kv_used_share: Callable[[], float] | None,
     ) -> None:
         self._service = service
         self._metrics = device_metrics
         self._limits = limits
-        self._why_not_ready = why_not_ready
         self._why_refused = why_refused
         self._kv_used_share = kv_used_share
         self._created_s = int(time.time())
@@ -71,9 +80,6 @@ class Api:
             routing.Route("/v1/completions", self.complete, methods=["POST"]),
             routing.Route("/v1/models", self.models, methods=["GET"]),
             routing.Route("/v1/models/{model:path}", self.model, methods=["GET"]),
-            routing.Route("/healthz", self.healthz, methods=["GET"]),
-            routing.Route("/readyz", self.readyz, methods=["GET"]),
-            routing.Route("/metrics", self.metrics, methods=["GET"]),
             routing.Route("/", self.page, methods=["GET"]),
         ]
 
@@ -94,22 +100,14 @@ class Api:
         self._check_model(request.path_params["model"])
         return responses.JSONResponse(self._model_card())
 
-    async def healthz(self, request: requests.Request) -> responses.Response:
-        return responses.JSONResponse({"status": "ok"})
-
-    async def readyz(self, request: requests.Request) -> responses.Response:
-        reason = self._why_not_ready()
-        body = {"status": "unavailable", "reason": reason} if reason else {"status": "ok"}
-        return responses.JSONResponse(body, status_code=503 if reason else 200)
-
-    async def metrics(self, request: requests.Request) -> responses.Response:
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of now and their content type."""
         self._metrics.set_gauges(
             running=self._slots.running,
             waiting=self._slots.waiting,
             kv_used_share=self._kv_used_share() if self._kv_used_share is not None else None,
         )
-        body, content_type = self._metrics.render(request.headers.get("accept", ""))
-        return responses.Response(body, headers={"Content-Type": content_type})
+        return self._metrics.render(accept)
 
     async def page(self, request: requests.Request) -> responses.Response:
         return responses.HTMLResponse(self._page, headers={"Content-Security-Policy": _PAGE_POLICY})
@@ -187,6 +185,8 @@ def create_app(
     why_not_ready: Callable[[], str] = lambda: "",
     why_refused: Callable[[], str] | None = None,
     kv_used_share: Callable[[], float] | None = None,
+    told_health: health.Health | None = None,
+    api_keys: keys.Keys | None = None,
 ) -> applications.Starlette:
     """The application. `service.on_finished` should feed `device_metrics.observe`; without metrics that is done here.
 
@@ -195,6 +195,8 @@ def create_app(
         why_refused: why a request for an answer is refused at once, or "". Default: `why_not_ready`. A device that
             has lost its cloud is not ready, but may let answers wait for it.
         kv_used_share: the device's KV cache in use, 0 to 1, asked at each scrape.
+        told_health: what the role says of itself; readiness and metrics are filled in here. Default: made here.
+        api_keys: who may ask; None: everyone.
     """
     model = service.model
     if device_metrics is None:
@@ -205,13 +207,17 @@ def create_app(
         clock=clock,
         device_metrics=device_metrics,
         limits=limits or Limits(),
-        why_not_ready=why_not_ready,
         why_refused=why_refused or why_not_ready,
         kv_used_share=kv_used_share,
     )
+    told = told_health or health.Health()
+    told.loading, told.why_not_ready, told.render_metrics = "", why_not_ready, api.render_metrics
     headers = {"X-Milliner-Topology": model.topology, "X-Milliner-Strategy": model.strategy}
+    around = [middleware.Middleware(api_middleware.Envelope, headers=headers)]
+    if api_keys is not None:
+        around.append(middleware.Middleware(keys.RequireKey, keys=api_keys))
     return applications.Starlette(
-        routes=api.routes(),
-        middleware=[middleware.Middleware(api_middleware.Envelope, headers=headers)],
+        routes=[*api.routes(), *told.routes()],
+        middleware=around,
         exception_handlers={exceptions.HTTPException: _http_exception},
     )

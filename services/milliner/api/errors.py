@@ -88,6 +88,8 @@ def response_for(error: BaseException) -> responses.JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, errors.UnavailableError):
         headers["Retry-After"] = "1"
+    elif face_of(error).status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return responses.JSONResponse(body_of(error), status_code=face_of(error).status, headers=headers)
 
 

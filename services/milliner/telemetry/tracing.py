@@ -1,7 +1,8 @@
 """Sets up OpenTelemetry's SDK for one process: a provider with a tier's resource, a sampler and exporters.
 
 Roles call this once; everything else takes a `Tracer` or nothing. Spans stay in memory (the most recent ones) and go
-to whatever exporters the caller passes besides. The global provider is left alone, so several tiers can live in one
+to an OTLP receiver where there is one. Only sampled requests have spans at all; a tier below follows the decision of
+the one above, which travels in `traceparent`. The global provider is left alone, so several tiers can live in one
 process.
 """
 
@@ -9,17 +10,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk import resources
 from opentelemetry.sdk import trace as sdk_trace
-from opentelemetry.sdk.trace import export, sampling
+from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace.propagation import tracecontext
 
 # Arbitrary: about a thousand requests of ten rounds; a span takes some 2 KB.
 RECENT_SPANS = 20_000
+
+if TYPE_CHECKING:
+    from milliner.telemetry import otlp
 
 _PROPAGATOR = tracecontext.TraceContextTextMapPropagator()
 
@@ -47,13 +51,17 @@ class RecentSpans(sdk_trace.SpanProcessor):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tracing:
-    """A process's tracing; `shutdown` flushes exporters."""
+    """A process's tracing."""
 
     provider: sdk_trace.TracerProvider
     tracer: trace.Tracer
     recent: RecentSpans
+    exporter: otlp.OtlpExporter | None = None
 
     def shutdown(self) -> None:
+        """Sends what is left, which blocks for seconds where the receiver does not answer; not on an event loop."""
+        if self.exporter is not None:
+            self.exporter.end_soon()
         self.provider.shutdown()
 
 
@@ -63,9 +71,12 @@ def set_up(
     topology: str = "",
     instance: str = "",
     sampling_percent: float = 100.0,
-    exporters: Sequence[export.SpanExporter] = (),
+    otlp_endpoint: str = "",
 ) -> Tracing:
-    """A provider for one tier (`cloud` or `device`). A caller's sampling decision wins over `sampling_percent`."""
+    """A provider for one tier (`cloud` or `device`), which sends to `otlp_endpoint` (a URL) if there is one.
+
+    A caller's sampling decision wins over `sampling_percent`.
+    """
     attributes = {"service.name": f"milliner-{tier}", "service.namespace": topology, "service.instance.id": instance}
     provider = sdk_trace.TracerProvider(
         resource=resources.Resource({name: value for name, value in attributes.items() if value}),
@@ -74,9 +85,13 @@ def set_up(
     )
     recent = RecentSpans()
     provider.add_span_processor(recent)
-    for exporter in exporters:
-        provider.add_span_processor(export.BatchSpanProcessor(exporter))
-    return Tracing(provider=provider, tracer=provider.get_tracer("milliner"), recent=recent)
+    exporter = None
+    if otlp_endpoint:
+        from milliner.telemetry import otlp  # brings protobuf and grpc, which nobody else here needs
+
+        exporter = otlp.OtlpExporter(otlp_endpoint)
+        provider.add_span_processor(otlp.processor(exporter))
+    return Tracing(provider=provider, tracer=provider.get_tracer("milliner"), recent=recent, exporter=exporter)
 
 
 def parent_from(traceparent: str) -> otel_context.Context:
