@@ -11,15 +11,22 @@ is known, it tells the two cases apart (the frame before had left at its arrival
 **Round trip.** transit = received − sent − remote = round trip + bytes / rate for a frame sent into an idle link. A
 line through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even
 where no prompt was ever long enough for a backlog.
+
+**Against bad luck.** A stall of the link looks like a slow link, and a sender that spaces its frames by too low a rate
+never sees a backlog again. So a rate by which a frame could not yet have arrived is forgotten, and what is believed to
+be on its way is at most what was sent after the last frame that was answered.
 """
 
 from __future__ import annotations
+
+import collections
 
 from milliner.engine import delay_model
 
 RATE_WEIGHT = 0.3  # of a new sample in the moving average; arbitrary: settles in about five chunks
 TRANSIT_UNIT_BYTES = 64  # the line's unit: frames of 0.5 to 64 KiB become 8 to 1,024 units; arbitrary
 MIN_SPREAD_BYTES = 4096  # frames must differ by this much before the line's slope means a rate; arbitrary
+DISPROOF_SHARE = 1.25  # a rate that makes an upload this much longer than it was is wrong, not jitter; arbitrary
 BACKLOG_SHARE = 1.25  # arrivals this much further apart than the sends were prove a backlog; arbitrary
 
 
@@ -31,6 +38,7 @@ class Uplink:
         self._transit = delay_model.DelayModel()
         self._smallest_bytes = self._largest_bytes = 0
         self._free_at_s = 0.0
+        self._unanswered: collections.deque[tuple[float, int]] = collections.deque()  # sent at, bytes
         self._last: tuple[str, float, float] | None = None  # session, sent, arrived + way back
 
     @property
@@ -42,6 +50,7 @@ class Uplink:
 
     def sent(self, *, at_s: float, num_bytes: int) -> None:
         """A frame was handed to the transport."""
+        self._unanswered.append((at_s, num_bytes))
         if (rate := self.bytes_per_s) is not None:
             self._free_at_s = max(self._free_at_s, at_s) + num_bytes / rate
 
@@ -57,6 +66,8 @@ class Uplink:
     def replied(self, *, session_id: str, sent_s: float, received_s: float, remote_s: float, num_bytes: int) -> None:
         """A reply came for a frame of `num_bytes`, sent at `sent_s`; `remote_s` is all that the cloud reported."""
         arrived_s = received_s - remote_s
+        self._forget_if_disproved(num_bytes, arrived_s - sent_s)
+        self._forget_what_left(sent_s, now_s=received_s)
         previous, self._last = self._last, (session_id, sent_s, arrived_s)
         if previous is not None and previous[0] == session_id:
             _, previous_sent_s, previous_arrived_s = previous
@@ -76,6 +87,21 @@ class Uplink:
         if self._largest_bytes - self._smallest_bytes < MIN_SPREAD_BYTES or self._transit.per_token_s == 0.0:
             return None
         return self._transit.fixed_s
+
+    def _forget_if_disproved(self, num_bytes: int, transit_s: float) -> None:
+        """A frame's own upload is a part of its transit: a rate by which it takes longer is wrong."""
+        rate = self._backlog_bytes_per_s
+        upload_s = transit_s - (self._round_trip_s or 0.0)
+        if rate is not None and num_bytes >= MIN_SPREAD_BYTES and num_bytes / rate > DISPROOF_SHARE * upload_s:
+            self._backlog_bytes_per_s = None
+
+    def _forget_what_left(self, sent_s: float, *, now_s: float) -> None:
+        """The frame sent at `sent_s` was answered at `now_s`, so it has left, and all that went before it."""
+        while self._unanswered and self._unanswered[0][0] <= sent_s:
+            self._unanswered.popleft()
+        rate = self.bytes_per_s
+        left_s = 0.0 if rate is None else sum(num_bytes for _, num_bytes in self._unanswered) / rate
+        self._free_at_s = min(self._free_at_s, now_s + left_s)
 
     def _had_to_wait(self, sent_s: float, gap_s: float, *, previous_sent_s: float, previous_arrived_s: float) -> bool:
         """Whether a frame was sent before the one before it had left, so that their gap is its own upload.

@@ -71,3 +71,35 @@ def test_a_sender_that_waits_too_long_between_frames_does_not_talk_itself_slower
     feed(estimate, [(1.0 * index, 500 if index % 3 else 60_000) for index in range(12)])
     feed(estimate, [(100.0, 8_000), (100.011, 33_000), (100.047, 45_000)])  # each 3 ms after the one before has left
     assert estimate.bytes_per_s == pytest.approx(RATE, rel=0.02)
+
+
+def test_a_stall_is_forgotten_although_the_sender_waits_for_what_it_believes_is_on_its_way() -> None:
+    estimate = uplink.Uplink()
+    for sent_s, left_s in ((0.0, 0.1), (0.001, 8.2)):  # two frames of a first prompt; the link stalls in the second
+        estimate.sent(at_s=sent_s, num_bytes=100_000)
+        received_s = left_s + ROUND_TRIP_S
+        estimate.replied(session_id="a", sent_s=sent_s, received_s=received_s, remote_s=0.0, num_bytes=100_000)
+    assert estimate.bytes_per_s is not None
+    assert estimate.bytes_per_s < RATE / 50
+    now_s = free_s = 10.0
+    for prompt in range(3):
+        for _ in range(8):
+            now_s += estimate.backlog_s(now_s=now_s) + 0.002
+            free_s = max(free_s, now_s) + 0.1
+            estimate.sent(at_s=now_s, num_bytes=100_000)
+            received_s = free_s + ROUND_TRIP_S
+            estimate.replied(
+                session_id=f"{prompt}", sent_s=now_s, received_s=received_s, remote_s=0.0, num_bytes=100_000
+            )
+            now_s = received_s
+    assert estimate.backlog_s(now_s=now_s) < 0.2
+    assert now_s < 10.0 + 2 * 24 * 0.122  # 24 frames of 0.1 s, each answered before the next
+
+
+def test_what_was_answered_is_not_on_its_way() -> None:
+    estimate = uplink.Uplink()
+    feed(estimate, [(0.001 * index, 20_000) for index in range(6)])
+    estimate.sent(at_s=100.0, num_bytes=5_000_000)  # five seconds' worth, as it seems
+    estimate.sent(at_s=100.01, num_bytes=20_000)
+    estimate.replied(session_id="t", sent_s=100.0, received_s=100.5, remote_s=0.0, num_bytes=5_000_000)
+    assert estimate.backlog_s(now_s=100.5) < 0.05
