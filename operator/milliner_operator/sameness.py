@@ -34,14 +34,13 @@ def unchanged(desired: Manifest, live: Manifest, *, manager: str = FIELD_MANAGER
 
 
 def _holds(desired: Any, live: Any) -> bool:
-    """Whether `live` has all of `desired`; defaults that the API server added are no difference."""
+    """Whether `live` has all of `desired`; defaults that the API server added are no difference, nor are false and
+    empty values that it leaves out."""
+    if live is None and not desired:
+        return True
     if isinstance(desired, Mapping):
-        if not desired and live is None:
-            return True
         return isinstance(live, Mapping) and all(_holds(value, live.get(key)) for key, value in desired.items())
     if isinstance(desired, list):
-        if not desired and live is None:
-            return True
         if not isinstance(live, list) or len(live) != len(desired):
             return False
         return all(_holds(one, other) for one, other in zip(desired, live, strict=True))

@@ -16,10 +16,9 @@ NETWORK_SOURCE_PORTS = (443, 80)  # hf:// and https://
 
 
 def headless_service(scope: common.Scope, name: str) -> dict[str, Any]:
-    """One address per cloud pod; also of pods that are not ready, which devices find out by health themselves."""
+    """One address per cloud pod that is ready."""
     spec = {
         "clusterIP": "None",
-        "publishNotReadyAddresses": False,
         "selector": names.labels(scope.topology, role=names.ROLE_CLOUD),
         "ports": [_service_port("grpc", common.GRPC_PORT)],
     }

@@ -1,7 +1,7 @@
 """Stands in for the runtime image in tests of the operator alone: same command line, same ports, no model.
 
-`inspect` writes the facts that its configuration asks for; `cloud` and `device` answer health and probe. A file
-`fail` in the ConfigMap's folder, or a source that names `missing`, makes it fail as the real one would.
+`inspect` writes made-up facts, an error where the source names `missing`; `cloud` and `device` answer health and probe,
+and end at once where the served name is `crash`.
 """
 
 import http.server
@@ -29,7 +29,7 @@ if config["model"]["servedName"] == "crash":
 class Handler(http.server.BaseHTTPRequestHandler):
     """Healthy at once; the probe's figures are made up."""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         figures = {"roundTripMicroseconds": 21000, "timeToFirstTokenMilliseconds": 40, "tokensPerSecond": 30}
         probe = {"ok": True, "reason": "", "revision": os.environ["MILLINER_REVISION"], "modelDigest": DIGEST}
         body = json.dumps(probe | figures | {"ageSeconds": 1}).encode()
@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format, *args):
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

@@ -71,8 +71,9 @@ def test_quantities_are_amounts(one: str, other: str, same: bool) -> None:
     assert sameness.unchanged(desired(cpu=one), live(cpu=other)) is same
 
 
-def test_empty_lists_and_mappings_may_be_absent() -> None:
-    assert sameness.unchanged(desired(selector={}, ingress=[]), live())
+def test_empty_and_false_values_may_be_absent() -> None:
+    """An API server leaves them out: `publishNotReadyAddresses: false` was applied anew with every pass."""
+    assert sameness.unchanged(desired(selector={}, ingress=[], flag=False), live())
 
 
 def test_owning_a_field() -> None:

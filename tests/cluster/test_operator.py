@@ -1,0 +1,243 @@
+"""The operator at a real cluster with stand-in pods: until Ready, no write without a change, rollouts, faults.
+
+The pods are those of tests/cluster/stand_in, which know no model: what is tested is the control plane alone. Needs an
+image that the nodes have: `MILLINER_STAND_IN_IMAGE`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.cluster import api_server, operator_process
+
+NEEDED = (
+    "needs nodes with an image of tests/cluster/stand_in (docker build tests/cluster/stand_in): set "
+    "MILLINER_STAND_IN_IMAGE to its name there"
+)
+DEADLINE_S = 90.0
+KINDS = {
+    "deployments": "/apis/apps/v1",
+    "daemonsets": "/apis/apps/v1",
+    "services": "/api/v1",
+    "configmaps": "/api/v1",
+    "secrets": "/api/v1",
+    "serviceaccounts": "/api/v1",
+    "pods": "/api/v1",
+    "jobs": "/apis/batch/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+    "poddisruptionbudgets": "/apis/policy/v1",
+    "horizontalpodautoscalers": "/apis/autoscaling/v2",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """A namespace that enforces Pod Security `restricted`, and an operator that watches it."""
+
+    server: api_server.ApiServer
+    namespace: str
+    operator: operator_process.OperatorProcess
+
+    def apply(self, name: str, **spec: Any) -> None:
+        content = {
+            "model": {"source": "builtin://demo"},
+            "strategy": {"type": "Hat"},
+            "devicePools": [{"name": "local", "replicas": 1}],
+        }
+        document = {
+            "apiVersion": "milliner.dev/v1alpha1",
+            "kind": "InferenceTopology",
+            "metadata": {"name": name},
+            "spec": content | spec,
+        }
+        self.server.apply(api_server.topologies(self.namespace, name), document)
+
+    def topology(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.server.request("GET", api_server.topologies(self.namespace, name))
+        return found
+
+    def delete(self, name: str) -> None:
+        self.server.request("DELETE", api_server.topologies(self.namespace, name))
+
+    def condition(self, name: str, kind: str) -> tuple[str, str]:
+        topology = self.topology(name)
+        status = topology.get("status") or {}
+        for each in status.get("conditions") or ():
+            if each["type"] == kind and each["observedGeneration"] == topology["metadata"]["generation"]:
+                return each["status"], each["reason"]
+        return "", ""
+
+    def until(self, what: Callable[[], bool], *, name: str = "") -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not what():
+            state = (self.topology(name).get("status") or {}).get("conditions") if name else ""
+            assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {state}\n{self.operator.log[-4000:]}"
+            time.sleep(0.2)
+
+    def until_condition(self, name: str, kind: str, *expected: str) -> None:
+        self.until(lambda: self.condition(name, kind)[: len(expected)] == expected, name=name)
+
+    def children(self, topology: str) -> dict[str, dict[str, Any]]:
+        """All objects with the topology's label, by kind and name."""
+        found: dict[str, dict[str, Any]] = {}
+        for plural, root in KINDS.items():
+            path = f"{root}/namespaces/{self.namespace}/{plural}"
+            items = self.server.request("GET", path, labelSelector=f"milliner.dev/topology={topology}")["items"]
+            found |= {f"{plural}/{each['metadata']['name']}": each for each in items}
+        return found
+
+    def versions(self, topology: str) -> dict[str, str]:
+        return {name: each["metadata"]["resourceVersion"] for name, each in self.children(topology).items()}
+
+    def uids(self, topology: str, part: str) -> set[str]:
+        return {
+            each["metadata"]["uid"]
+            for name, each in self.children(topology).items()
+            if name.startswith("pods/") and part in name
+        }
+
+
+@pytest.fixture(scope="module")
+def world(
+    server: api_server.ApiServer, kubeconfig: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    image = os.environ.get("MILLINER_STAND_IN_IMAGE", "")
+    if not image:
+        pytest.skip(NEEDED)
+    namespace = server.create_namespace("milliner-operator-")
+    enforced = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    server.request("PATCH", f"/api/v1/namespaces/{namespace}", body=enforced, content_type=api_server.MERGE)
+    log = tmp_path_factory.mktemp("operator") / "log"
+    operator = operator_process.OperatorProcess(kubeconfig=kubeconfig, namespace=namespace, image=image, log=log)
+    operator.start()
+    try:
+        yield World(server=server, namespace=namespace, operator=operator)
+    finally:
+        operator.stop(signal.SIGKILL)
+        server.delete_namespace(namespace)
+
+
+@pytest.fixture(scope="module")
+def chat(world: World) -> World:
+    """With a topology `chat` that is ready."""
+    world.apply("chat", cloud={"replicas": 2})
+    world.until_condition("chat", "Ready", "True")
+    return world
+
+
+def test_ready_says_unknown_first_and_every_pod_is_admitted(chat: World) -> None:
+    topology = chat.topology("chat")
+    assert topology["status"]["summary"] == {"cloud": "2/2", "devices": "1/1"}
+    assert topology["status"]["observedGeneration"] == 1
+    assert topology["status"]["model"]["layers"] == 8
+    assert not topology["metadata"].get("finalizers")
+    assert not any("kopf" in each for each in topology["metadata"].get("annotations") or {})
+    assert not [name for name in chat.children("chat") if name.startswith("jobs/")]
+
+
+def test_an_unchanged_world_gets_no_write(chat: World) -> None:
+    chat.operator.passes(2)
+    before, writes = chat.versions("chat"), chat.operator.metric("milliner_operator_writes_total")
+    version = chat.topology("chat")["metadata"]["resourceVersion"]
+    chat.operator.passes(3)
+    assert chat.operator.metric("milliner_operator_writes_total") == writes
+    assert chat.versions("chat") == before
+    assert chat.topology("chat")["metadata"]["resourceVersion"] == version
+
+
+def test_a_restarted_operator_writes_nothing_either(chat: World) -> None:
+    before = chat.versions("chat")
+    assert chat.operator.stop() == 0
+    chat.operator.start()
+    chat.operator.passes(2)
+    assert chat.operator.metric("milliner_operator_writes_total") == 0
+    assert chat.versions("chat") == before
+
+
+def test_a_deleted_service_comes_back(chat: World) -> None:
+    chat.server.request("DELETE", f"/api/v1/namespaces/{chat.namespace}/services/chat-cloud")
+    chat.until(lambda: "services/chat-cloud" in chat.children("chat"))
+    chat.until_condition("chat", "Ready", "True")
+
+
+def test_a_change_of_one_role_replaces_only_its_pods_and_a_revert_converges(chat: World) -> None:
+    clouds, devices = chat.uids("chat", "cloud"), chat.uids("chat", "device")
+    revision = chat.topology("chat")["status"]["cloud"]["revision"]
+    chat.apply("chat", cloud={"replicas": 2, "engine": {"maxSessions": 8}})
+    chat.until(lambda: bool(chat.uids("chat", "cloud") - clouds))
+    chat.operator.stop(signal.SIGKILL)  # in mid-rollout
+    chat.apply("chat", cloud={"replicas": 2})
+    chat.operator.start()
+    chat.until_condition("chat", "Ready", "True")
+    assert chat.topology("chat")["status"]["cloud"]["revision"] == revision
+    assert chat.uids("chat", "device") == devices
+
+
+def test_scale_is_a_subresource(chat: World) -> None:
+    path = f"{api_server.topologies(chat.namespace, 'chat')}/scale"
+    scale = chat.server.request("GET", path)
+    assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (2, 2)
+    chat.server.request("PATCH", path, body={"spec": {"replicas": 3}}, content_type=api_server.MERGE)
+    chat.until(lambda: chat.topology("chat")["status"]["summary"]["cloud"] == "3/3")
+    chat.until_condition("chat", "Ready", "True")
+
+
+FAULTS = [
+    ({"model": {"source": "builtin://missing"}}, "ModelReady", "ModelNotFound"),
+    ({"model": {"source": "builtin://demo", "servedName": "crash"}}, "CloudReady", "CrashLoop"),
+    ({"cloud": {"pod": {"nodeSelector": {"no": "such"}}}}, "CloudReady", "Unschedulable"),
+    ({"cloud": {"accelerator": {"resourceName": "example.com/none"}}}, "CloudReady", "InsufficientCapacity"),
+    ({"devicePools": [{"name": "p", "nodeSelector": {"no": "such"}}]}, "DevicesReady", "NoMatchingNodes"),
+    ({"devicePools": [{"name": "p", "api": {"exposure": "HostPort"}}]}, "DevicesReady", "PodRefused"),
+    ({"model": {"source": "builtin://demo", "digest": "sha256:" + "0" * 64}}, "ModelReady", "ModelDigestMismatch"),
+    ({"strategy": {"type": "Hat", "hat": {"splitLayer": 7, "tailLayers": 1}}}, "SpecValid", "SpecInvalid"),
+]
+
+
+@pytest.mark.parametrize(("spec", "condition", "reason"), FAULTS, ids=[each[2] for each in FAULTS])
+def test_faults_are_named_and_mended(world: World, spec: dict[str, Any], condition: str, reason: str) -> None:
+    name = f"fault-{reason.lower()}"
+    if reason == "Unschedulable":  # the inspect Job runs where the cloud does: it must have answered before
+        world.apply(name)
+        world.until_condition(name, "ModelReady", "True")
+    world.apply(name, **spec)
+    world.until_condition(name, condition, "False", reason)
+    assert world.condition(name, "Ready")[0] == "False"
+    world.apply(name)
+    world.until_condition(name, "Ready", "True")
+    world.delete(name)
+
+
+def test_a_child_of_somebody_else_is_left_alone(world: World) -> None:
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine-cloud"}, "data": {"a": "b"}}
+    path = f"/api/v1/namespaces/{world.namespace}/configmaps"
+    world.server.request("POST", path, body=theirs)
+    world.apply("mine")
+    world.until_condition("mine", "CloudReady", "False", "ChildNotOwned")
+    assert world.server.request("GET", f"{path}/mine-cloud")["data"] == {"a": "b"}
+    world.server.request("DELETE", f"{path}/mine-cloud")
+    world.until_condition("mine", "Ready", "True")
+    world.delete("mine")
+
+
+def test_an_autoscaler_says_what_it_lacks(world: World) -> None:
+    world.apply("scaled", cloud={"scaling": {"minReplicas": 2, "maxReplicas": 3}})
+    world.until_condition("scaled", "Ready", "True")
+    world.until(lambda: world.condition("scaled", "ScalingReady")[0] in ("True", "False"), name="scaled")
+    world.until(lambda: world.topology("scaled")["status"]["cloud"]["desired"] == 2, name="scaled")
+    world.delete("scaled")
+
+
+def test_deletion_leaves_nothing_behind_with_the_operator_stopped(chat: World) -> None:
+    chat.until_condition("chat", "Ready", "True")
+    chat.operator.stop()
+    chat.delete("chat")
+    chat.until(lambda: not chat.children("chat"))
+    chat.operator.start()
