@@ -48,9 +48,11 @@ COPY services/milliner /code/milliner
 COPY operator/milliner_operator /code/milliner_operator
 RUN chmod -R a+rX /code && python -m compileall -q -s /code -p /opt/milliner/code /code
 
+# kubernetes/aio is the whole client once more, for asyncio: 68 MB that nothing here imports.
 FROM venv AS operator-packages
 COPY --from=lists /lists/operator.txt /lists/others.txt /lists/
 RUN python -m pip install --no-cache-dir --quiet -c /lists/others.txt -r /lists/operator.txt \
+    && rm -rf /opt/milliner/venv/lib/python3*/site-packages/kubernetes/aio \
     && python -m pip uninstall --yes --quiet setuptools pip
 
 FROM base AS operator
