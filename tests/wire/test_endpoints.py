@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import NoReturn
 
+import grpc
 import pytest
 from tests.wire import conftest, toy_cloud
 
 from milliner.core import errors
-from milliner.wire import client, endpoints, server
+from milliner.wire import client, client_stream, endpoints, server
 
 NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 NO_ANSWER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -142,3 +144,32 @@ async def test_a_lost_replica_has_names_looked_up_at_once(names: Names) -> None:
         await old.stop()
         await transport.open(toy_cloud.session_open("s2"))
         assert second.opened == ["s2"]
+
+
+async def test_a_replica_that_goes_while_another_is_tried_is_left_out(names: Names) -> None:
+    full, gone, new = toy_cloud.ToyCloud(), toy_cloud.ToyCloud(), toy_cloud.ToyCloud()
+    names.addresses = ["127.0.0.1", "127.0.0.2"]
+    async with (
+        await server.serve(full) as first,
+        await server.serve(gone, host="127.0.0.2", port=first.port),
+        await server.serve(new, host="127.0.0.3", port=first.port),
+        client.GrpcTransport([f"dns:cloud:{first.port}"], timeouts=conftest.TIMEOUTS) as transport,
+    ):
+
+        async def refuse(_: object) -> NoReturn:
+            names.addresses = ["127.0.0.1", "127.0.0.3"]
+            assert await transport.why_unreachable() == ""  # closes the second, which nobody uses
+            raise errors.TooManySessions("no room", field="session_id")
+
+        full.open = refuse  # type: ignore[method-assign]
+        await transport.open(toy_cloud.session_open("s1"))
+        assert (gone.opened, new.opened) == ([], ["s1"])
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_a_replica_that_cannot_be_reached() -> None:
+    channel = grpc.aio.insecure_channel("127.0.0.1:1")
+    await channel.close()
+    with pytest.raises(errors.UnavailableError, match="is closed"):
+        await client_stream.open_stream(
+            channel, toy_cloud.session_open("s1"), endpoint="127.0.0.1:1", timeouts=conftest.TIMEOUTS
+        )

@@ -84,6 +84,8 @@ class GrpcTransport:
                 refusals.append(error)
                 continue
             for candidate in self._in_order(found):
+                if self._replicas.get(candidate.target) is not candidate:
+                    continue  # nothing led to it any more while another was tried: it is closed
                 tried.add(candidate.target)
                 try:
                     return await candidate.open(request, eager=eager)

@@ -264,7 +264,10 @@ async def open_stream(
 ) -> ClientStream:
     """Opens a session over `channel`; nothing is left behind when it fails. `expected`: see `ClientStream.open`."""
     metadata = (("traceparent", request.traceparent),) if request.traceparent else None
-    call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None, metadata=metadata)
+    try:
+        call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None, metadata=metadata)
+    except grpc.aio.UsageError as error:  # the replica was given up while this opening waited for another one
+        raise errors.UnavailableError(f"the connection to {endpoint} is closed: {error}", field="cloud") from error
     stream = ClientStream(call, request=request, endpoint=endpoint, timeouts=timeouts)
     try:
         await stream.open(expected)
