@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pathlib
 from typing import Literal
 
 import pydantic
@@ -63,6 +64,11 @@ class InspectConfig(base.Model):
     model: role_config.ModelFiles = pydantic.Field(description="The model's source and where it is or goes.")
     drafter_source: str | None = pydantic.Field(default=None, description="Source of the adapter or heads.")
     drafter_path: str | None = pydantic.Field(default=None, description="Where the drafter is or goes.")
+
+
+def load(path: pathlib.Path) -> InspectConfig:
+    """Reads an inspect Job's configuration; raises `DocumentError` or `SpecInvalid` naming file and field."""
+    return base.parse(InspectConfig, role_config.read_document(path), origin=str(path))
 
 
 def parse_line(line: str) -> InspectedFacts:

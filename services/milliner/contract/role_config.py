@@ -162,15 +162,21 @@ class DeviceRoleConfig(RoleConfig):
 
 def load(path: pathlib.Path) -> CloudRoleConfig | DeviceRoleConfig:
     """Reads a role's configuration; raises `DocumentError` or `SpecInvalid` naming file and field (*expected*)."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise errors.DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise errors.DocumentError(f"{path}: not JSON: {error}") from None
+    document = read_document(path)
     role = document.get("role") if isinstance(document, dict) else None
     if role == "cloud":
         return base.parse(CloudRoleConfig, document, origin=str(path))
     if role == "device":
         return base.parse(DeviceRoleConfig, document, origin=str(path))
     raise errors.SpecInvalid([errors.Problem("role", f"found {role!r}, use cloud or device")], origin=str(path))
+
+
+def read_document(path: pathlib.Path) -> object:
+    """The JSON in a role's configuration file; raises `DocumentError` (*expected*)."""
+    try:
+        document: object = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise errors.DocumentError(f"{path}: not JSON: {error}") from None
+    return document

@@ -20,11 +20,12 @@ import transformers
 
 from milliner.core import errors
 from milliner.model import families
+from milliner.model.sources import layout
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-SLICE_KEY = "milliner_slice"  # in config.json of a folder that holds a slice
+CONFIG_FILE = layout.CONFIG_FILE
+WEIGHTS_FILE = layout.WEIGHTS_FILE
+INDEX_FILE = layout.INDEX_FILE
+SLICE_KEY = layout.SLICE_KEY
 
 # Where text models keep their decoder, from plain to multi-modal checkpoints (Gemma 3 in old and new spelling).
 DECODER_PREFIXES = ("model.", "language_model.model.", "model.language_model.")

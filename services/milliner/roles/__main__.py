@@ -1,7 +1,7 @@
-"""`python -m milliner.roles cloud|device --config FILE`: one role of a topology, until SIGTERM.
+"""`python -m milliner.roles cloud|device|inspect --config FILE`: one role of a topology, until SIGTERM (inspect: once).
 
 Exit status 0: ended as asked; 1: the work failed; 2: configuration or files are wrong (a `failed` event says what).
-The only reader of the environment: `MILLINER_LIFELINE_FD` (set by a runner), `MILLINER_LOG_LEVEL`.
+The only reader of the environment: `MILLINER_LIFELINE_FD` (set by a runner), `MILLINER_LOG_LEVEL`, `HF_ENDPOINT`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,30 @@ def main() -> int:
     """Runs the role and returns its exit status."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # C-core would log every connection that ends
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # asks for counters; there are none until the role serves
+    if os.getpid() == 1:  # the kernel spares a container's first process signals that it has no handler for
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     lifeline.hold(os.environ)  # first: what follows imports torch, and the runner may die meanwhile
     parser = argparse.ArgumentParser(prog="python -m milliner.roles", description="One role of a topology.")
-    parser.add_argument("role", choices=("cloud", "device"))
+    parser.add_argument("role", choices=("cloud", "device", "inspect"))
     parser.add_argument("--config", type=pathlib.Path, required=True, metavar="FILE", help="role configuration, JSON")
     arguments = parser.parse_args()
+    if arguments.role == "inspect":
+        return _inspect(arguments.config)
     return _run(arguments.role, arguments.config)
+
+
+def _inspect(path: pathlib.Path) -> int:
+    from milliner.roles import inspecting, reporter
+
+    reporter.set_up_logging(os.environ.get("MILLINER_LOG_LEVEL", "INFO"))
+    return inspecting.run(path, environment=os.environ)
 
 
 def _run(role: str, path: pathlib.Path) -> int:
     from milliner.contract import errors as contract_errors
     from milliner.contract import role_config, role_events
     from milliner.core import errors
-    from milliner.roles import reporter
+    from milliner.roles import fetching, places, reporter
 
     reporter.set_up_logging(os.environ.get("MILLINER_LOG_LEVEL", "INFO"))
     report = reporter.Reporter(role=role, name=path.stem)
@@ -45,6 +56,7 @@ def _run(role: str, path: pathlib.Path) -> int:
         if config.role != role:
             raise errors.ConfigError(f"is {config.role}, but this process was started as {role}", field="role")
         report = reporter.Reporter(role=role, name=config.name)
+        config = fetching.with_local_files(config, places.from_environment(os.environ))
         asyncio.run(_serve(config, report))
     except (errors.MillinerError, contract_errors.ContractError, BaseExceptionGroup) as raised:
         error = _expected(raised, (errors.MillinerError, contract_errors.ContractError))

@@ -19,6 +19,7 @@ from milliner.model.sources import folders
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SLICE_KEY = "milliner_slice"  # in config.json of a folder that holds a slice
 LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 100_000_000  # what the safetensors library takes
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.safetensors")
@@ -63,6 +64,15 @@ def read(folder: folders.Folder) -> ModelLayout:
         stats[name] = folder.stat(name)
         tensors.update((tensor.name, tensor) for tensor in read_header(folder, name, stats[name]))
     return ModelLayout(raw_config=raw_config, files=stats, tensors=tensors)
+
+
+def check_whole(folder: folders.Folder, model: ModelLayout) -> None:
+    """Raises `SourceError` (*expected*) for the folder of a slice."""
+    if SLICE_KEY in model.raw_config:
+        raise errors.SourceError(
+            f"{folder.where} holds a slice of a model: name the whole model, of which each tier takes its part",
+            field=folder.field,
+        )
 
 
 def weight_files(folder: folders.Folder) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import json
 import pathlib
 from collections.abc import Callable
 
-from milliner.core import errors
 from milliner.model import checkpoint as checkpoints
 from milliner.model import slice as slices
 from milliner.model import slice_writer
@@ -57,11 +56,7 @@ def _make(
 ) -> None:
     model = layout.read(folder)
     identity.check_fingerprint(folder, model, expected=wanted.fingerprint, digest=wanted.digest)
-    if checkpoints.SLICE_KEY in model.raw_config:
-        raise errors.SourceError(
-            f"{folder.where} holds a slice of a model: name the whole model, of which each tier fetches its part",
-            field=folder.field,
-        )
+    layout.check_whole(folder, model)
     _write_config(partial, model, held=None)
     tensors = [model.tensors[name] for name in _tensor_names(partial, model, wanted)]
     if wanted.embedding:

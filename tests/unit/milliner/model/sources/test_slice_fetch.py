@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ NO_PAUSE = retries.RetryPolicy(sleep=lambda seconds: None)
 PLACES = opening.Places(retry=NO_PAUSE)
 
 
-def wanted_of(model: pathlib.Path, **bounds: object) -> slice_fetch.WantedSlice:
+def wanted_of(model: pathlib.Path, **bounds: Any) -> slice_fetch.WantedSlice:
     """The device's slice, with what an inspection through the server would have found."""
     base = slice_fetch.WantedSlice(start=0, end=1, embedding=True, lm_head=True, digest="", fingerprint="")
     return dataclasses.replace(base, digest=digest.model_digest(model), **bounds)
