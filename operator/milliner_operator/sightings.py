@@ -13,7 +13,7 @@ from milliner_operator import errors, pods, probes
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.conditions import Reason
-from milliner_operator.kinds import POD
+from milliner_operator.kinds import DAEMON_SET, EVENT, POD
 from milliner_operator.observed import ClusterRef, Manifest, Probe, Ref, Sightings, Trouble
 from milliner_operator.plan import RolePlan
 from milliner_operator.seen import Seen
@@ -49,6 +49,8 @@ async def _look_at(
             trouble = pods.trouble(pending)
             if trouble is None:
                 trouble = pods.trouble(await _running(client, namespace, labels))
+            if trouble is None and role.workload[0] == DAEMON_SET.kind and progress.total == 0:
+                trouble = await _refusal(client, namespace, role)
             if trouble is not None and not _only_starting(trouble):
                 troubles[role.workload] = trouble
         if role.pool is not None and progress.ready > 0:
@@ -62,6 +64,17 @@ async def _look_at(
 
 async def _running(client: Api, namespace: str, labels: str) -> Sequence[Manifest]:
     return await client.list(POD, namespace, labels=labels, fields="status.phase=Running", limit=_LISTED_PODS)
+
+
+async def _refusal(client: Api, namespace: str, role: RolePlan) -> Trouble | None:
+    """Why a DaemonSet has no pods: its controller writes that into Events only, unlike a Deployment's."""
+    kind, name = role.workload
+    fields = f"involvedObject.kind={kind},involvedObject.name={name},reason=FailedCreate"
+    events = await client.list(EVENT, namespace, fields=fields, limit=_LISTED_PODS)
+    if not events:
+        return None
+    latest = max(events, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
+    return Trouble(Reason.POD_REFUSED, str(latest.get("message") or "its pods are refused"))
 
 
 def _only_starting(trouble: Trouble) -> bool:

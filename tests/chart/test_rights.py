@@ -20,7 +20,7 @@ OTHERS = {
     (kinds.TOPOLOGY.group, f"{kinds.TOPOLOGY.plural}/finalizers"): {"update"},
     (kinds.POD.group, kinds.POD.plural): {"list"},
     (kinds.POD.group, f"{kinds.POD.plural}/proxy"): {"get"},
-    (kinds.EVENT.group, kinds.EVENT.plural): {"create"},
+    (kinds.EVENT.group, kinds.EVENT.plural): {"create", "list"},
 }
 
 

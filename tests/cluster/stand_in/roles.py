@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import pathlib
+import signal
 import sys
 
 role, config = sys.argv[1], json.loads(pathlib.Path(sys.argv[3]).read_text())
@@ -42,4 +43,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 http.server.ThreadingHTTPServer(("", config["healthPort"]), Handler).serve_forever()

@@ -130,8 +130,14 @@ def _has(manifest: Manifest, wanted: Mapping[str, str]) -> bool:
 
 
 def _matches(manifest: Manifest, fields: str) -> bool:
-    """`status.phase=Running` and `status.phase!=Running`, the selectors that the operator uses."""
+    """The selectors that the operator uses: a phase that is Running or not, and the object and reason of an event."""
     if not fields:
         return True
+    if fields.startswith("involvedObject"):
+        about = manifest["involvedObject"]
+        return (
+            f"involvedObject.kind={about['kind']},involvedObject.name={about['name']},reason={manifest['reason']}"
+            == fields
+        )
     running = (manifest.get("status") or {}).get("phase") == "Running"
     return running is ("!=" not in fields)

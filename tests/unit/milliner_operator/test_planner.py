@@ -174,6 +174,31 @@ def test_configurations_are_those_that_roles_read() -> None:
         assert config.tracing is not None and config.tracing.sampling_percent == 50
 
 
+@pytest.mark.parametrize(
+    ("source", "digest"),
+    [("hf://org/name@v1", worlds.DIGEST), ("https://host/model", worlds.DIGEST), ("pvc://c/m", None)],
+)
+def test_who_fetches_a_part_of_a_model_is_told_the_digest_of_the_whole(source: str, digest: str | None) -> None:
+    adapter = {"source": "hf://org/adapter"}
+    plan = worlds.planned({"spec.model.source": source, "spec.strategy": {"type": "Hat", "hat": {"adapter": adapter}}})
+    for name in ("chat-cloud", "chat-device-local"):
+        found = json.loads(worlds.child(plan, "ConfigMap", name)["data"]["config.json"])
+        assert found["model"].get("digest") == digest
+
+
+def test_policies_open_the_port_that_a_source_names() -> None:
+    adapter = {"source": "hf://org/adapter@v1"}
+    strategy = {"type": "Hat", "hat": {"adapter": adapter}}
+    plan = worlds.planned({"spec.model.source": "http://files:8080/model", "spec.strategy": strategy})
+    for name in ("chat-cloud", "chat-device-local"):
+        ports = {
+            port["port"]
+            for rule in worlds.child(plan, "NetworkPolicy", name)["spec"]["egress"]
+            for port in rule.get("ports", ())
+        }
+        assert {80, 443, 8080} <= ports
+
+
 def test_a_change_of_one_role_leaves_the_others_revision() -> None:
     before = {each.workload: each.revision for each in worlds.planned().roles}
     pools = [{"name": "local", "replicas": 1, "api": {"port": 9000}}]

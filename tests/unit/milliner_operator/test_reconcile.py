@@ -261,6 +261,28 @@ async def test_pods_that_are_ready_are_not_enough(answer: dict[str, Any] | None,
     assert bench.condition("Ready") == reason
 
 
+async def test_pods_of_a_daemon_set_that_admission_refuses_are_told() -> None:
+    """A DaemonSet's status says nothing of it; without the event the reason stayed Updating for ever."""
+    bench = Bench({"spec.devicePools": [{"name": "p"}]})
+    await bench.turn()
+    bench.answer()
+    await bench.turn(2)
+    bench.api.one("DaemonSet", "chat-device-p")["status"] = {"observedGeneration": 1, "desiredNumberScheduled": 3}
+    about = {"kind": "DaemonSet", "name": "chat-device-p"}
+    message = "violates PodSecurity: hostPort"
+    bench.api.put(
+        {
+            "kind": "Event",
+            "metadata": {"name": "e"},
+            "involvedObject": about,
+            "reason": "FailedCreate",
+            "message": message,
+        }
+    )
+    await bench.turn()
+    assert bench.condition("DevicesReady") == ("False", "PodRefused")
+
+
 async def test_figures_move_only_by_a_tenth() -> None:
     bench = Bench()
     await bench.ready()
