@@ -112,7 +112,7 @@ def _job_children(
         topology=wanted.name,
         key=facts.key_of(wanted),
         strategy=spec.strategy.type,
-        model=model_files(model, base=base, fingerprint=None, has_credentials=credentials is not None),
+        model=model_files(model, base=base, has_credentials=credentials is not None),
         drafter_source=drafter.source if drafter else None,
         drafter_path=drafter.path if drafter else None,
     )
@@ -125,13 +125,13 @@ def _job_children(
         claims=claims(model, drafter),
         credentials=(credentials.name, credentials.key) if credentials else None,
     )
-    fetches = any(each.fetched_over_network for each in (model, drafter) if each is not None)
+    ports = [port for each in (model, drafter) if each is not None for port in each.source_ports]
     role = common.ROLE_INSPECT
     template: dict[str, Any] = pod.template(scope, shape)
     return (
         plain.service_account(scope, name, role=role),
         plain.role_config_map(scope, name, role=role, config=config.to_json()),
-        network.inspect_policy(scope, name, fetches=fetches),
+        network.inspect_policy(scope, name, source_ports=ports),
         inspect.job(scope, name, template=template),
     )
 

@@ -66,6 +66,7 @@ def plan_topology(
         scope=scope,
         model=model,
         drafter=drafter,
+        digest=found.facts.digest,
         fingerprint=found.facts.fingerprint,
         identities=world.identities,
     )

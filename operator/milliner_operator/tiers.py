@@ -26,6 +26,7 @@ class Context:
     scope: common.Scope
     model: Files
     drafter: Files | None
+    digest: str | None
     fingerprint: str
     identities: Identities | None
 
@@ -35,8 +36,9 @@ class Context:
         return (found.name, found.key) if found else None
 
     @property
-    def fetches(self) -> bool:
-        return any(each.fetched_over_network for each in (self.model, self.drafter) if each is not None)
+    def source_ports(self) -> tuple[int, ...]:
+        """The ports that tiers need to fetch their files."""
+        return tuple(port for each in (self.model, self.drafter) if each is not None for port in each.source_ports)
 
     @property
     def otlp_endpoint(self) -> str:
@@ -96,7 +98,7 @@ def cloud_children(context: Context, *, live: Manifest | None) -> tuple[list[Man
         plain.role_config_map(scope, name, role=role, config=config),
         network.headless_service(scope, name),
         network.cloud_policy(
-            scope, name, exposed=exposed, fetches=context.fetches, otlp_endpoint=context.otlp_endpoint
+            scope, name, exposed=exposed, source_ports=context.source_ports, otlp_endpoint=context.otlp_endpoint
         ),
         cloud.disruption_budget(scope, name),
         workload,
@@ -160,7 +162,7 @@ def pool_children(
             pool=pool.name,
             api_port=pool.api.port if shown else None,
             cloud_ports=cloud_ports,
-            fetches=context.fetches,
+            source_ports=context.source_ports,
             otlp_endpoint=context.otlp_endpoint,
         ),
         workload,
@@ -184,6 +186,7 @@ def _common_update(context: Context, base: role_config.RoleConfig, *, host: str)
         "model": model_files(
             context.model,
             base=base.model,
+            digest=context.digest,
             fingerprint=context.fingerprint,
             has_credentials=context.credentials is not None,
         ),

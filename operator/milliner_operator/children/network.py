@@ -12,7 +12,6 @@ from milliner_operator.children import common
 
 _DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-NETWORK_SOURCE_PORTS = (443, 80)  # hf:// and https://
 
 
 def headless_service(scope: common.Scope, name: str) -> dict[str, Any]:
@@ -45,7 +44,9 @@ def device_service(scope: common.Scope, name: str, *, pool: str, port: int) -> d
     return common.manifest(scope, kinds.SERVICE, name, role=names.ROLE_DEVICE, pool=pool, spec=spec)
 
 
-def cloud_policy(scope: common.Scope, name: str, *, exposed: bool, fetches: bool, otlp_endpoint: str) -> dict[str, Any]:
+def cloud_policy(
+    scope: common.Scope, name: str, *, exposed: bool, source_ports: Sequence[int], otlp_endpoint: str
+) -> dict[str, Any]:
     """In: devices to gRPC (anyone where an external Service leads there: mutual TLS decides); health and metrics."""
     devices = {"podSelector": {"matchLabels": _short(scope, names.ROLE_DEVICE)}}
     grpc: dict[str, Any] = {"ports": [_port(common.GRPC_PORT)]}
@@ -56,7 +57,7 @@ def cloud_policy(scope: common.Scope, name: str, *, exposed: bool, fetches: bool
         name,
         role=names.ROLE_CLOUD,
         ingress=[grpc, {"ports": [_port(common.HEALTH_PORT)]}],
-        egress=_outgoing(fetches=fetches, otlp_endpoint=otlp_endpoint),
+        egress=_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint),
     )
 
 
@@ -67,7 +68,7 @@ def device_policy(
     pool: str,
     api_port: int | None,
     cloud_ports: Sequence[int],
-    fetches: bool,
+    source_ports: Sequence[int],
     otlp_endpoint: str,
 ) -> dict[str, Any]:
     """In: the API, health and metrics. Out: the cloud tier (`cloud_ports`: of another cluster, anywhere)."""
@@ -77,14 +78,14 @@ def device_policy(
     else:
         peer = {"podSelector": {"matchLabels": _short(scope, names.ROLE_CLOUD)}}
         cloud = {"to": [peer], "ports": [_port(common.GRPC_PORT)]}
-    egress = [cloud, *_outgoing(fetches=fetches, otlp_endpoint=otlp_endpoint)]
+    egress = [cloud, *_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint)]
     return _policy(scope, name, role=names.ROLE_DEVICE, pool=pool, ingress=ingress, egress=egress)
 
 
-def inspect_policy(scope: common.Scope, name: str, *, fetches: bool) -> dict[str, Any]:
+def inspect_policy(scope: common.Scope, name: str, *, source_ports: Sequence[int]) -> dict[str, Any]:
     """In: nothing. Out: the source, if it is on the network."""
     return _policy(
-        scope, name, role=common.ROLE_INSPECT, ingress=[], egress=_outgoing(fetches=fetches, otlp_endpoint="")
+        scope, name, role=common.ROLE_INSPECT, ingress=[], egress=_outgoing(source_ports=source_ports, otlp_endpoint="")
     )
 
 
@@ -112,8 +113,8 @@ def _policy(
     return common.manifest(scope, kinds.NETWORK_POLICY, name, role=role, pool=pool, spec=spec)
 
 
-def _outgoing(*, fetches: bool, otlp_endpoint: str) -> list[dict[str, Any]]:
-    ports = [*(NETWORK_SOURCE_PORTS if fetches else ()), *([otlp_port(otlp_endpoint)] if otlp_endpoint else [])]
+def _outgoing(*, source_ports: Sequence[int], otlp_endpoint: str) -> list[dict[str, Any]]:
+    ports = [*source_ports, *([otlp_port(otlp_endpoint)] if otlp_endpoint else [])]
     return [_DNS, *([{"ports": [_port(each) for each in sorted(set(ports))]}] if ports else [])]
 
 
