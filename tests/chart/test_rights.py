@@ -37,7 +37,8 @@ def test_rules_for_pools_in_another_cluster_are_what_the_code_calls_there() -> N
     """The operator watches nothing there: it lists at each pass."""
     text = (charts.ROOT / "manifests" / "edge" / "rights.yaml").read_text()
     pods = {key: verbs for key, verbs in OTHERS.items() if key[1].startswith(kinds.POD.plural)}
-    needed = pods | {(each.group, each.plural): CHILD_VERBS - {"watch"} for each in kinds.REMOTE_CHILDREN}
+    events = {(kinds.EVENT.group, kinds.EVENT.plural): {"list"}}
+    needed = pods | events | {(each.group, each.plural): CHILD_VERBS - {"watch"} for each in kinds.REMOTE_CHILDREN}
     assert given(charts.only(list(yaml.safe_load_all(text)), "Role")) == needed
 
 
