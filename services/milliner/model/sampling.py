@@ -74,7 +74,11 @@ def _signed(word: int) -> int:
 
 
 class Picker:
-    """How one request picks its tokens: by the logits, or by its distribution and its noise."""
+    """How one request picks its tokens: by the logits, or by its distribution and its noise.
+
+    Target and drafter share one. It keeps the noise of positions that it was asked for, 8 bytes a token of the
+    vocabulary each, until `forget`.
+    """
 
     def __init__(self, params: types.SamplingParams, *, seed: int) -> None:
         self._params = params
@@ -87,6 +91,11 @@ class Picker:
             return logits
         noise = torch.stack([self._row(position, logits) for position in positions])  # [T, V]
         return distribution(logits, self._params).log() + noise
+
+    def forget(self, position: int) -> None:
+        """Nobody will ask for positions below `position` any more; who does nevertheless gets the same noise."""
+        for known in [known for known in self._noise if known < position]:
+            del self._noise[known]
 
     def _row(self, position: int, like: torch.Tensor) -> torch.Tensor:
         row = self._noise.get(position)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from milliner.core import compute, types
+from milliner.core import compute
 from milliner.engine.device import draft_tree, history, submodels, tree_cache
 from milliner.model import adapter, sampling
 
@@ -23,13 +23,12 @@ class Drafting:
         *,
         cache: tree_cache.TreeCache | None,
         history: history.History,
-        sampling_params: types.SamplingParams,
-        seed: int,
+        picker: sampling.Picker,
     ) -> None:
         self._modules = modules
         self._cache = cache
         self._history = history
-        self._picker = sampling.Picker(sampling_params, seed=seed)
+        self._picker = picker
 
     def unseen(self, committed: int) -> int:
         """Committed positions that the adapter has not seen."""

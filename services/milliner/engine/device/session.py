@@ -28,6 +28,7 @@ from milliner.engine.device import (
     tree_cache,
     verification,
 )
+from milliner.model import sampling
 
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ class TorchDeviceSession:
             torch_device=layers.torch_device,
             prompt_tokens=self._prompt_tokens,
         )
+        picker = sampling.Picker(request.sampling, seed=seed)
         self._packing = packing.Packing(modules, codecs=codecs, wire=wire, history=self._history)
         self._shallow = shallow.Shallow(
             modules, cache=tree_cache.TreeCache(caches.shallow.open(), layers.torch_device), history=self._history
@@ -68,15 +70,14 @@ class TorchDeviceSession:
             modules,
             cache=tree_cache.TreeCache(caches.drafter.open(), layers.torch_device) if caches.drafter else None,
             history=self._history,
-            sampling_params=request.sampling,
-            seed=seed,
+            picker=picker,
         )
         self._verification = verification.Verification(
             modules,
             tail_cache=tree_cache.TreeCache(caches.tail.open(), layers.torch_device) if caches.tail else None,
             history=self._history,
             request=request,
-            seed=seed,
+            picker=picker,
         )
         self._tree: draft_tree.DraftTree | None = None
         self._unsettled: list[Callable[[], None]] = []

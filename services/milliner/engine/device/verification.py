@@ -46,13 +46,13 @@ class Verification:
         tail_cache: tree_cache.TreeCache | None,
         history: history.History,
         request: types.GenerationRequest,
-        seed: int,
+        picker: sampling.Picker,
     ) -> None:
         self._modules = modules
         self._tail_cache = tail_cache
         self._history = history
         self._request = request
-        self._picker = sampling.Picker(request.sampling, seed=seed)
+        self._picker = picker
         self._last_prompt_state: torch.Tensor | None = None
 
     def absorb_now(self, deep: torch.Tensor, *, start: int) -> None:
@@ -80,6 +80,7 @@ class Verification:
         logits = self._modules.shallow.logits(states)  # [K + 1, V]
         choice = self._accept(logits, path, root_position=root.position)
         self._history.append_deep(states[: choice.num_accepted + 1])
+        self._picker.forget(root.position + choice.num_accepted + 2)  # behind the next root
         tokens = [
             self._token(logits[row], draft.token_id, types.TokenOrigin.DRAFT)
             for row, draft in enumerate(drafts[: choice.num_accepted])

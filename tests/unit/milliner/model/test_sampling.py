@@ -58,6 +58,16 @@ def test_noise_depends_on_its_key_alone() -> None:
     before = picker.scores(torch.zeros(1, 9), [3])
     picker.scores(torch.zeros(100, 9), range(10, 110))  # the row of position 3 is forgotten on the way
     assert torch.equal(picker.scores(torch.zeros(1, 9), [3]), before)
+    picker.forget(4)
+    assert torch.equal(picker.scores(torch.zeros(1, 9), [3]), before)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-40, 5e-324])
+def test_a_temperature_that_logits_cannot_be_divided_by_is_greedy(temperature: float) -> None:
+    params = types.SamplingParams(temperature=temperature)
+    logits = torch.tensor([[1.0, 50.0, 3.0]])
+    assert torch.isfinite(sampling.distribution(logits, params)).all()
+    assert int(sampling.Picker(params, seed=1).scores(logits, [4]).argmax()) == 1
 
 
 def test_noise_is_gumbels_and_independent_between_neighbours() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,7 +18,7 @@ from tests.system import split_topology
 from milliner.core import compute, errors, types
 from milliner.engine import executor
 from milliner.engine.device import device_model, room, session
-from milliner.model import adapter
+from milliner.model import adapter, sampling
 from milliner.wire import codecs
 
 FLOAT32 = types.Codec.FLOAT32
@@ -101,3 +102,33 @@ async def test_room_is_free_again_after_closing_twice_and_after_a_cancelled_clos
     other = await device.open(dataclasses.replace(REQUEST, max_new_tokens=244), WIRE)
     assert device.used_share == 0.0
     await other.close()
+
+
+async def test_noise_is_made_once_for_target_and_drafter_and_kept_no_longer_than_it_is_asked_for(
+    device: device_model.DeviceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, weakref.ref[torch.Tensor]]] = []
+    gumbel = sampling.gumbel
+
+    def watched(*, seed: int, position: int, count: int, torch_device: torch.device) -> torch.Tensor:
+        row = gumbel(seed=seed, position=position, count=count, torch_device=torch_device)
+        made.append((position, weakref.ref(row)))
+        return row
+
+    monkeypatch.setattr(sampling, "gumbel", watched)
+    sampled = dataclasses.replace(REQUEST, sampling=types.SamplingParams(temperature=1.0, seed=3))
+    one = await device.open(sampled, WIRE)
+    await one.forward_prompt(0, sampled.prompt_ids)
+    await one.choose_first(reply(1))
+    for _ in range(5):
+        path = [one.root]
+        for _ in range(2):
+            (expansion,), _ = await one.expand(path[-1:])
+            path.append(one.child(path[-1], expansion.drafted))
+        await one.pack(path)
+        one.commit(path, await one.verify(path, reply(len(path))))
+        kept = [position for position, row in made if row() is not None]
+        assert all(position > one.position for position in kept)
+    positions = [position for position, _ in made]
+    assert len(positions) == len(set(positions)) >= 6
+    await one.close()
