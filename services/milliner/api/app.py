@@ -5,6 +5,7 @@ Routing, reading bodies and wiring only; answers are made by `answering`, health
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.resources
 import json
@@ -47,6 +48,7 @@ class Limits:
     max_waiting: int = 32
     max_wait_s: float = 60.0
     max_body_bytes: int = MAX_BODY_BYTES
+    max_body_s: float = 30.0  # from the headers to the body's end
 
 
 class Api:
@@ -150,12 +152,18 @@ class Api:
         content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if content_type != "application/json":
             raise errors.HttpError(415, "unsupported_media_type", "send JSON, with Content-Type: application/json")
-        raw = bytearray()
-        async for part in request.stream():
-            raw += part
-            if len(raw) > self._limits.max_body_bytes:
-                limit = self._limits.max_body_bytes
-                raise errors.HttpError(413, "request_too_large", f"the body is larger than {limit} bytes")
+        limits, raw = self._limits, bytearray()
+        try:
+            async with asyncio.timeout(limits.max_body_s):
+                async for part in request.stream():
+                    raw += part
+                    if len(raw) > limits.max_body_bytes:
+                        raise errors.HttpError(
+                            413, "request_too_large", f"the body is larger than {limits.max_body_bytes} bytes"
+                        )
+        except TimeoutError:
+            message = f"the body did not arrive within {limits.max_body_s:g} s"
+            raise errors.HttpError(408, "request_timeout", message) from None
         try:
             body = json.loads(raw)
         except (ValueError, RecursionError) as error:

@@ -90,6 +90,8 @@ def response_for(error: BaseException) -> responses.JSONResponse:
         headers["Retry-After"] = "1"
     elif face_of(error).status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    elif face_of(error).status in (408, 413):
+        headers["Connection"] = "close"  # the rest of the body is still to come, and nobody will read it
     return responses.JSONResponse(body_of(error), status_code=face_of(error).status, headers=headers)
 
 

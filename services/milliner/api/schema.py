@@ -17,6 +17,7 @@ MAX_STOP_STRINGS = 4  # OpenAI's limit
 MAX_STOP_CHARACTERS = 256  # arbitrary: bounds the text held back while a stop string may be forming
 MAX_CHOICES = 16  # arbitrary: answers of one request, prompts times n
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+MAX_NESTING = 64  # arbitrary: many times what any field has, and far from the interpreter's own limit
 
 IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
@@ -135,16 +136,20 @@ class CompletionRequest(_Generation):
 RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, *, field: str, depth: int = 0) -> Any:
     """`null` means "not given" at every depth: clients send back messages as they got them, with all their fields."""
+    if depth > MAX_NESTING:
+        raise errors.InputError(f"is nested deeper than {MAX_NESTING} levels", field=field)
     if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        kept = {name: item for name, item in value.items() if item is not None}
+        return {name: _without_nulls(item, field=field, depth=depth + 1) for name, item in kept.items()}
+    return [_without_nulls(item, field=field, depth=depth + 1) for item in value] if isinstance(value, list) else value
 
 
 def parse(schema: type[RequestT], body: Mapping[str, Any]) -> RequestT:
     """A validated request. Raises `InputError` naming the first field that is wrong, and why."""
-    given = {name: _without_nulls(value) for name, value in body.items() if value is not None and name not in IGNORED}
+    understood = {name: value for name, value in body.items() if value is not None and name not in IGNORED}
+    given = {name: _without_nulls(value, field=name) for name, value in understood.items()}
     for name, neutral in NEUTRAL.items():
         if name in given and given.pop(name) not in neutral:
             raise errors.InputError(f"not supported here: leave it out or set it to {neutral[0]!r}", field=name)
@@ -186,7 +191,7 @@ def _input_error(error: pydantic.ValidationError) -> errors.InputError:
     for part in details["loc"]:
         if isinstance(part, int):
             field += f"[{part}]"
-        elif part.isidentifier():  # pydantic's names for members of a union are none
+        elif part.isidentifier() and part != "str":  # pydantic's other names for members of a union are none
             field += f".{part}" if field else part
     message = {"extra_forbidden": "unknown field", "missing": "is required"}.get(details["type"], details["msg"])
     return errors.InputError(message[0].lower() + message[1:], field=field)

@@ -41,9 +41,10 @@ class Tokenizer(Protocol):
 class HuggingFaceTokenizer:
     """A checkpoint folder's tokenizer. A model without chat template gets the messages' text, joined by newlines."""
 
-    def __init__(self, tokenizer: Any, *, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Any, *, eos_token_ids: frozenset[int], vocab_size: int | None = None) -> None:
+        """`vocab_size`: rows of the model's embedding, often more than the tokenizer knows, sometimes fewer."""
         self._tokenizer = tokenizer
-        self.vocab_size: int = len(tokenizer)
+        self.vocab_size: int = vocab_size if vocab_size is not None else len(tokenizer)
         self.eos_token_ids = eos_token_ids
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_level = backend is not None and "ByteLevel" in repr(backend.decoder)
@@ -58,15 +59,15 @@ class HuggingFaceTokenizer:
 
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # of many types, plain `Exception` among them, all of them caused by the files
             raise errors.CheckpointError(f"no usable tokenizer in {path}: {error}", field="tokenizer.json") from error
-        eos = {tokenizer.eos_token_id}
-        for name in ("generation_config.json", "config.json"):
-            file = path / name
-            if file.is_file():
-                value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-                eos.update(value if isinstance(value, list) else [value])
-        return cls(tokenizer, eos_token_ids=frozenset(token_id for token_id in eos if token_id is not None))
+        eos = {tokenizer.eos_token_id} - {None}
+        config, generation = (_json_object(path / name) for name in ("config.json", "generation_config.json"))
+        for name, content in (("config.json", config), ("generation_config.json", generation)):
+            eos.update(_token_ids(content.get("eos_token_id"), file=name))
+        text_config = config.get("text_config")  # of models that read more than text
+        vocab_size = (text_config if isinstance(text_config, dict) else config).get("vocab_size")
+        return cls(tokenizer, eos_token_ids=frozenset(eos), vocab_size=vocab_size)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         try:
@@ -114,6 +115,29 @@ class HuggingFaceTokenizer:
         """Tokens of an ordinary word, and their text: what is decoded behind them is in the middle of a text."""
         token_ids = self.encode("a", add_special_tokens=False)
         return token_ids, self.decode(token_ids)
+
+
+def _json_object(file: pathlib.Path) -> dict[str, Any]:
+    """What a JSON file of the folder holds, nothing where there is none. Raises `CheckpointError` with its name."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise errors.CheckpointError(
+            f"{file} is not readable JSON ({error}): download it again", field=file.name
+        ) from error
+    if not isinstance(content, dict):
+        raise errors.CheckpointError(f"{file} holds no JSON object: download it again", field=file.name)
+    return content
+
+
+def _token_ids(value: Any, *, file: str) -> list[int]:
+    """One token id, several or none, as configurations write them."""
+    token_ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token_id) is int for token_id in token_ids):
+        raise errors.CheckpointError(f"eos_token_id is {value!r}: write a token id or a list of them", field=file)
+    return token_ids
 
 
 @functools.cache

@@ -168,7 +168,7 @@ async def served() -> AsyncIterator[Served]:
         service,
         clock=clock,
         device_metrics=device_metrics,
-        limits=app.Limits(max_running=2, max_waiting=1, max_wait_s=5.0, max_body_bytes=10_000),
+        limits=app.Limits(max_running=2, max_waiting=1, max_wait_s=5.0, max_body_bytes=10_000, max_body_s=0.5),
         why_not_ready=lambda: application.state.why_not_ready,
         kv_used_share=lambda: 0.5,
     )

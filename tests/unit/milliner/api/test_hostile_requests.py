@@ -49,3 +49,21 @@ def test_a_reply_may_be_sent_back_with_all_its_nulls() -> None:
         },
     )
     assert [message.content for message in request.messages] == ["hello", "hi"]
+
+
+@pytest.mark.parametrize("field", ["milliner", "chat_template_kwargs", "messages"])
+def test_a_field_nested_without_end_is_refused_by_name(field: str) -> None:
+    deep: object = 1
+    for _ in range(900):
+        deep = [deep]
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    with pytest.raises(errors.InputError, match="nested deeper") as refused:
+        schema.parse(schema.ChatRequest, {**body, field: deep})
+    assert refused.value.field == field
+    assert schema.parse(schema.ChatRequest, {**body, "metadata": deep}).model == "m"  # ignored, whatever is in it
+
+
+def test_a_member_of_a_union_is_no_part_of_a_fields_name() -> None:
+    with pytest.raises(errors.InputError) as refused:
+        schema.parse(schema.CompletionRequest, {"model": "m", "prompt": {"text": "hello"}})
+    assert refused.value.field == "prompt"

@@ -92,3 +92,16 @@ async def test_closing_the_connection_frees_the_strategy(
     served.generator.stall_at_round = None
     answer = await served.complete()  # the slot is free again
     assert answer.json()["choices"][0]["text"] == "Hello, world"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(b'{"model": "toy", ', b"408"), (b" " * 11_000, b"413")], ids=["too slowly", "too much"]
+)
+async def test_a_body_that_nobody_will_read_ends_its_connection(port: int, sent: bytes, status: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000"
+    writer.write(head + b"\r\n\r\n" + sent)
+    async with asyncio.timeout(5.0):  # uvicorn itself would wait for the rest for ever
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    writer.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import random
+import shutil
 
 import pytest
 
@@ -120,6 +122,46 @@ def test_without_chat_template_messages_are_plain_text(folder: pathlib.Path) -> 
 def test_a_folder_without_tokenizer_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.CheckpointError, match="tokenizer"):
         tokenizer.HuggingFaceTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("generation_config.json", "{nope"),
+        ("generation_config.json", "[]"),
+        ("generation_config.json", '{"eos_token_id": "</s>"}'),
+        ("config.json", '{"eos_token_id": [1, null]}'),
+        ("tokenizer.json", "{nope"),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "Unheard"}}'),
+    ],
+)
+def test_a_damaged_file_of_the_folder_is_named(
+    folder: pathlib.Path, tmp_path: pathlib.Path, name: str, content: str
+) -> None:
+    damaged = tmp_path / "checkpoint"
+    shutil.copytree(folder, damaged)
+    (damaged / name).write_text(content)
+    with pytest.raises(errors.CheckpointError) as refused:
+        tokenizer.HuggingFaceTokenizer.load(damaged)
+    assert refused.value.field == name
+
+
+@pytest.mark.parametrize("config", [{"vocab_size": 64}, {"vocab_size": 900, "text_config": {"vocab_size": 64}}])
+def test_the_vocabulary_is_the_embeddings(
+    folder: pathlib.Path, tmp_path: pathlib.Path, config: dict[str, object]
+) -> None:
+    """A tokenizer may know ids that the model has no row for: its text is then the client's error, not a crash."""
+    smaller = tmp_path / "checkpoint"
+    shutil.copytree(folder, smaller)
+    (smaller / "config.json").write_text(json.dumps(config))
+    assert tokenizer.HuggingFaceTokenizer.load(folder).vocab_size > 64
+    assert tokenizer.HuggingFaceTokenizer.load(smaller).vocab_size == 64
+
+
+def test_ids_beyond_the_tokenizer_are_no_text(folder: pathlib.Path) -> None:
+    """Embeddings are often padded: the model may say an id that the tokenizer does not know."""
+    codec = tokenizer.HuggingFaceTokenizer.load(folder)
+    assert (codec.token_bytes(5000), codec.decode([5000])) == (b"", "")
 
 
 def test_neutral_and_ignored_fields_are_not_fields_of_ours() -> None:
