@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import httpx
 
@@ -23,15 +23,18 @@ class Role:
     """One running role process; its log goes to a file beside its configuration."""
 
     def __init__(
-        self, config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig, folder: pathlib.Path
+        self,
+        config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig,
+        folder: pathlib.Path,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         path = folder / f"{config.name}.json"
         path.write_text(config.to_json())
         self.log = folder / f"{config.name}.log"
         command = [sys.executable, "-m", "milliner.roles", config.role, "--config", str(path)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=log, text=True)
         self.events: list[role_events.RoleEvent] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -65,9 +68,13 @@ class Role:
 
 
 @contextlib.contextmanager
-def running(config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig, folder: pathlib.Path) -> Iterator[Role]:
+def running(
+    config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig,
+    folder: pathlib.Path,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Role]:
     """A role that has become ready; killed at the end."""
-    role = Role(config, folder)
+    role = Role(config, folder, environment)
     try:
         role.wait_for(role_events.RoleEventKind.READY)
         yield role

@@ -103,6 +103,9 @@ class RoleConfig(base.Model):
     tls: TlsFiles | None = pydantic.Field(default=None, description="Mutual TLS. Default: plain text.")
     tracing: TraceExport | None = pydantic.Field(default=None, description="Export of traces. Default: none.")
     revision: str | None = pydantic.Field(default=None, description="Revision that this replica runs, as told.")
+    drain_seconds: int = pydantic.Field(
+        default=2, ge=0, le=3600, description="How long what runs may go on when the role is asked to end, in seconds."
+    )
 
 
 class CloudRoleConfig(RoleConfig):

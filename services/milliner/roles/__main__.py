@@ -1,7 +1,8 @@
 """`python -m milliner.roles cloud|device|inspect --config FILE`: one role of a topology, until SIGTERM (inspect: once).
 
 Exit status 0: ended as asked; 1: the work failed; 2: configuration or files are wrong (a `failed` event says what).
-The only reader of the environment: `MILLINER_LIFELINE_FD` (set by a runner), `MILLINER_LOG_LEVEL`, `HF_ENDPOINT`.
+The only reader of the environment: `MILLINER_LIFELINE_FD` (set by a runner), `MILLINER_LOG_LEVEL`, `HF_ENDPOINT`,
+`MILLINER_NAME` and `MILLINER_REVISION` (`environment`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _run(role: str, path: pathlib.Path) -> int:
     from milliner.contract import errors as contract_errors
     from milliner.contract import role_config, role_events
     from milliner.core import errors
-    from milliner.roles import fetching, places, reporter
+    from milliner.roles import environment, fetching, places, reporter
 
     reporter.set_up_logging(os.environ.get("MILLINER_LOG_LEVEL", "INFO"))
     report = reporter.Reporter(role=role, name=path.stem)
@@ -55,6 +56,7 @@ def _run(role: str, path: pathlib.Path) -> int:
         config = role_config.load(path)
         if config.role != role:
             raise errors.ConfigError(f"is {config.role}, but this process was started as {role}", field="role")
+        config = environment.lay_over(config, os.environ)
         report = reporter.Reporter(role=role, name=config.name)
         config = fetching.with_local_files(config, places.from_environment(os.environ))
         asyncio.run(_serve(config, report))

@@ -1,7 +1,8 @@
 """The cloud role: layers [start, end) of a checkpoint behind a gRPC port. Wiring only.
 
 Life: open the folder, check digest and bounds, load the slice, listen, warm up, report ready, serve; at SIGTERM refuse
-new sessions, give open ones `_DRAIN_S`, end. SIGUSR1 writes the counters that benches read.
+new sessions, give open ones `drain_seconds`, end. SIGUSR1 writes the counters that benches read. While its own
+certificate is no good the replica says NOT_SERVING: no device could open a session.
 """
 
 from __future__ import annotations
@@ -9,27 +10,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from milliner.api import health
 from milliner.contract import model_checks, role_config, role_events
-from milliner.core import clock, compute, errors
+from milliner.core import clock, compute, errors, ports
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits
-from milliner.roles import counters, hidden_state_service, reporter, shutdown
-from milliner.telemetry import cloud_span, tracing
-from milliner.wire import server
+from milliner.roles import (
+    certificate_watch,
+    counters,
+    exporting,
+    hidden_state_service,
+    http_server,
+    reporter,
+    shutdown,
+)
+from milliner.telemetry import cloud_metrics, cloud_span
+from milliner.wire import server, tls
 
 if TYPE_CHECKING:
     from milliner.engine import slice_backend
-
-_DRAIN_S = 2.0  # arbitrary: a device replays elsewhere what is cut, so that waiting long gains nothing
 
 
 async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter) -> None:
     """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files."""
     worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
+    told = health.Health()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(worker.close)
+        identity = tls.Identity(config.tls) if config.tls is not None else None
+        await http_server.serve_health(told, config.health_port, stack)
         report.say(role_events.RoleEventKind.LOADING, message=f"loading layers {_bounds(config)}")
         (backend, served), _ = await worker.run(lambda: _load(config))
         stopping = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
@@ -41,21 +52,33 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             clock=time,
             cost=_cost(config),
         )
-        traces = tracing.set_up(tier="cloud", topology=config.topology, instance=config.name)
-        stack.callback(traces.shutdown)
+        metrics = cloud_metrics.CloudMetrics(clock=time)
         service = hidden_state_service.HiddenStateService(
             engine,
             served=served,
-            spans=cloud_span.CloudSpans(traces.tracer),
+            spans=cloud_span.CloudSpans(exporting.tracer(config, tier="cloud", stack=stack)),
             clock=time,
+            metrics=metrics,
         )
         await engine.warm_up()
         compute_counters = counters.ComputeCounters(worker)
         shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
-        listening = await server.serve(service, host=config.listen.host, port=config.listen.port)
+        credentials = identity.server_credentials() if identity is not None else None
+        listening = await server.serve(
+            service, host=config.listen.host, port=config.listen.port, credentials=credentials
+        )
         stack.push_async_callback(listening.stop)
+
+        def why_not_ready() -> str:
+            if stopping.is_set():
+                return "the replica is stopping"
+            return identity.trouble() if identity is not None else ""
+
+        told.loading, told.why_not_ready = "", why_not_ready
+        told.render_metrics = lambda accept: metrics.render(accept, engine.load())
         async with asyncio.TaskGroup() as group:
             group.create_task(engine.run())
+            watch = None if identity is None else group.create_task(_watch(identity, listening, clock=time))
             report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=listening.port)
             report.say(
                 role_events.RoleEventKind.READY,
@@ -65,9 +88,18 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
                 data={"model_digest": served.model_digest},
             )
             await stopping.wait()
-            await listening.stop(_DRAIN_S)  # the engine outlives the server: open sessions are answered meanwhile
+            if watch is not None:
+                watch.cancel()
+            await listening.stop(config.drain_seconds)  # the engine outlives it: open sessions are answered meanwhile
             await engine.stop()
     report.say(role_events.RoleEventKind.STOPPED)
+
+
+async def _watch(identity: tls.Identity, listening: server.CloudServer, *, clock: ports.Clock) -> NoReturn:
+    async def on_change(trouble: str) -> None:
+        await listening.set_serving(not trouble)
+
+    await certificate_watch.keep(identity, clock=clock, on_change=on_change)
 
 
 def _load(

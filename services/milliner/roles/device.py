@@ -2,7 +2,7 @@
 
 Life: load submodels and tokenizer, listen (health answers from now on), send a first short request through both
 tiers until one succeeds, report ready, serve; when the cloud is lost report that, and ready again when it is back
-(`readiness`); at SIGTERM finish what runs within `_DRAIN_S`, end.
+(`readiness`); at SIGTERM finish what runs within `drain_seconds`, end.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import pathlib
 import zlib
 from typing import TYPE_CHECKING
 
-from milliner.api import app, text_service, tokenizer
+from milliner.api import app, health, keys, text_service, tokenizer
 from milliner.contract import model_checks, role_config, role_events
 from milliner.core import clock, errors
 from milliner.engine import executor
 from milliner.roles import (
     counters,
     device_options,
+    exporting,
     http_server,
+    links,
     probe,
+    proof,
     readiness,
     reporter,
     shutdown,
@@ -29,43 +32,53 @@ from milliner.roles import (
     watched,
 )
 from milliner.strategies import base, factory
-from milliner.telemetry import tracing
-from milliner.wire import client, codecs, link_process
+from milliner.telemetry import metrics, summary
+from milliner.wire import client, codecs, tls
 
 if TYPE_CHECKING:
     from milliner.engine.device import device_model, submodels
-
-_DRAIN_S = 2.0  # arbitrary: answers take longer, and whoever stops a device knows that
 
 
 async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter) -> None:
     """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files, and
     `UnavailableError` when an emulated link cannot be kept up."""
     worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
+    told = health.Health()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(worker.close)
         options = device_options.strategy_options(config)
+        api_keys = keys.KeyFolder(pathlib.Path(config.api_keys_dir)) if config.api_keys_dir is not None else None
+        identity = tls.Identity(config.tls) if config.tls is not None else None
+        await http_server.serve_health(told, config.health_port, stack)
         report.say(role_events.RoleEventKind.LOADING, message=f"loading layers [0, {config.split.split_layer})")
         (device, codec), _ = await worker.run(lambda: _load(config, worker))
         asked_to_stop = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
         time = clock.LoopClock()
-        links = await _links(config, stack)
-        transport = client.GrpcTransport([f"127.0.0.1:{link.port}" for link in links] or config.cloud_endpoints)
+        transport = client.GrpcTransport(config.cloud_endpoints, identity=identity, route=await _route(config, stack))
         stack.push_async_callback(transport.close)
         strategy = factory.build_generator(options, clock=time, transport=transport, device=device)
-        prober = probe.Probe(strategy, device=device.info, clock=time)
-        ready = readiness.Readiness(prober, cloud=transport, clock=time)
+        proven = proof.Proof(clock=time)
+        prober = probe.Probe(strategy, device=device.info, clock=time, on_success=proven.probed)
+        ready = readiness.Readiness(prober, cloud=transport, clock=time, proof_age_s=lambda: proven.age_s)
         transport.on_trouble = ready.suspect
-        watched_strategy = watched.WatchedGenerator(strategy, on_cloud_lost=ready.answer_failed)
+        watched_strategy = watched.WatchedGenerator(
+            strategy, on_cloud_lost=ready.answer_failed, on_emission=proven.emitted
+        )
         generator = stopping.StoppableGenerator(watched_strategy, clock=time)
         service = _text_service(config, stack, generator=generator, codec=codec, device=device, transport=transport)
+        told.probe = lambda: proven.document(
+            reason=ready.reason, revision=config.revision or "", model_digest=device.info.model_digest
+        )
         application = app.create_app(
             service,
             clock=time,
+            device_metrics=_metrics(service, proven),
             limits=app.Limits(max_running=config.max_concurrent_requests),
             why_not_ready=lambda: ready.reason,
             why_refused=lambda: ready.refusal,
             kv_used_share=lambda: device.used_share,
+            told_health=told,
+            api_keys=api_keys,
         )
         compute_counters = counters.ComputeCounters(worker)
         listening = http_server.bind(config.listen.host, config.listen.port)
@@ -86,13 +99,11 @@ async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter
             serving = group.create_task(server.serve(sockets=[listening]))
             report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
             report.waiting(ready.reason)
-            keeping = [group.create_task(link.keep()) for link in links]
-            keeping.append(group.create_task(ready.keep(on_ready=on_ready, on_waiting=report.waiting)))
+            keeping = group.create_task(ready.keep(on_ready=on_ready, on_waiting=report.waiting))
             await asked_to_stop.wait()
             ready.stop()
-            for task in keeping:
-                task.cancel()
-            await generator.drain(_DRAIN_S)
+            keeping.cancel()
+            await generator.drain(config.drain_seconds)
             server.should_exit = True
             await serving
     report.say(role_events.RoleEventKind.STOPPED)
@@ -108,8 +119,6 @@ def _text_service(
     transport: client.GrpcTransport,
 ) -> text_service.TextService:
     """Text over the generator, traced; ended with `stack`."""
-    traces = tracing.set_up(tier="device", topology=config.topology, instance=config.name)
-    stack.callback(traces.shutdown)
     service = text_service.TextService(
         generator=generator,
         codec=codec,
@@ -120,29 +129,30 @@ def _text_service(
             topology=config.topology,
         ),
         clock=clock.LoopClock(),
-        tracer=traces.tracer,
+        tracer=exporting.tracer(config, tier="device", stack=stack),
         cloud_positions=lambda: transport.max_positions,
     )
     stack.callback(service.close)
     return service
 
 
-async def _links(
-    config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack
-) -> list[link_process.LinkProcess]:
-    """An emulated link in front of each of the cloud's endpoints; none where the link is a real one.
+def _metrics(service: text_service.TextService, proven: proof.Proof) -> metrics.DeviceMetrics:
+    """The device's metrics; every finished request counts there and may be a proof."""
+    found = metrics.DeviceMetrics(model=service.model.name, strategy=service.model.strategy)
 
-    They run in processes of their own, where this device's compute does not make packets late.
-    """
+    def finished(one: summary.RequestSummary) -> None:
+        found.observe(one)
+        proven.ended(one)
+
+    service.on_finished = finished
+    return found
+
+
+async def _route(config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack) -> client.Route | None:
+    """Emulated links in front of the cloud's replicas, ended with `stack`; None where the link is a real one."""
     # Each device has jitter of its own, the same at every start.
     conditions = device_options.link_conditions(config, seed=zlib.crc32(config.name.encode()))
-    if conditions is None:
-        return []
-    links = []
-    for endpoint in config.cloud_endpoints:
-        host, _, port = endpoint.rpartition(":")
-        links.append(await stack.enter_async_context(link_process.LinkProcess(host, int(port), conditions)))
-    return links
+    return None if conditions is None else await stack.enter_async_context(links.EmulatedLinks(conditions))
 
 
 def _load(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from milliner.core import errors, ports, types
 from milliner.engine import engine as engines
 from milliner.engine import work
-from milliner.telemetry import cloud_span
+from milliner.telemetry import cloud_metrics, cloud_span
 from milliner.wire import codecs
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ class HiddenStateService:
         served: Served,
         spans: cloud_span.CloudSpans,
         clock: ports.Clock,
+        metrics: cloud_metrics.CloudMetrics | None = None,
     ) -> None:
         self._engine = engine
         self._served = served
         self._spans = spans
+        self._metrics = metrics or cloud_metrics.CloudMetrics(clock=clock)
         self._clock = clock
 
     async def open(self, request: types.SessionOpen) -> types.SessionOpened:
@@ -62,6 +64,7 @@ class HiddenStateService:
             done = await self._engine.forward(self._work(frame))
         except Exception as error:
             self._spans.failed(frame, error, duration_s=self._clock.now() - started_s)
+            self._metrics.failed(error)
             raise
         reply = types.HiddenReply(
             session_id=frame.session_id,
@@ -76,6 +79,7 @@ class HiddenStateService:
             codec_s=done.codec_s,
         )
         self._spans.answered(frame, reply)
+        self._metrics.answered(frame, reply)
         return reply
 
     async def close(self, session_id: str) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
 from starlette import applications
 
+from milliner.api import health
 from milliner.core import errors
+
+_ALL_ADDRESSES = "0.0.0.0"  # kubelets and the API server come from outside the pod
 
 
 class Server(uvicorn.Server):
@@ -34,8 +38,26 @@ class Server(uvicorn.Server):
         yield
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; raises `ConfigError` when the address cannot be had."""
+@contextlib.asynccontextmanager
+async def serving(application: applications.Starlette, listening: socket.socket) -> AsyncIterator[None]:
+    """Serves until the block ends."""
+    server = Server(application)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listening]))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+
+
+async def serve_health(told: health.Health, port: int | None, stack: contextlib.AsyncExitStack) -> None:
+    """Serves health on a port of its own until `stack` ends, on all addresses; None: not at all."""
+    if port is not None:
+        await stack.enter_async_context(serving(told.app(), bind(_ALL_ADDRESSES, port, field="health_port")))
+
+
+def bind(host: str, port: int, *, field: str = "listen.port") -> socket.socket:
+    """A listening socket; raises `ConfigError` naming `field` when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,6 +65,6 @@ def bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise errors.ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", field="listen.port") from None
+        raise errors.ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", field=field) from None
     listening.setblocking(False)
     return listening

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from milliner.core import compute, errors, ports, types
 from milliner.strategies import base
-from milliner.telemetry import record
+from milliner.telemetry import record, summary
 
 _PROMPT_TOKENS = 8  # arbitrary: more than one, so that a chunk is a batch
 _NEW_TOKENS = 4  # arbitrary: a round or two after the first token
@@ -20,10 +21,19 @@ _WITHIN_S = 20.0
 
 
 class Probe:
-    """Sends probes through `generator`. `round_trip_s` is how long the last one that succeeded took."""
+    """Sends probes through `generator`. `round_trip_s` is how long the last one that succeeded took; `on_success`
+    gets its summary."""
 
-    def __init__(self, generator: base.Generator, *, device: compute.DeviceInfo, clock: ports.Clock) -> None:
+    def __init__(
+        self,
+        generator: base.Generator,
+        *,
+        device: compute.DeviceInfo,
+        clock: ports.Clock,
+        on_success: Callable[[summary.RequestSummary], None] = lambda _: None,
+    ) -> None:
         self.round_trip_s = 0.0
+        self._on_success = on_success
         self._generator = generator
         self._device = device
         self._clock = clock
@@ -56,4 +66,4 @@ class Probe:
         async with contextlib.aclosing(self._generator.generate(request, probe_record)) as emissions:
             async for _ in emissions:
                 pass
-        probe_record.finish(finish_reason="length")
+        self._on_success(probe_record.finish(finish_reason="length"))

@@ -3,6 +3,8 @@
 Established: a replica says that it serves and a probe has gone through both tiers. Lost: no replica says that it
 serves, asked every `_CHECK_EVERY_S` and at once when the transport meets trouble; or an answer ended because the cloud
 was lost and a probe fails too. So one request that fails while another replica serves changes nothing.
+Where `proof_age_s` is given, a device that nobody asks proves itself by a probe again and again: `_PROVE_EVERY_S` after
+the last proof, drawn anew each time, so that a thousand devices do not ask together.
 What may pass (no replica, no capacity) is tried again after `_FIRST_DELAY_S`, twice that, up to `_LAST_DELAY_S`. What
 cannot (another model in the cloud) ends a device that has never been ready; later it may be a roll-out, and is waited
 for. `keep` is a task of the device role; the HTTP API reads `reason` and `refusal`.
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import random
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
@@ -20,6 +24,8 @@ from milliner.core import errors, ports
 _FIRST_DELAY_S = 0.3  # arbitrary
 _LAST_DELAY_S = 2.4  # arbitrary: a cloud that is back is found soon
 _CHECK_EVERY_S = 5.0  # arbitrary: half of the period of Kubernetes' own readiness probes
+# Arbitrary, in seconds, from and to: thrice within the minute after which the operator calls a proof stale.
+_PROVE_EVERY_S = (20.0, 26.0)
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +47,14 @@ class Cloud(Protocol):
 class Readiness:
     """See the module. `reason` says in words what is missing, and is empty while the device is ready."""
 
-    def __init__(self, probe: Probe, *, cloud: Cloud, clock: ports.Clock) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        *,
+        cloud: Cloud,
+        clock: ports.Clock,
+        proof_age_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.reason = "no hidden-state round trip has succeeded yet"
         self._probe = probe
         self._cloud = cloud
@@ -50,6 +63,9 @@ class Readiness:
         self._stopping = False
         self._suspected = asyncio.Event()
         self._answer_failed = False
+        self._proof_age_s = proof_age_s
+        self._probed_s = -math.inf
+        self._prove_every_s = random.uniform(*_PROVE_EVERY_S)
 
     @property
     def refusal(self) -> str:
@@ -103,14 +119,21 @@ class Readiness:
             self._suspected.clear()
             if reason := await self._cloud.why_unreachable():
                 return reason
-            if failed:
+            if failed or self._proof_is_due():
                 failure = await self._probe_failure()
                 if failure is not None and not isinstance(failure, errors.CapacityError):  # full: it serves somebody
                     return _words(failure)
             await self._clock.sleep(_FIRST_DELAY_S)  # failing answers shall not make a storm of looks
 
+    def _proof_is_due(self) -> bool:
+        """Whether neither a proof nor an attempt at one is recent."""
+        since_s = self._clock.now() - self._probed_s
+        return min(self._proof_age_s(), since_s) >= self._prove_every_s
+
     async def _probe_failure(self) -> errors.MillinerError | None:
         """What a probe fails of, or None. Raises `ConfigError` for what will not pass."""
+        self._probed_s = self._clock.now()
+        self._prove_every_s = random.uniform(*_PROVE_EVERY_S)
         try:
             await self._probe.send()
         except (errors.UnavailableError, errors.CapacityError) as error:

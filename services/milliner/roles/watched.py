@@ -1,4 +1,5 @@
-"""Tells when an answer has ended because the cloud was lost. Wraps the strategy's generator; event loop only."""
+"""Tells of tokens as they become final, and when an answer has ended because the cloud was lost. Wraps the strategy's
+generator; event loop only."""
 
 from __future__ import annotations
 
@@ -11,10 +12,18 @@ from milliner.telemetry import record
 
 
 class WatchedGenerator:
-    """A `strategies.base.Generator` that calls `on_cloud_lost` at each answer that ends with `UnavailableError`."""
+    """A `strategies.base.Generator` that calls `on_cloud_lost` at each answer that ends with `UnavailableError`, and
+    `on_emission` with all that is emitted."""
 
-    def __init__(self, generator: base.Generator, *, on_cloud_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        generator: base.Generator,
+        *,
+        on_cloud_lost: Callable[[], None],
+        on_emission: Callable[[types.Emission], None] = lambda _: None,
+    ) -> None:
         self._generator = generator
+        self._on_emission = on_emission
         self._on_cloud_lost = on_cloud_lost
 
     async def generate(
@@ -24,6 +33,7 @@ class WatchedGenerator:
         try:
             async with contextlib.aclosing(self._generator.generate(request, request_record)) as emissions:
                 async for emission in emissions:
+                    self._on_emission(emission)
                     yield emission
         except errors.UnavailableError:
             self._on_cloud_lost()

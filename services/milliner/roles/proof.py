@@ -1,0 +1,76 @@
+"""The last proof that hidden states go round: when it was, and what it measured. A device's `GET /probe` tells it.
+
+A token that needed the cloud is a proof, whoever asked for it; figures come from the last answer that ended well, a
+user's or a probe's. Event loop only.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from milliner.core import ports, types
+from milliner.telemetry import summary
+from milliner.telemetry.phases import Phase
+
+_ROUND_TRIP = (Phase.NETWORK, Phase.QUEUE, Phase.CLOUD_FORWARD)
+
+
+class Proof:
+    """See the module. One per device."""
+
+    def __init__(self, *, clock: ports.Clock) -> None:
+        self._clock = clock
+        self._at_s = -math.inf
+        self._round_trip_s: float | None = None
+        self._ttft_s: float | None = None
+        self._tokens_per_s: float | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last proof; infinite before the first."""
+        return self._clock.now() - self._at_s
+
+    def emitted(self, emission: types.Emission) -> None:
+        """Tokens became final."""
+        if any(token.origin is not types.TokenOrigin.DEVICE for token in emission.tokens):
+            self._at_s = self._clock.now()
+
+    def probed(self, one: summary.RequestSummary) -> None:
+        """A probe succeeded."""
+        self._at_s = self._clock.now()
+        self.ended(one)
+
+    def ended(self, one: summary.RequestSummary) -> None:
+        """An answer ended, in whatever way."""
+        if one.error_type is not None or not one.generated_tokens:
+            return
+        self._round_trip_s = _round_trip_s(one)
+        self._ttft_s = one.ttft_s
+        if one.tpot_s:
+            self._tokens_per_s = 1.0 / one.tpot_s
+
+    def document(self, *, reason: str, revision: str, model_digest: str) -> dict[str, object]:
+        """What `/probe` answers; `reason` says why the device is not ready, or ""."""
+        proven = math.isfinite(self.age_s)
+        return {
+            "ok": proven and not reason,
+            "reason": reason,
+            "revision": revision,
+            "modelDigest": model_digest,
+            "roundTripMicroseconds": _scaled(self._round_trip_s, 1e6),
+            "timeToFirstTokenMilliseconds": _scaled(self._ttft_s, 1e3),
+            "tokensPerSecond": _scaled(self._tokens_per_s, 1.0),
+            "ageSeconds": round(self.age_s, 3) if proven else None,
+        }
+
+
+def _round_trip_s(one: summary.RequestSummary) -> float | None:
+    """Median over the rounds after the prompt (all rounds where there are none) of what was waited for the cloud."""
+    rounds = [each for each in one.rounds if each.kind != "prefill"] or list(one.rounds)
+    waits_s = [sum(span.duration_s for span in each.phases if span.phase in _ROUND_TRIP) for each in rounds]
+    return statistics.median(waits_s) if waits_s else None
+
+
+def _scaled(value: float | None, factor: float) -> int | None:
+    return None if value is None else round(value * factor)
