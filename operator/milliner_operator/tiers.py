@@ -16,6 +16,10 @@ from milliner_operator.observed import ClusterRef, Manifest, ref
 from milliner_operator.plan import RolePlan
 from milliner_operator.sameness import FIELD_MANAGER
 
+# Arbitrary: most answers end within it, and what does not goes on at another replica from where it was.
+_CLOUD_GRACE_S = 60
+_DEVICE_GRACE_S = 30  # Kubernetes' own default
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
@@ -73,7 +77,7 @@ def cloud_children(context: Context, *, live: Manifest | None) -> tuple[list[Man
     scope, spec = context.scope, context.wanted.spec.cloud
     name, role = names.cloud_name(context.wanted.name), names.ROLE_CLOUD
     base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT)
-    config = base.model_copy(update=_common_update(context, base, host="0.0.0.0")).to_json()
+    config = base.model_copy(update=_common_update(context, base, host="0.0.0.0", grace_s=_CLOUD_GRACE_S)).to_json()
     shape = pod.PodShape(
         role=role,
         config_map=name,
@@ -85,7 +89,7 @@ def cloud_children(context: Context, *, live: Manifest | None) -> tuple[list[Man
         tls_secret=tls_names(context.wanted.name)[1] if context.identities else None,
         credentials=context.credentials if context.model.fetched_over_network else None,
         spread=True,
-        grace_s=60,
+        grace_s=_CLOUD_GRACE_S,
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = cloud.deployment(scope, name, cloud=spec, template=template)
@@ -130,7 +134,8 @@ def pool_children(
     shown = exposure is not spec_kinds.ApiExposure.NONE
     base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=endpoints)
     keys = pool.api.keys_secret_ref
-    update = _common_update(context, base, host="0.0.0.0" if shown else "127.0.0.1") | {
+    host = "0.0.0.0" if shown else "127.0.0.1"
+    update = _common_update(context, base, host=host, grace_s=_DEVICE_GRACE_S) | {
         "api_keys_dir": pod.KEYS_DIR if keys else None,
         "strategy": _with_drafter(base.strategy, context.drafter),
     }
@@ -150,6 +155,7 @@ def pool_children(
         keys_secret=keys.name if keys else None,
         credentials=context.credentials if fetched else None,
         spread=pool.replicas is not None,
+        grace_s=_DEVICE_GRACE_S,
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = device.workload(scope, name, pool=pool, template=template)
@@ -172,7 +178,7 @@ def pool_children(
     return children, dataclasses.replace(planned, revision=found)
 
 
-def _common_update(context: Context, base: role_config.RoleConfig, *, host: str) -> dict[str, object]:
+def _common_update(context: Context, base: role_config.RoleConfig, *, host: str, grace_s: int) -> dict[str, object]:
     """What a cluster adds to a role's configuration."""
     tls = role_config.TlsFiles(
         ca_file=f"{pod.TLS_DIR}/ca.crt",
@@ -183,6 +189,7 @@ def _common_update(context: Context, base: role_config.RoleConfig, *, host: str)
     return {
         "listen": role_config.Listen(host=host, port=base.listen.port),
         "health_port": common.HEALTH_PORT,
+        "drain_seconds": pod.drain_seconds(grace_s),
         "model": model_files(
             context.model,
             base=base.model,

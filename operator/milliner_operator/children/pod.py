@@ -22,7 +22,8 @@ _USER = 65532  # "nonroot" of the distroless images; the image has an entry for 
 _DEFAULT_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 _PROBE_PERIOD_S = 5
 _LOADING_S = 1800  # arbitrary: the longest that reading a large model over a network may take
-_DRAIN_S = 5  # endpoints need about that long to forget a pod that ends
+_FORGOTTEN_S = 5  # endpoints need about that long to forget a pod that ends
+_ENDING_S = 10  # arbitrary: for a role to end when it has drained, with its last traces sent to a slow receiver
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class PodShape:
     credentials: tuple[str, str] | None = None  # Secret's name and key
     spread: bool = False
     grace_s: int = 30
+
+
+def drain_seconds(grace_s: int) -> int:
+    """How long a role may let run what runs, within its pod's grace period."""
+    return grace_s - _FORGOTTEN_S - _ENDING_S
 
 
 def template(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
             "startupProbe": _probe("/healthz", failures=_LOADING_S // _PROBE_PERIOD_S),
             "livenessProbe": _probe("/healthz", failures=6),
             "readinessProbe": _probe("/readyz", failures=2),
-            "lifecycle": {"preStop": {"sleep": {"seconds": _DRAIN_S}}},
+            "lifecycle": {"preStop": {"sleep": {"seconds": _FORGOTTEN_S}}},
         }
     else:
         content["terminationMessagePolicy"] = "File"
