@@ -173,9 +173,9 @@ def test_configurations_are_those_that_roles_read() -> None:
         assert config.tls is not None and config.tls.server_name == "chat-cloud.default.svc"
         assert config.tracing is not None and config.tracing.sampling_percent == 50
     # what runs may end, within what the kubelet waits, its preStop hook of 5 s and the role's own ending taken off
-    for name, config in {"chat-cloud": cloud, "chat-device-local": device_config}.items():
+    for name, drain_s in {"chat-cloud": cloud.drain_seconds, "chat-device-local": device_config.drain_seconds}.items():
         pod_spec = worlds.child(plan, "Deployment", name)["spec"]["template"]["spec"]
-        assert 0 < config.drain_seconds <= pod_spec["terminationGracePeriodSeconds"] - 15
+        assert 0 < drain_s <= pod_spec["terminationGracePeriodSeconds"] - 15
 
 
 @pytest.mark.parametrize(
