@@ -72,7 +72,7 @@ def load_submodels(files: DeviceFiles, *, dtype: torch.dtype, torch_device: torc
 class DeviceModel:
     """Implements `core.compute.DeviceCompute` over torch.
 
-    The KV caches have room for `max_sessions` sessions of the model's whole context, or for more shorter ones.
+    The KV caches have room for `max_sessions` sessions of the model's whole context and a probe, or more shorter ones.
     """
 
     def __init__(

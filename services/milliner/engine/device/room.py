@@ -14,15 +14,20 @@ from milliner.core import errors, fair_units
 PAGE_TOKENS = 64
 TREE_TOKENS = 1024  # room for a session's draft tree beside its context: 8 drafts on some 100 branches; arbitrary
 PATH_TOKENS = 64  # of these, for the path of the next round: twice the longest draft that a topology allows
+# A session beside those that clients may have: the probe of readiness, or a device whose clients have taken all their
+# room would be called lost. Arbitrary, above what a probe takes.
+SHORT_POSITIONS = 64
 MAX_WAIT_S = 30.0  # arbitrary; the HTTP slots in front are made to match, so that hardly anybody waits here
 
 
 class Room:
-    """Pages of equally large caches. `max_sessions` sessions of `max_positions` positions fit at once, more shorter
-    ones."""
+    """Pages of equally large caches.
+
+    `max_sessions` sessions of `max_positions` positions fit at once and a short one beside them, or more shorter ones.
+    """
 
     def __init__(self, *, max_positions: int, max_sessions: int, max_wait_s: float = MAX_WAIT_S) -> None:
-        self.num_pages = max_sessions * _pages(max_positions)
+        self.num_pages = max_sessions * _pages(max_positions) + _pages(SHORT_POSITIONS)
         self._max_positions = max_positions
         self._max_wait_s = max_wait_s
         self._pages = fair_units.FairUnits(self.num_pages)

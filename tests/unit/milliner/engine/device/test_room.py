@@ -17,6 +17,7 @@ def new_room(*, max_sessions: int = 2, max_wait_s: float = 5.0) -> room.Room:
 async def test_full_contexts_fit_as_often_as_was_said_and_short_ones_more_often() -> None:
     one = new_room(max_wait_s=0.01)
     taken = [await one.take(1000) for _ in range(2)]
+    taken.append(await one.take(room.SHORT_POSITIONS))  # a probe does not wait for clients
     with pytest.raises(errors.KVCacheFull) as refusal:
         await one.take(1)
     assert refusal.value.retry_after_s == 0.01
