@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from milliner_operator import errors
+
 Key = tuple[str, str]  # namespace, name
 Handle = Callable[[Key], Awaitable[float | None]]
 
@@ -91,7 +93,7 @@ class WorkQueue:
         except Exception as error:
             delay = _BACKOFF_S[min(entry.failures, len(_BACKOFF_S) - 1)]
             entry.failures += 1
-            expected = isinstance(error, TimeoutError) or type(error).__module__.endswith("errors")
+            expected = isinstance(error, TimeoutError | errors.OperatorError)
             _logger.warning("%s/%s: %s; again in %.0f s", *key, error or "timed out", delay, exc_info=not expected)
         finally:
             entry.running = False

@@ -29,10 +29,15 @@ class DeviceApi(base.Model):
     port: fields.Port = pydantic.Field(default=8080, description="TCP port of the API.")
     exposure: kinds.ApiExposure = pydantic.Field(
         default=kinds.ApiExposure.HOST_PORT,
-        description="HostPort: on the node's address. Service: behind a Service. None: inside the pod only.",
+        description="HostPort: on the node's address; pools with replicas or emulation, whose pods may share a node, "
+        "get a Service instead. Service: behind a Service. None: inside the pod only.",
     )
     max_concurrent_requests: int = pydantic.Field(
-        default=8, ge=1, le=1024, description="Answers that one device generates at once (a request of `n` choices has `n`); more wait, at last with 429."
+        default=8,
+        ge=1,
+        le=1024,
+        description="Answers that one device generates at once (a request of `n` choices has `n`); more wait, at last "
+        "with 429.",
     )
     keys_secret_ref: ApiKeysSecretRef | None = pydantic.Field(
         default=None,
