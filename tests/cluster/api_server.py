@@ -53,10 +53,10 @@ class ApiServer:
             auth_settings=["BearerToken"],
         )
         answer = self.connection.call_api(*serialized, _request_timeout=DEADLINE_S)
-        document = json.loads(answer.read())
+        content = answer.read()
         if answer.status >= 400:
-            raise Refused(document)
-        return document
+            raise Refused(_status(content))
+        return json.loads(content)
 
     def install_definition(self) -> None:
         """Applies this checkout's CustomResourceDefinition and waits until its objects are served."""
@@ -86,6 +86,15 @@ class ApiServer:
     def delete_namespace(self, name: str) -> None:
         """Deletes a namespace with all that is in it; does not wait."""
         self.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def _status(content: bytes) -> dict[str, Any]:
+    """A refusal's document; a group that is not served yet is refused in plain text."""
+    try:
+        found: dict[str, Any] = json.loads(content)
+    except ValueError:
+        return {"message": content.decode(errors="replace")}
+    return found
 
 
 def topologies(namespace: str, name: str = "") -> str:
