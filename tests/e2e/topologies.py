@@ -1,0 +1,109 @@
+"""A topology on real nodes as its user handles it: applied from a sample, waited for, asked through its device pods."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import yaml
+from tests.chart import charts, kubectl
+
+SAMPLES = pathlib.Path(__file__).parents[2] / "manifests" / "samples"
+READY_S = 120  # from `kubectl apply` to Ready=True, images being on the nodes
+ANSWER_S = 60.0
+_FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
+
+
+def sample(name: str, *, namespace: str, topology: str = "chat") -> charts.Document:
+    """A sample from manifests/samples, in a namespace."""
+    document: charts.Document = yaml.safe_load((SAMPLES / name).read_text(encoding="utf-8"))
+    document["metadata"] |= {"namespace": namespace, "name": topology}
+    return document
+
+
+def wait_ready(name: str, *, namespace: str, deadline_s: int = READY_S) -> None:
+    """Returns when the topology is Ready; AssertionError with its status, pods and logs otherwise."""
+    try:
+        kubectl.run(
+            *("wait", "--for=condition=Ready", f"itopo/{name}", "--namespace", namespace, f"--timeout={deadline_s}s"),
+            deadline_s=deadline_s + kubectl.DEADLINE_S,
+        )
+    except kubectl.Refused as refused:
+        raise AssertionError(f"{name} is not Ready: {refused}\n{diagnosis(name, namespace=namespace)}") from None
+
+
+def conditions(name: str, *, namespace: str) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition of the current generation."""
+    found = kubectl.get("itopo", name, namespace=namespace)
+    generation = found["metadata"]["generation"]
+    return {
+        each["type"]: (each["status"], each["reason"])
+        for each in found.get("status", {}).get("conditions", ())
+        if each.get("observedGeneration") == generation
+    }
+
+
+def pods(name: str, role: str, *, namespace: str) -> list[charts.Document]:
+    """The running pods of a role that are not ending."""
+    selector = f"milliner.dev/topology={name},milliner.dev/role={role}"
+    answer = kubectl.run("get", "pods", "--namespace", namespace, "--selector", selector, "--output", "json")
+    return [pod for pod in yaml.safe_load(answer)["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+
+@contextlib.contextmanager
+def device(name: str, *, namespace: str, port: int = 8080) -> Iterator[httpx.Client]:
+    """A client of one device pod's API, through `kubectl port-forward`."""
+    pod = pods(name, "device", namespace=namespace)[0]["metadata"]["name"]
+    command = ["kubectl", "port-forward", "--namespace", namespace, f"pod/{pod}", f":{port}"]
+    forwarding = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert forwarding.stdout is not None
+        said = forwarding.stdout.readline()
+        found = _FORWARDING.search(said)
+        assert found, said + forwarding.stdout.read()
+        with httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=ANSWER_S) as client:
+            yield client
+    finally:
+        forwarding.kill()
+        forwarding.wait()
+
+
+def completion(client: httpx.Client, prompt: str, *, max_tokens: int, **options: Any) -> list[int]:
+    """Token ids of the greedy answer to a prompt."""
+    body = {
+        "model": "demo",
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "return_token_ids": True,
+        **options,
+    }
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    ids: list[int] = answer.json()["choices"][0]["token_ids"]
+    return ids
+
+
+def diagnosis(name: str, *, namespace: str) -> str:
+    """Status, objects, events and logs of a topology."""
+    space = ("--namespace", namespace)
+    selector = ("--selector", f"milliner.dev/topology={name}")
+    calls = (
+        ("get", "itopo", name, "--output", "yaml", *space),
+        ("get", "pods,jobs,deployments,daemonsets", "--output", "wide", *space),
+        ("get", "events", *space),
+        ("logs", *selector, "--prefix", "--tail=40", "--all-containers", *space),
+        ("logs", "deployment/milliner", "--tail=60", "--namespace", charts.NAMESPACE),
+    )
+    said = []
+    for call in calls:
+        try:
+            said.append(kubectl.run(*call))
+        except kubectl.Refused as refused:
+            said.append(str(refused))
+    return "\n".join(said)
