@@ -20,11 +20,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
 
-from milliner.core import types
+from milliner.core import errors, types
 
 # Likeliest tokens that an expansion reports: 91 % of misses are among the next three (docs/algorithms.md, adapter).
 DRAFT_TOP_CANDIDATES = 8
@@ -116,13 +117,23 @@ class Acceptance:
 
 
 def accept(target_scores: torch.Tensor, drafted: Sequence[int]) -> Acceptance:
-    """[K + 1, V] the target's scores after root and K drafts: accepts while the draft is what the target picks."""
-    choices: list[int] = target_scores.argmax(dim=-1).tolist()
+    """[K + 1, V] the target's scores after root and K drafts: accepts while the draft is what the target picks.
+
+    Raises `ProtocolError` where the picked score is not finite: NaN wins every argmax, and would pass for a token.
+    """
+    best = target_scores.max(dim=-1)
+    choices: list[int] = best.indices.tolist()
     num_accepted = 0
     for draft, choice in zip(drafted, choices, strict=False):
         if draft != choice:
             break
         num_accepted += 1
+    if not all(map(math.isfinite, best.values[: num_accepted + 1].tolist())):
+        raise errors.ProtocolError(
+            "the model's scores are not finite: its weights are damaged, or its numbers overflow in this dtype; "
+            "try Float32 or BFloat16, or download the checkpoint again",
+            field="model.dtype",
+        )
     return Acceptance(num_accepted, choices[num_accepted])
 
 

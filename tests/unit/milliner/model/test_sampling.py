@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 import transformers
 
-from milliner.core import types
+from milliner.core import errors, types
 from milliner.model import sampling
 
 DRAWS = 20_000
@@ -109,6 +109,20 @@ def test_greedy_acceptance_stops_at_the_first_difference() -> None:
     assert sampling.accept(logits, [4, 5, 6]) == sampling.Acceptance(3, 7)
     assert sampling.accept(logits, [4, 8, 6]) == sampling.Acceptance(1, 5)
     assert sampling.accept(logits[:1], []) == sampling.Acceptance(0, 4)
+
+
+@pytest.mark.parametrize("params", [types.SamplingParams(), SAMPLED])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_score_that_is_no_number_is_no_token(params: types.SamplingParams, value: float) -> None:
+    """A model with damaged weights, or one that overflows in its dtype, answered with token 0 and status 200."""
+    logits = torch.tensor([[1.0, 9.0, 3.0], [value, 9.0, 3.0], [1.0, -torch.inf, 3.0]])
+    picker = sampling.Picker(params, seed=1)
+    with pytest.raises(errors.ProtocolError, match="not finite"):
+        sampling.accept(picker.scores(logits[1:2], [4]), [])
+    scores = picker.scores(logits, [4, 5, 6])
+    wrong_draft = 2 if int(scores[0].argmax()) != 2 else 1
+    assert sampling.accept(scores, [wrong_draft, 0]).num_accepted == 0  # what comes after it is not looked at
+    assert sampling.accept(picker.scores(logits[2:], [6]), []).token_id != 1  # a token that is ruled out harms nobody
 
 
 def test_logprobs_are_the_targets_own() -> None:
