@@ -161,14 +161,14 @@ async def test_a_replica_that_goes_while_another_is_tried_is_left_out(names: Nam
             assert await transport.why_unreachable() == ""  # closes the second, which nobody uses
             raise errors.TooManySessions("no room", field="session_id")
 
-        full.open = refuse  # type: ignore[method-assign]
+        full.open = refuse  # type: ignore[method-assign, assignment]
         await transport.open(toy_cloud.session_open("s1"))
         assert (gone.opened, new.opened) == ([], ["s1"])
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_a_replica_that_cannot_be_reached() -> None:
     channel = grpc.aio.insecure_channel("127.0.0.1:1")
-    await channel.close()
+    await channel.close(None)
     with pytest.raises(errors.UnavailableError, match="is closed"):
         await client_stream.open_stream(
             channel, toy_cloud.session_open("s1"), endpoint="127.0.0.1:1", timeouts=conftest.TIMEOUTS

@@ -16,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.wire import certificates, conftest, toy_cloud
 
 from milliner.core import errors
-from milliner.wire import client, client_stream, server, tls
+from milliner.wire import client, client_stream, emulated_link, server, tls
+
+LOCAL = emulated_link.LinkConditions(uplink_bytes_per_s=50e6, downlink_bytes_per_s=50e6, round_trip_s=0.002)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +63,36 @@ async def test_both_tiers_of_a_topology_talk(tmp_path: pathlib.Path) -> None:
         assert await transport.why_unreachable() == ""
         stream = await transport.open(toy_cloud.session_open())
         await exchange(stream, 0, session_id="s1")
+
+
+class ByLink:
+    """The way over an emulated link."""
+
+    def __init__(self) -> None:
+        self.links: dict[str, emulated_link.EmulatedLink] = {}
+
+    async def open(self, target: str) -> str:
+        host, _, port = target.rpartition(":")
+        link = emulated_link.EmulatedLink(host, int(port), LOCAL)
+        await link.start()
+        self.links[target] = link
+        return f"127.0.0.1:{link.port}"
+
+    async def close(self, target: str) -> None:
+        await self.links.pop(target).stop()
+
+
+async def test_a_link_in_between_changes_nothing_about_names(tmp_path: pathlib.Path) -> None:
+    async with secured(tmp_path) as topology:
+        way, target = ByLink(), f"127.0.0.1:{topology.port}"
+        identity = tls.Identity(topology.device.files)
+        transport = client.GrpcTransport([target], timeouts=conftest.TIMEOUTS, identity=identity, route=way)
+        async with transport:
+            stream = await transport.open(toy_cloud.session_open())
+            await exchange(stream, 0, session_id="s1")
+            assert stream.endpoint == target
+            assert way.links[target].bytes_up > 1000
+        await way.close(target)
 
 
 async def test_plain_text_is_refused(tmp_path: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from milliner.core import ports, types
 from milliner.telemetry import summary
 from milliner.telemetry.phases import Phase
 
+_LONGEST_REASON = 1000  # characters; the operator takes no more than 1,024, and many replicas have many troubles
 _ROUND_TRIP = (Phase.NETWORK, Phase.QUEUE, Phase.CLOUD_FORWARD)
 
 
@@ -55,7 +56,7 @@ class Proof:
         proven = math.isfinite(self.age_s)
         return {
             "ok": proven and not reason,
-            "reason": reason,
+            "reason": reason[:_LONGEST_REASON],
             "revision": revision,
             "modelDigest": model_digest,
             "roundTripMicroseconds": _scaled(self._round_trip_s, 1e6),

@@ -42,9 +42,8 @@ class RequestSpans:
 
     @property
     def trace_id(self) -> str:
-        """32 hexadecimal digits, or "" where nothing is traced."""
-        context = self._root.get_span_context()
-        return f"{context.trace_id:032x}" if context.is_valid else ""
+        """32 hexadecimal digits, or "" where nothing is traced or this request is not sampled: nobody could find it."""
+        return f"{self._root.get_span_context().trace_id:032x}" if self._recording else ""
 
     @property
     def traceparent(self) -> str:

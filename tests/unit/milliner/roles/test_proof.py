@@ -61,7 +61,9 @@ def test_a_probe_proves_and_measures() -> None:
     assert said["roundTripMicroseconds"] == 20_000  # the median, the prompt's round left out
     assert said["timeToFirstTokenMilliseconds"] == 200
     assert said["tokensPerSecond"] == 25
-    assert one.document(reason="no replica", revision="", model_digest="")["ok"] is False
+    refused = one.document(reason="no replica; " * 500, revision="", model_digest="")
+    assert refused["ok"] is False
+    assert len(str(refused["reason"])) == 1000  # what the operator reads is bounded
 
 
 def test_tokens_of_users_prove_as_they_come_unless_the_device_made_them_alone() -> None:

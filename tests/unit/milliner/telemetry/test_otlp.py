@@ -104,7 +104,8 @@ def test_a_callers_decision_holds(flags: str, traced: bool) -> None:
     with otlp_receiver.receiving() as receiver:
         percent = 0 if traced else 100
         device = tracing.set_up(tier="device", sampling_percent=percent, otlp_endpoint=receiver.url)
-        serve(device, tracing.set_up(tier="cloud"), parent=f"00-{'a' * 32}-{'b' * 16}-{flags}")
+        told = serve(device, tracing.set_up(tier="cloud"), parent=f"00-{'a' * 32}-{'b' * 16}-{flags}")
+        assert told == ("a" * 32 if traced else "")  # metrics point to no trace that is not there
         device.shutdown()
         assert [*receiver.traces()] == (["a" * 32] if traced else [])
 
