@@ -6,7 +6,8 @@ import pathlib
 import re
 
 from milliner.api import errors, schema
-from milliner.telemetry import metrics
+from milliner.core import clock
+from milliner.telemetry import cloud_metrics, metrics
 from milliner.telemetry.phases import Phase
 
 DOCS = pathlib.Path(__file__).parents[4] / "docs"
@@ -30,6 +31,10 @@ def test_every_error_code_is_documented() -> None:
 def test_phases_and_metrics_are_documented_and_no_others() -> None:
     documented = quoted("telemetry.md")
     assert {phase.value for phase in Phase} <= documented
-    families = metrics.DeviceMetrics(model="m", strategy="s").registry.collect()
+    registries = (
+        metrics.DeviceMetrics(model="m", strategy="s").registry,
+        cloud_metrics.CloudMetrics(clock=clock.LoopClock()).registry,
+    )
+    families = [family for registry in registries for family in registry.collect()]
     names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     assert {name for name in documented if name.startswith("milliner_")} == names
