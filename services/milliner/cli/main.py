@@ -8,6 +8,8 @@ so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
 import os
 import sys
 from typing import Annotated
@@ -63,6 +65,16 @@ app.command("train-adapter")(train_adapter.train_adapter)
 app.command("slice")(slices.slice_)
 app.command("crd")(crd.crd)
 app.command("doctor")(doctor.doctor)
+
+
+def _unwrap_help(*of: typer.Typer) -> None:
+    """Typer keeps the line breaks of docstrings, which then stand in the middle of narrower terminals' lines."""
+    for command in itertools.chain.from_iterable(one.registered_commands for one in of):
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+_unwrap_help(app, bench.app)
 
 
 def main() -> None:

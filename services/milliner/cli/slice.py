@@ -49,7 +49,9 @@ def slice_(
         rich.progress.TransferSpeedColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=as_json) as progress:
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=as_json or not console.is_terminal
+    ) as progress:
         task = progress.add_task("slice", total=None)
         written = slice_writer.write_slice(
             opened, spec, out, on_bytes=lambda done, total: progress.update(task, completed=done, total=total)

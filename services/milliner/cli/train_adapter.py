@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import math
 import pathlib
+import time
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import rich.console
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 Member = TypeVar("Member", bound=enum.StrEnum)
 _DIR, _FILES = "DIR", "FILE"
+_BAR_COLUMNS = 8  # so that a line fits 80 columns beside its figures
+_LOG_EVERY_S = 30.0  # where no bar can be drawn, as in a log file; arbitrary
 
 
 def train_adapter(
@@ -110,31 +114,48 @@ def _with_bar(config: drafter_config.TrainingConfig) -> drafter_file.Card:
 
     columns = (
         rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
+        rich.progress.BarColumn(bar_width=_BAR_COLUMNS),
         rich.progress.TaskProgressColumn(),
-        rich.progress.TextColumn("ETA {task.fields[eta]}"),
+        rich.progress.TextColumn("{task.fields[eta]}"),
     )
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
-        task = bar.add_task("reading text", total=1.0, eta="–")
+    console = rich.console.Console(stderr=True, highlight=False)
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading text", total=1.0, eta="")
+        told_s = -math.inf
+
+        def show(words: str, *, share: float, eta: str) -> None:
+            nonlocal told_s
+            bar.update(task, completed=share, eta=eta, description=words)
+            if bar.disable and (time.monotonic() - told_s >= _LOG_EVERY_S or share >= 1.0):
+                told_s = time.monotonic()
+                console.print(f"{share:.0%} · {words}" + (f" · {eta}" if eta else ""), soft_wrap=True)
 
         def report(progress: drafter_training.TrainingProgress) -> None:
             minutes, seconds = divmod(round(progress.eta_s), 60)
-            bar.update(
-                task,
-                completed=progress.share,
-                eta=f"{minutes}:{seconds:02d}",
-                description=f"step {progress.step} · loss {progress.loss:.3f} · agreement {progress.agreement:.3f} · "
-                f"expected acceptance {progress.expected_acceptance:.3f} · {progress.tokens_per_s:,.0f} tokens/s",
+            show(
+                f"step {progress.step} · loss {progress.loss:.3f} · accepted {progress.expected_acceptance:.0%} · "
+                f"{progress.tokens_per_s:,.0f} tokens/s",
+                share=progress.share,
+                eta=f"{minutes}:{seconds:02d} left",
             )
 
-        return drafter_training.train(config, report)
+        def show_measuring() -> None:
+            show("trained; measuring on held-out text", share=1.0, eta="")
+
+        return drafter_training.train(config, report, on_measuring=show_measuring)
 
 
 def _summary(out: pathlib.Path, card: drafter_file.Card) -> str:
+    from milliner.model import drafter_file
+
     figures = card.figures
     assert figures is not None, "training ends with figures"
+    strategy = f"{{type: Hat, hat: {{adapter: {{source: {out}}}}}}}"
+    if card.kind is drafter_file.DrafterKind.MEDUSA:
+        strategy = f"{{type: UShape, uShape: {{heads: {{source: {out}}}}}}}"
     return (
         f"{out}: {card.kind.value} {card.form}, split layer {card.split_layer}, {card.steps} steps\n"
         f"held-out text: greedy agreement {figures.greedy_agreement:.3f}, expected acceptance "
         f"{figures.expected_acceptance:.3f}, acceptance length {figures.acceptance_length:.2f}"
+        f"\nnext, in a topology for milliner up -f: strategy: {strategy}"
     )

@@ -151,7 +151,20 @@ def plan_topology(
         model=wanted.served_name,
         clouds=tuple(_role_launch(config, threads=threads) for config in clouds),
         devices=tuple(device_launches),
-        notes=tuple(availability.notes(wanted)),
+        notes=(*availability.notes(wanted), *_port_notes(wanted, device_launches, wishes=wishes)),
+    )
+
+
+def _port_notes(
+    wanted: topology.InferenceTopology, devices: list[RoleLaunch], *, wishes: PortWishes
+) -> tuple[str, ...]:
+    """Which devices listen elsewhere than the topology says: requests to the port that it names would go to others."""
+    if not wishes.as_declared:
+        return ()
+    return tuple(
+        f"port {place.wanted_port} is taken, so {device.name} listens on {device.config.listen.port}"
+        for place, device in zip(plan.device_places(wanted), devices, strict=True)
+        if not device.port_option and device.config.listen.port != place.wanted_port
     )
 
 

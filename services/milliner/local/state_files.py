@@ -138,7 +138,7 @@ class StateFiles:
         if name is None:
             if len(running) > 1:
                 names = ", ".join(sorted(one.name for one in running))
-                raise errors.ConfigError(f"several topologies run here ({names}): name one", field="--name")
+                raise errors.ConfigError(f"several topologies run here ({names}): give the name of one", field="--name")
             return running[0] if running else None
         for one in running:
             if one.name == name:

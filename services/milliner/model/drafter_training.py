@@ -43,14 +43,22 @@ class TrainingProgress:
     eta_s: float
 
 
-def train(config: drafter_config.TrainingConfig, report: Callable[[TrainingProgress], None]) -> drafter_file.Card:
+def train(
+    config: drafter_config.TrainingConfig,
+    report: Callable[[TrainingProgress], None],
+    *,
+    on_measuring: Callable[[], None] = lambda: None,
+) -> drafter_file.Card:
     """Trains, measures on held-out text, writes the folder `config.out` and returns its card.
+
+    `on_measuring` is called when the last step is done: what follows can take as long as many steps.
 
     Raises (*expected*) `ConfigError` naming the option: an unreadable or too short text, a device that is not there, a
     checkpoint of another run; `SplitOutsideModel`; what `Checkpoint.open` raises.
     """
     run = _Run(config)
     run.train(report)
+    on_measuring()
     return run.finish()
 
 

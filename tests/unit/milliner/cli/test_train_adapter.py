@@ -39,6 +39,8 @@ def test_medusa_heads_are_trained_and_their_figures_printed(folder: pathlib.Path
     result = runner.invoke(app, options(folder, tmp_path, "--kind", "medusa", "--heads", "3"))
     assert result.exception is None
     assert "acceptance length" in result.stdout
+    assert f"strategy: {{type: UShape, uShape: {{heads: {{source: {tmp_path}}}}}}}" in result.stdout
+    assert "measuring on held-out text" in result.stderr  # no terminal, no bar: lines of a log
     assert drafter_file.read_card(tmp_path).sizes["num_heads"] == 3
 
 

@@ -72,6 +72,16 @@ def test_pools_times_replicas_get_names_ports_and_all_endpoints(file: pathlib.Pa
     assert all((role.config.torch_threads or 0) >= 1 for role in launch.roles)
 
 
+def test_a_device_that_listens_elsewhere_than_declared_is_noted(file: pathlib.Path) -> None:
+    wanted = documents.load_topologies(str(file))[0].spec.device_pools[0].api.port
+    with socket.create_server(("127.0.0.1", wanted)):
+        (launch,) = launches.plan_file(file)
+    (told,) = (note for note in launch.notes if "a-0" in note)
+    assert told == f"port {wanted} is taken, so a-0 listens on {launch.devices[0].config.listen.port}"
+    (unasked,) = launches.plan_file(file, wishes=launches.PortWishes(as_declared=False))
+    assert not any("listens on" in note for note in unasked.notes)
+
+
 def test_a_taken_port_is_avoided_unless_it_was_asked_for(file: pathlib.Path) -> None:
     wanted = documents.load_topologies(str(file))[0].spec.device_pools[0].api.port
     with socket.create_server(("127.0.0.1", wanted)):
