@@ -15,6 +15,10 @@ from milliner.core import errors
 
 _ALL_ADDRESSES = "0.0.0.0"  # kubelets and the API server come from outside the pod
 
+# An idle connection is the client's to close: one that the server closes just as it is used again fails a request.
+# Longer than pools keep theirs (5 s in httpx and so in the openai client, 60 s in most proxies); uvicorn's own is 5 s.
+KEEP_ALIVE_S = 75
+
 
 class Server(uvicorn.Server):
     """Serves `application`; ends when `should_exit` is set, cutting what has not ended a second later."""
@@ -28,6 +32,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=1,  # the role has drained before
+                timeout_keep_alive=KEEP_ALIVE_S,
                 server_header=False,
             )
         )

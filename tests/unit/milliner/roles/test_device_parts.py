@@ -6,7 +6,9 @@ import asyncio
 import pathlib
 from collections.abc import AsyncGenerator
 
+import httpx
 import pytest
+from starlette import applications
 
 from milliner.contract import emulation, kinds, operations, role_config, strategy
 from milliner.core import errors, types
@@ -192,3 +194,11 @@ def test_a_role_that_is_started_as_the_other_says_so(
     path.write_text(config().to_json())
     assert entry._run("cloud", path) == entry.EXIT_WRONG_CONFIGURATION
     assert '"field": "role"' in capsys.readouterr().out
+
+
+def test_idle_connections_are_closed_by_clients_first() -> None:
+    """With 5 s on either side a request on a pooled connection failed now and then, closed as it was sent."""
+    httpx_pools_s, proxies_s = httpx.Limits().keepalive_expiry, 60.0
+    assert httpx_pools_s is not None
+    config = http_server.Server(applications.Starlette()).config
+    assert config.timeout_keep_alive > max(httpx_pools_s, proxies_s)
