@@ -74,7 +74,8 @@ class HuggingFaceTokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:  # half of a surrogate pair: JSON can write one, UTF-8 cannot
             raise errors.InputError(f"is not valid text: {error.reason} at {error.start}", field="prompt") from error
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        # verbose: transformers would warn of "indexing errors" where a prompt is too long, which is refused by name
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
         if not self._tokenizer.chat_template:

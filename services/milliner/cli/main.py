@@ -69,9 +69,16 @@ app.command("doctor")(doctor.doctor)
 
 def _unwrap_help(*of: typer.Typer) -> None:
     """Typer keeps the line breaks of docstrings, which then stand in the middle of narrower terminals' lines."""
-    for command in itertools.chain.from_iterable(one.registered_commands for one in of):
+    for command in itertools.chain.from_iterable((*one.registered_commands, one.registered_callback) for one in of):
+        assert command is not None, "both have a callback"
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
-        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        command.help = "\n\n".join(_one_line(paragraph) for paragraph in paragraphs)
+
+
+def _one_line(paragraph: str) -> str:
+    """Its words in one line, behind the indent of its first."""
+    indent = len(paragraph) - len(paragraph.lstrip(" "))
+    return " " * indent + " ".join(paragraph.split())
 
 
 _unwrap_help(app, bench.app)
