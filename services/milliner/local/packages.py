@@ -16,6 +16,8 @@ RUNTIME = {
     "grpc_health": "grpcio-health-checking",
     "google.protobuf": "protobuf",
     "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry.exporter.otlp.proto.grpc": "opentelemetry-exporter-otlp-proto-grpc",
+    "cryptography": "cryptography",
     "prometheus_client": "prometheus-client",
     "starlette": "starlette",
     "uvicorn": "uvicorn",
