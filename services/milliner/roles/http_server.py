@@ -48,11 +48,13 @@ async def serving(application: applications.Starlette, listening: socket.socket)
     """Serves until the block ends."""
     server = Server(application)
     async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets=[listening]))
+        task = group.create_task(server.serve(sockets=[listening]))
         try:
             yield
         finally:
             server.should_exit = True
+            await asyncio.wait([task])  # before the group would cancel it: then uvicorn leaves its socket open
+            listening.close()
 
 
 async def serve_health(told: health.Health, port: int | None, stack: contextlib.AsyncExitStack) -> None:
