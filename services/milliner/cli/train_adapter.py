@@ -123,10 +123,10 @@ def _with_bar(config: drafter_config.TrainingConfig) -> drafter_file.Card:
         task = bar.add_task("reading text", total=1.0, eta="")
         told_s = -math.inf
 
-        def show(words: str, *, share: float, eta: str) -> None:
+        def show(words: str, *, share: float, eta: str = "") -> None:
             nonlocal told_s
             bar.update(task, completed=share, eta=eta, description=words)
-            if bar.disable and (time.monotonic() - told_s >= _LOG_EVERY_S or share >= 1.0):
+            if bar.disable and (time.monotonic() - told_s >= _LOG_EVERY_S or share in (0.0, 1.0)):
                 told_s = time.monotonic()
                 console.print(f"{share:.0%} · {words}" + (f" · {eta}" if eta else ""), soft_wrap=True)
 
@@ -139,8 +139,8 @@ def _with_bar(config: drafter_config.TrainingConfig) -> drafter_file.Card:
                 eta=f"{minutes}:{seconds:02d} left",
             )
 
-        def show_measuring() -> None:
-            show("trained; measuring on held-out text", share=1.0, eta="")
+        def show_measuring(share: float) -> None:
+            show("trained; measuring on held-out text", share=share)
 
         return drafter_training.train(config, report, on_measuring=show_measuring)
 

@@ -17,6 +17,9 @@ class TrainingConfig:
     holds up at long contexts. `learning_rate` None: `default_learning_rate`. `start` names an adapter's folder whose
     weights are the first; None: the target's own layer. `feature_cache` names a file for the target's hidden states
     over `cached_tokens` tokens, which are then trained on many times; None: the target reads fresh text at every step.
+
+    The figures are measured on at most `held_out_tokens` tokens, for at most `measure_share` of the time that training
+    took or `measure_at_least_s`, whichever is longer (all three arbitrary: a tenth more is hardly felt).
     """
 
     model: pathlib.Path
@@ -42,6 +45,8 @@ class TrainingConfig:
     resume: bool = False
     checkpoint_every_s: float = 120.0
     held_out_tokens: int = 20_000
+    measure_share: float = 0.1
+    measure_at_least_s: float = 10.0
     weight_dtype: str = "bfloat16"
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,15 +29,18 @@ class TrainingText:
         starts = torch.randint(0, len(self.train) - length + 1, (count,), generator=generator).tolist()
         return torch.stack([self.train[start : start + length] for start in starts]).long()
 
-    def held_out_windows(self, *, length: int, max_tokens: int, count: int = 4) -> Iterator[torch.Tensor]:
-        """Windows [≤ count, length] of held-out text spread evenly over all of it, up to `max_tokens` tokens."""
+    def held_out_batches(self, *, length: int, max_tokens: int, count: int = 4) -> list[torch.Tensor]:
+        """Windows [≤ count, length] of held-out text spread evenly over all of it, up to `max_tokens` tokens.
+
+        In an order drawn at random, always the same, so that the first of them are spread over the text as well.
+        """
         length = min(length, len(self.held_out))
         available = len(self.held_out) // length
         wanted = min(available, max(1, max_tokens // length))
-        starts = [index * available // wanted * length for index in range(wanted)]
-        for first in range(0, wanted, count):
-            rows = [self.held_out[start : start + length] for start in starts[first : first + count]]
-            yield torch.stack(rows).long()
+        order = torch.randperm(wanted, generator=torch.Generator().manual_seed(0)).tolist()
+        starts = [index * available // wanted * length for index in order]
+        windows = [self.held_out[start : start + length] for start in starts]
+        return [torch.stack(windows[first : first + count]).long() for first in range(0, wanted, count)]
 
 
 def load(model: Path, files: Sequence[Path], *, held_out: Sequence[Path] = (), window_tokens: int) -> TrainingText:

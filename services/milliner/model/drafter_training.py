@@ -28,11 +28,15 @@ from milliner.model import (
 )
 
 TALLY_EVERY_STEPS = 8  # agreement and overlap in training are looked at every so many steps: they cost a third of one
+REPORT_EVERY_S = 2.0  # arbitrary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """One report: means since the last one. `share` of the run is done, 0 … 1."""
+    """One report: means since the last one. `share` of the run is done, 0 … 1; the report of the last step says 1.
+
+    `agreement` and `expected_acceptance` are those of the report before where no step since then was looked at.
+    """
 
     step: int
     share: float
@@ -47,19 +51,18 @@ def train(
     config: drafter_config.TrainingConfig,
     report: Callable[[TrainingProgress], None],
     *,
-    on_measuring: Callable[[], None] = lambda: None,
+    on_measuring: Callable[[float], None] = lambda _: None,
 ) -> drafter_file.Card:
     """Trains, measures on held-out text, writes the folder `config.out` and returns its card.
 
-    `on_measuring` is called when the last step is done: what follows can take as long as many steps.
+    `on_measuring` hears how much of the measuring is done, 0 … 1; first 0, when the last step of training is done.
 
     Raises (*expected*) `ConfigError` naming the option: an unreadable or too short text, a device that is not there, a
     checkpoint of another run; `SplitOutsideModel`; what `Checkpoint.open` raises.
     """
     run = _Run(config)
     run.train(report)
-    on_measuring()
-    return run.finish()
+    return run.finish(on_measuring)
 
 
 class _Run:
@@ -114,23 +117,26 @@ class _Run:
     def train(self, report: Callable[[TrainingProgress], None]) -> None:
         mark, mark_tokens, losses = time.monotonic(), self._counters.tokens, 0.0
         tally, count, saved = drafter_objectives.Tally(), 0, mark
+        looked_at = tally
         while (share := self._share) < 1.0:
             began = time.monotonic()
-            loss, seen = self._one_step(share)
+            tallied = self._counters.step % TALLY_EVERY_STEPS == 0 or not looked_at.places
+            loss, seen = self._one_step(share, with_tally=tallied)
             losses, tally, count = losses + loss, tally + seen, count + 1
             now = time.monotonic()
             self._counters.elapsed_s += now - began
             if now - saved > self.config.checkpoint_every_s:
                 self.save()
                 saved = now
-            if tally.places and (now - mark > 2.0 or self._share >= 1.0):
+            looked_at = tally if tally.places else looked_at
+            if (tally.places and now - mark > REPORT_EVERY_S) or self._share >= 1.0:
                 report(
                     TrainingProgress(
                         step=self._counters.step,
                         share=min(1.0, self._share),
                         loss=losses / count,
-                        agreement=tally.agreed / tally.places,
-                        expected_acceptance=tally.overlap / tally.places,
+                        agreement=looked_at.agreed / looked_at.places,
+                        expected_acceptance=looked_at.overlap / looked_at.places,
                         tokens_per_s=(self._counters.tokens - mark_tokens) / (now - mark),
                         eta_s=self._counters.elapsed_s * (1.0 / self._share - 1.0) if self._share < 1.0 else 0.0,
                     )
@@ -138,7 +144,7 @@ class _Run:
                 mark, mark_tokens, losses = time.monotonic(), self._counters.tokens, 0.0
                 tally, count = drafter_objectives.Tally(), 0
 
-    def _one_step(self, share: float) -> tuple[float, drafter_objectives.Tally]:
+    def _one_step(self, share: float, *, with_tally: bool = True) -> tuple[float, drafter_objectives.Tally]:
         config = self.config
         long = config.long_tokens > 0 and share >= 0.75
         length = config.long_tokens if long else config.window_tokens
@@ -150,7 +156,6 @@ class _Run:
         with drafter_setup.autocast(self._torch_device):
             features = self._source.batch(count=count, length=length, seed=config.seed, step=self._counters.step)
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self._counters.step)
-            with_tally = self._counters.step % TALLY_EVERY_STEPS == 0
             loss, tally = self._objective.loss(features, generator=generator, with_tally=with_tally)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._drafter.parameters(), 1.0)
@@ -165,7 +170,7 @@ class _Run:
         """Writes the checkpoint."""
         self._checkpoint.save(self._drafter, self._optimizers, self._counters)
 
-    def finish(self) -> drafter_file.Card:
+    def finish(self, on_measuring: Callable[[float], None] = lambda _: None) -> drafter_file.Card:
         """Measures, writes weights and card, removes the checkpoint."""
         config = self.config
         card = drafter_file.Card(
@@ -175,7 +180,7 @@ class _Run:
             split_layer=config.split_layer,
             dtype=config.weight_dtype,
             sizes=drafter_file.sizes_of(self._drafter),
-            figures=self._figures(),
+            figures=self._figures(on_measuring),
             training_text_digest=self._text.digest,
             steps=self._counters.step,
             training_tokens=self._counters.tokens,
@@ -185,13 +190,25 @@ class _Run:
         self._checkpoint.remove()
         return card
 
-    def _figures(self) -> drafter_file.Figures:
+    def _figures(self, on_measuring: Callable[[float], None]) -> drafter_file.Figures:
+        """Over `held_out_tokens`, or fewer where that takes long beside the training; one batch at least."""
+        config = self.config
         self._drafter.eval()
-        tally = drafter_objectives.Tally()
-        for ids in self._text.held_out_windows(
-            length=self.config.window_tokens, max_tokens=self.config.held_out_tokens
-        ):
+        batches = self._text.held_out_batches(
+            length=config.window_tokens,
+            max_tokens=config.held_out_tokens,
+            count=1 if self._torch_device.type == "cpu" else 4,
+        )
+        limit_s = max(config.measure_at_least_s, config.measure_share * self._counters.elapsed_s)
+        tally, began = drafter_objectives.Tally(), time.monotonic()
+        on_measuring(0.0)
+        for done, ids in enumerate(batches, start=1):
             tally = tally + self._objective.tally(self._target.features(ids))
+            spent_s = time.monotonic() - began
+            if spent_s >= limit_s:
+                break
+            on_measuring(max(done / len(batches), spent_s / limit_s))
+        on_measuring(1.0)
         return drafter_file.Figures(
             greedy_agreement=round(tally.agreed / tally.places, 4),
             expected_acceptance=round(tally.overlap / tally.places, 4),

@@ -110,6 +110,33 @@ def test_train_reports_and_writes_a_folder_that_loads(folder: pathlib.Path, tmp_
     assert drafter_file.read_card(tmp_path) == card
 
 
+def test_the_last_step_is_reported_though_its_agreement_was_not_looked_at(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    reports: list[drafter_training.TrainingProgress] = []
+    steps = drafter_training.TALLY_EVERY_STEPS + 3
+    drafter_training.train(config(folder, tmp_path, steps=steps), reports.append)
+    assert (reports[-1].step, reports[-1].share) == (steps, 1.0)
+    assert 0.0 < reports[-1].expected_acceptance < 1.0
+
+
+def test_measuring_ends_after_a_share_of_the_training_time_and_says_how_far_it_is(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    def measured(**limits: float) -> tuple[int, list[float]]:
+        shares: list[float] = []
+        changed = config(folder, tmp_path, steps=1, window_tokens=16, **limits)
+        card = drafter_training.train(changed, lambda _: None, on_measuring=shares.append)
+        assert card.figures is not None
+        return card.figures.held_out_tokens, shares
+
+    tokens, shares = measured(measure_share=0.0, measure_at_least_s=600.0, held_out_tokens=64)
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert len(shares) > 3
+    assert measured(measure_share=0.0, measure_at_least_s=0.0, held_out_tokens=64) == (tokens / 4, [0.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "message"),
     [
