@@ -81,7 +81,7 @@ class TorchDeviceSession:
         )
         self._tree: draft_tree.DraftTree | None = None
         self._unsettled: list[Callable[[], None]] = []
-        self._closed = False
+        self._closing: asyncio.Future[tuple[None, float]] | None = None
 
     # -- what the strategy reads ---------------------------------------------------------------------------------
 
@@ -215,11 +215,10 @@ class TorchDeviceSession:
         return await self._timed(lambda: self._packing.committed_now(start, end))
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            closing = asyncio.ensure_future(self._executor.run(self._close_now))
+        if (closing := self._closing) is None:
+            closing = self._closing = asyncio.ensure_future(self._executor.run(self._close_now))
             closing.add_done_callback(lambda _: self._on_closed())
-            await asyncio.shield(closing)  # whoever cancels this wait must not take the pages out of the pool for good
+        await asyncio.shield(closing)  # whoever cancels this wait must not take the pages out of the pool for good
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

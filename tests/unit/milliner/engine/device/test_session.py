@@ -107,6 +107,23 @@ async def test_room_is_free_again_after_closing_twice_and_after_a_cancelled_clos
         await other.close()
 
 
+async def test_a_second_close_waits_for_the_memory_though_the_first_was_cancelled(
+    device: device_model.DeviceModel,
+) -> None:
+    """It returned at once, while the executor was still busy with what came before the close."""
+    async with begun(device) as (one, _):
+        earlier = asyncio.create_task(one.verify([one.root], reply(1)))  # DECODE_S on the executor
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(one.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        assert device.used_share > 0.0
+        await one.close()
+        assert device.used_share == 0.0
+        await earlier
+
+
 async def test_noise_is_made_once_for_target_and_drafter_and_kept_no_longer_than_it_is_asked_for(
     device: device_model.DeviceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
