@@ -348,3 +348,25 @@ async def test_bytes_before_the_upstream_stands_wait_on_pythons_that_forget_an_e
         connection(link.port) as (reader, writer),
     ):
         assert await transfer(reader, writer, 10) < 10.0
+
+
+async def test_a_server_that_resets_before_the_two_ends_are_joined_resets_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client stayed connected to nobody, for ever."""
+    loop = asyncio.get_running_loop()
+    create_connection = loop.create_connection
+
+    async def connect_and_lose(*arguments: Any) -> Any:
+        transport, end = await create_connection(*arguments)
+        end.abort()
+        await asyncio.sleep(0.01)
+        return transport, end
+
+    async with echo_server() as port, emulated_link.EmulatedLink("127.0.0.1", port, FAST) as link:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "create_connection", connect_and_lose)
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.read(1), 5)
+        writer.close()

@@ -122,3 +122,5 @@ class EmulatedLink:
         client.join(upstream)
         if client.gone:
             upstream.abort()
+        elif upstream.gone:  # reset before the two were joined, when there was nobody to tell
+            client.abort()

@@ -4,8 +4,9 @@
 is started again on the same port, so that its loss is to both ends what the loss of a network is.
 
 The child is `python -m milliner.wire.link_process`. Line by line as JSON, it reads its configuration and then commands
-on standard input, and writes its port and then counters on standard output. It ends when its standard input does: when
-it is stopped, or when its parent dies in whatever way.
+on standard input, and writes its port and then counters on standard output. Each line bears the number of what it
+answers: one that came too late for its asker is not taken for the next one's. The child ends when its standard input
+does: when it is stopped, or when its parent dies in whatever way.
 """
 
 from __future__ import annotations
@@ -50,23 +51,24 @@ class LinkProcess:
         }
         self._process: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
+        self._asked = 0  # numbers questions, for all processes of this link
         self.port = 0
 
     async def counters(self) -> LinkCounters:
         """The child's counters."""
-        return LinkCounters(**await self._ask("counters", within_s=_ANSWER_WITHIN_S))
+        return LinkCounters(**await self._ask({"command": "counters"}, within_s=_ANSWER_WITHIN_S))
 
     async def cut(self) -> None:
         """See `EmulatedLink.cut`."""
-        await self._ask("cut", within_s=_ANSWER_WITHIN_S)
+        await self._ask({"command": "cut"}, within_s=_ANSWER_WITHIN_S)
 
     async def mend(self) -> None:
         """See `EmulatedLink.mend`."""
-        await self._ask("mend", within_s=_ANSWER_WITHIN_S)
+        await self._ask({"command": "mend"}, within_s=_ANSWER_WITHIN_S)
 
     async def drop_connections(self) -> None:
         """See `EmulatedLink.drop_connections`."""
-        await self._ask("drop_connections", within_s=_ANSWER_WITHIN_S)
+        await self._ask({"command": "drop_connections"}, within_s=_ANSWER_WITHIN_S)
 
     async def keep(self) -> NoReturn:
         """Starts the process again whenever it has ended; connections through it are lost, counters begin anew.
@@ -97,8 +99,7 @@ class LinkProcess:
         command = (sys.executable, "-m", "milliner.wire.link_process")
         self._process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
         try:
-            configuration = json.dumps(self._configuration | {"port": self.port})
-            answer = await self._ask(configuration, within_s=_START_WITHIN_S)
+            answer = await self._ask(self._configuration | {"port": self.port}, within_s=_START_WITHIN_S)
         except BaseException:
             await self.__aexit__()
             raise
@@ -116,24 +117,25 @@ class LinkProcess:
             process.kill()
             await process.wait()
 
-    async def _ask(self, line: str, *, within_s: float) -> dict[str, Any]:
+    async def _ask(self, question: dict[str, Any], *, within_s: float) -> dict[str, Any]:
         process = self._process
         if process is None:
             raise errors.UnavailableError("the emulated link has not been started", field="link")
         assert process.stdin is not None
         assert process.stdout is not None
-        answer = b""
         async with self._asking:
-            # a child that is gone shows as an empty answer
+            self._asked += 1
+            number = self._asked
+            # a child that is gone shows as an empty line
             with contextlib.suppress(TimeoutError, ConnectionError):
                 async with asyncio.timeout(within_s):
-                    process.stdin.write(line.encode() + b"\n")
+                    process.stdin.write(json.dumps(question | {"number": number}).encode() + b"\n")
                     await process.stdin.drain()
-                    answer = await process.stdout.readline()
-        if not answer:
-            raise errors.UnavailableError("the emulated link's process did not answer", field="link")
-        found: dict[str, Any] = json.loads(answer)
-        return found
+                    while line := await process.stdout.readline():
+                        answer: dict[str, Any] = json.loads(line)
+                        if answer.pop("number") == number:  # else it answers a question that was given up
+                            return answer
+        raise errors.UnavailableError("the emulated link's process did not answer", field="link")
 
 
 async def _serve() -> None:
@@ -147,9 +149,10 @@ async def _serve() -> None:
     conditions = emulated_link.LinkConditions(**configuration["conditions"])
     upstream = (configuration["upstream_host"], configuration["upstream_port"])
     async with emulated_link.EmulatedLink(*upstream, conditions, port=configuration["port"]) as link:
-        _say({"port": link.port})
+        _say({"port": link.port}, number=configuration["number"])
         while line := await lines.readline():
-            _say(_obey(line.decode().strip(), link))
+            question = json.loads(line)
+            _say(_obey(question["command"], link), number=question["number"])
 
 
 def _obey(command: str, link: emulated_link.EmulatedLink) -> dict[str, int | float]:
@@ -159,8 +162,8 @@ def _obey(command: str, link: emulated_link.EmulatedLink) -> dict[str, int | flo
     return {"bytes_up": link.bytes_up, "bytes_down": link.bytes_down, "max_lateness_s": link.max_lateness_s}
 
 
-def _say(answer: dict[str, int | float]) -> None:
-    print(json.dumps(answer), flush=True)
+def _say(answer: dict[str, int | float], *, number: int) -> None:
+    print(json.dumps(answer | {"number": number}), flush=True)
 
 
 if __name__ == "__main__":
