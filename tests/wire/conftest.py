@@ -13,7 +13,7 @@ from tests.wire import toy_cloud
 from milliner.wire import client, client_stream, server
 
 # Short enough that a test which waits in vain fails soon; long beside a busy laptop's hiccups.
-TIMEOUTS = client_stream.Timeouts(connect_s=5.0, open_s=5.0, send_s=5.0, reply_s=5.0)
+TIMEOUTS = client_stream.Timeouts(connect_s=5.0, open_s=5.0, send_s=5.0, reply_s=5.0, busy_s=5.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ async def test_a_link_that_is_mended_in_time_goes_on_where_it_was(pair: conftest
 async def test_a_cloud_that_answers_nothing_meets_the_reply_deadline(pair: conftest.Pair) -> None:
     """Its process answers pings, its engine hangs."""
     pair.cloud.gate.clear()
-    impatient = dataclasses.replace(conftest.TIMEOUTS, reply_s=0.1)
+    impatient = dataclasses.replace(conftest.TIMEOUTS, reply_s=0.1, busy_s=0.1)
     async with client.GrpcTransport([f"127.0.0.1:{pair.server.port}"], timeouts=impatient) as transport:
         stream = await transport.open(toy_cloud.session_open())
         await stream.send(toy_cloud.frame())

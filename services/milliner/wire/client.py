@@ -114,17 +114,30 @@ class GrpcTransport:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until a connection to one replica stands. Raises `UnavailableError` if none does within `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
         found = await self._find()
         waits = [asyncio.create_task(candidate.ready()) for candidate in found]
+        pending, failures = set(waits), list[BaseException]()
         try:
-            done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            while pending:
+                left_s = max(0.0, deadline_s - loop.time())
+                done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                results = [_failure(wait) for wait in done]
+                if None in results:
+                    return
+                failures += filter(None, results)
+                if not done:
+                    break
         finally:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-        if not done:
-            targets = ", ".join(candidate.target for candidate in found)
-            raise errors.DeadlineExceeded(f"no connection to {targets} within {timeout_s} s", field="cloud")
+        targets = ", ".join(candidate.target for candidate in found)
+        if not pending:
+            why = "; ".join(str(failure) or type(failure).__name__ for failure in failures)
+            raise errors.UnavailableError(f"no connection to {targets}: {why}", field="cloud")
+        raise errors.DeadlineExceeded(f"no connection to {targets} within {timeout_s} s", field="cloud")
 
     async def close(self) -> None:
         """Ends open sessions and closes all connections."""
@@ -176,6 +189,11 @@ class GrpcTransport:
         turn = self._turn % max(1, len(found))
         self._turn += 1
         return sorted(found[turn:] + found[:turn], key=lambda candidate: (candidate.shunned, candidate.num_streams))
+
+
+def _failure(wait: asyncio.Task[None]) -> BaseException | None:
+    """Why a task that is done did not succeed."""
+    return asyncio.CancelledError() if wait.cancelled() else wait.exception()
 
 
 def _how_telling(error: errors.MillinerError) -> int:

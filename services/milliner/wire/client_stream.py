@@ -21,12 +21,14 @@ from milliner.wire import layout, messages, options, status
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timeouts:
     """Deadlines of a device's stream, each with its own name in the error. All arbitrary; a silent replica is found
-    sooner, by its heartbeat (`replica`)."""
+    sooner, by its heartbeat (`replica`), and one whose heartbeat answers has `busy_s` instead of `send_s` and
+    `reply_s`: giving up a long queue would replay a whole history into another, and every device would at once."""
 
     connect_s: float = 2.0  # TCP, TLS and HTTP/2 set-up to one endpoint
     open_s: float = 5.0  # Open sent to Opened received
     send_s: float = 30.0  # one frame's way into the transport, against back-pressure
     reply_s: float = 30.0  # waiting for the next reply while one is due
+    busy_s: float = 120.0  # of a frame's way or a reply, where the replica is known to live
 
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -42,9 +44,11 @@ class ClientStream:
         request: types.SessionOpen,
         endpoint: str,
         timeouts: Timeouts,
+        alive: Callable[[], bool],
     ) -> None:
         self._call = call
         self._request = request
+        self._alive = alive
         self._timeouts = timeouts
         self._answers: asyncio.Queue[types.HiddenReply | errors.MillinerError] = asyncio.Queue()
         self._send_lock = asyncio.Lock()
@@ -84,14 +88,14 @@ class ClientStream:
             if self._ended is not None:
                 raise self._ended
             self.frames_in_flight += 1
-            async with self._deadline("sending a frame", self._timeouts.send_s):
+            async with self._deadline("sending a frame", self._timeouts.send_s, while_alive_s=self._timeouts.busy_s):
                 await self._write(data)
 
     async def receive(self) -> types.HiddenReply:
         """See `core.ports.CloudStream.receive`. Cancelling it loses nothing."""
         if self._answers.empty() and self._ended is not None:
             raise self._ended
-        async with self._deadline("a reply", self._timeouts.reply_s):
+        async with self._deadline("a reply", self._timeouts.reply_s, while_alive_s=self._timeouts.busy_s):
             answer = await self._answers.get()
         if isinstance(answer, errors.MillinerError):
             raise answer
@@ -231,12 +235,25 @@ class ClientStream:
         self._answers.put_nowait(answer)
 
     @contextlib.asynccontextmanager
-    async def _deadline(self, what: str, seconds: float) -> AsyncIterator[None]:
+    async def _deadline(self, what: str, seconds: float, *, while_alive_s: float = 0.0) -> AsyncIterator[None]:
+        """Ends the stream after `seconds`, or after `while_alive_s` where the replica is known to live by then."""
+        loop, granted_s = asyncio.get_running_loop(), max(seconds, while_alive_s)
         try:
-            async with asyncio.timeout(seconds):
-                yield
+            async with asyncio.timeout(granted_s) as limit:
+
+                def look() -> None:
+                    nonlocal granted_s
+                    if not self._alive():  # one that dies later ends the stream by its heartbeat
+                        granted_s = seconds
+                        limit.reschedule(loop.time())
+
+                looking = loop.call_later(seconds, look)
+                try:
+                    yield
+                finally:
+                    looking.cancel()
         except TimeoutError:
-            error = self._late(what, seconds)
+            error = self._late(what, granted_s)
             self._end(error)
             raise error from None
 
@@ -260,15 +277,19 @@ async def open_stream(
     *,
     endpoint: str,
     timeouts: Timeouts,
+    alive: Callable[[], bool] = lambda: False,
     expected: types.SessionOpened | None = None,
 ) -> ClientStream:
-    """Opens a session over `channel`; nothing is left behind when it fails. `expected`: see `ClientStream.open`."""
+    """Opens a session over `channel`; nothing is left behind when it fails. `expected`: see `ClientStream.open`.
+
+    `alive` tells whether the replica is known to live, by other means than this stream.
+    """
     metadata = (("traceparent", request.traceparent),) if request.traceparent else None
     try:
         call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None, metadata=metadata)
     except grpc.aio.UsageError as error:  # the replica was given up while this opening waited for another one
         raise errors.UnavailableError(f"the connection to {endpoint} is closed: {error}", field="cloud") from error
-    stream = ClientStream(call, request=request, endpoint=endpoint, timeouts=timeouts)
+    stream = ClientStream(call, request=request, endpoint=endpoint, timeouts=timeouts, alive=alive)
     try:
         await stream.open(expected)
     except BaseException:

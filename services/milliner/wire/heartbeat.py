@@ -50,6 +50,11 @@ class Heartbeat:
         self._channel: grpc.aio.Channel | None = None
         self._heard = False  # the watch stands and has been answered
 
+    @property
+    def answers(self) -> bool:
+        """Whether the watch stands: the replica answers, or has been silent for no longer than a ping may take."""
+        return self._heard
+
     async def check(self, *, within_s: float) -> str:
         """Why the replica cannot serve, or "" when it can.
 

@@ -89,6 +89,7 @@ class Replica:
                 request,
                 endpoint=self.target,
                 timeouts=self._timeouts,
+                alive=lambda: self._heartbeat.answers,
                 expected=self._last_opened if eager and not self.shunned else None,
             )
         except errors.MillinerError as error:
@@ -143,7 +144,14 @@ class Replica:
     def _forget(self, stream: client_stream.ClientStream) -> None:
         self._streams.pop(stream, None)
         if not self._streams and self._watch is not None:
-            self._farewell = asyncio.get_running_loop().call_later(_LINGER_S, self._watch.cancel)
+            self._farewell = asyncio.get_running_loop().call_later(_LINGER_S, self._stop_watching)
+
+    def _stop_watching(self) -> None:
+        """Forgets the watch as it ends it: an opening that completes in this very turn of the loop starts another."""
+        self._farewell = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     async def _watch_health(self) -> None:
         """Ends all sessions and drops the connection, which may still look alive, when the replica is lost."""
