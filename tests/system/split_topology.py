@@ -19,7 +19,7 @@ from milliner.engine.device import costs, device_model, submodels
 from milliner.model import adapter, checkpoint, digest, drafter_file, medusa
 from milliner.model import slice as slices
 from milliner.roles import hidden_state_service
-from milliner.strategies import base, factory
+from milliner.strategies import base, factory, openings
 from milliner.strategies import options as strategy_options
 from milliner.telemetry import cloud_span, record, tracing
 from milliner.wire import client, codecs, server
@@ -112,8 +112,19 @@ class SplitTopology:
         self.transport = transport
         self.replicas = replicas
 
-    def strategy(self, options: strategy_options.HatOptions | strategy_options.UShapeOptions) -> base.Generator:
-        return factory.build_generator(options, clock=clock.LoopClock(), transport=self.transport, device=self.device)
+    def strategy(
+        self,
+        options: strategy_options.HatOptions | strategy_options.UShapeOptions,
+        *,
+        max_open_wait_s: float = openings.MAX_WAIT_S,
+    ) -> base.Generator:
+        return factory.build_generator(
+            options,
+            clock=clock.LoopClock(),
+            transport=self.transport,
+            device=self.device,
+            max_open_wait_s=max_open_wait_s,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -125,13 +136,14 @@ async def running(
     num_replicas: int = 1,
     kv_cache_bytes: Sequence[int] = (64 << 20,),
     device_sessions: int = 8,
+    cloud_sessions: int = 256,
 ) -> AsyncIterator[SplitTopology]:
     """Starts cloud replicas and a device over a checkpoint folder, float32 on CPU; caches of replicas in turn."""
     modules = device_model.load_submodels(files, dtype=DTYPE, torch_device=CPU)
     async with contextlib.AsyncExitStack() as stack:
         replicas = [
             await stack.enter_async_context(
-                _replica(files, modules.info, cloud_cost, kv_cache_bytes[index % len(kv_cache_bytes)])
+                _replica(files, modules.info, cloud_cost, kv_cache_bytes[index % len(kv_cache_bytes)], cloud_sessions)
             )
             for index in range(num_replicas)
         ]
@@ -147,14 +159,20 @@ async def running(
 
 @contextlib.asynccontextmanager
 async def _replica(
-    files: device_model.DeviceFiles, info: compute.DeviceInfo, cost: compute.ComputeCost | None, kv_cache_bytes: int
+    files: device_model.DeviceFiles,
+    info: compute.DeviceInfo,
+    cost: compute.ComputeCost | None,
+    kv_cache_bytes: int,
+    max_sessions: int,
 ) -> AsyncIterator[Replica]:
     async with contextlib.AsyncExitStack() as stack:
         worker = executor.ComputeExecutor(name="cloud", torch_threads=1)
         stack.callback(worker.close)
         spec = slices.SliceSpec(info.split_layer, info.cloud_slice_end, embedding=False, lm_head=False)
         cloud_slice = slices.load_slice(checkpoint.Checkpoint.open(files.model), spec, dtype=DTYPE, torch_device=CPU)
-        config = limits.EngineConfig(kv_cache_bytes=kv_cache_bytes, page_tokens=16, max_batch_tokens=256)
+        config = limits.EngineConfig(
+            kv_cache_bytes=kv_cache_bytes, page_tokens=16, max_batch_tokens=256, max_sessions=max_sessions
+        )
         time = clock.LoopClock()
         backend = slice_backend.SliceBackend(cloud_slice, config=config)
         engine = engines.Engine(backend, config=config, executor=worker, clock=time, cost=cost)

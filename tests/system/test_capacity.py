@@ -22,14 +22,24 @@ SMALL, LARGE = 192 * POSITION_BYTES, 640 * POSITION_BYTES  # the model's context
 
 @contextlib.asynccontextmanager
 async def served(
-    model: pathlib.Path, *, kv_cache_bytes: Sequence[int], num_replicas: int = 1, max_running: int = 8
+    model: pathlib.Path,
+    *,
+    kv_cache_bytes: Sequence[int],
+    num_replicas: int = 1,
+    max_running: int = 8,
+    cloud_sessions: int = 256,
+    max_open_wait_s: float = 30.0,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, split_topology.SplitTopology]]:
     files = device_model.DeviceFiles(model, 1)
     async with split_topology.running(
-        files, kv_cache_bytes=kv_cache_bytes, num_replicas=num_replicas, device_sessions=max_running
+        files,
+        kv_cache_bytes=kv_cache_bytes,
+        num_replicas=num_replicas,
+        device_sessions=max_running,
+        cloud_sessions=cloud_sessions,
     ) as topology:
         service = text_service.TextService(
-            generator=topology.strategy(strategy_options.UShapeOptions()),
+            generator=topology.strategy(strategy_options.UShapeOptions(), max_open_wait_s=max_open_wait_s),
             codec=tokenizer.HuggingFaceTokenizer.load(model),
             model=text_service.ServedModel(name="tiny", max_positions=256, strategy="UShape"),
             clock=clock.LoopClock(),
@@ -97,7 +107,7 @@ async def test_a_replica_that_is_too_small_sends_the_request_on_to_a_larger_one(
 
 
 async def test_a_cloud_that_is_full_for_now_says_when_to_come_back(tiny_model: pathlib.Path) -> None:
-    async with served(tiny_model, kv_cache_bytes=[SMALL]) as (client, topology):
+    async with served(tiny_model, kv_cache_bytes=[SMALL], max_open_wait_s=0.3) as (client, topology):
         engine = topology.replicas[0].engine
         held = types.SessionOpen("held", "", 0, 0, 32, max_positions=100)
         await engine.open(held)
@@ -115,6 +125,55 @@ async def test_more_choices_than_the_device_has_room_for_are_all_answered(tiny_m
         texts = [choice["text"] for response in both for choice in response.json()["choices"]]
         assert len(texts) == 6
         assert len(set(texts)) == 1
+        assert topology.device.used_share == 0.0
+
+
+async def test_requests_wait_for_room_in_the_cloud(tiny_model: pathlib.Path) -> None:
+    """A cloud with fewer sessions than the device has slots: 21 of 24 requests were refused within two seconds."""
+    async with served(tiny_model, kv_cache_bytes=[LARGE], cloud_sessions=3) as (client, topology):
+        said = await asyncio.gather(*(complete(client, prompt_tokens=20, max_tokens=4) for _ in range(24)))
+        assert [response.status_code for response in said] == [200] * 24
+        many = await complete(client, prompt_tokens=20, max_tokens=4, n=16)
+        assert many.status_code == 200, many.text
+        assert len({choice["text"] for choice in many.json()["choices"]}) == 1
+        assert topology.device.used_share == 0.0
+
+
+async def test_choices_wait_for_their_own_however_long_the_wait_for_others_is(tiny_model: pathlib.Path) -> None:
+    async with served(tiny_model, kv_cache_bytes=[LARGE], cloud_sessions=1, max_open_wait_s=0.05) as (client, _):
+        many = await complete(client, prompt_tokens=20, max_tokens=30, n=5)
+        assert many.status_code == 200, many.text
+        assert [len(choice["text"]) > 0 for choice in many.json()["choices"]] == [True] * 5
+
+
+async def test_a_large_session_gets_its_room_under_a_steady_flow_of_small_ones(tiny_model: pathlib.Path) -> None:
+    async with served(tiny_model, kv_cache_bytes=[SMALL]) as (client, _):
+        ended = asyncio.Event()
+
+        async def flow() -> None:
+            while not ended.is_set():
+                assert (await complete(client, prompt_tokens=20, max_tokens=20)).status_code == 200
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(flow())
+            await asyncio.sleep(0.3)
+            large = await complete(client, prompt_tokens=100, max_tokens=80)
+            ended.set()
+        assert large.status_code == 200, large.text
+
+
+async def test_one_that_waits_for_the_cloud_may_leave(tiny_model: pathlib.Path) -> None:
+    async with served(tiny_model, kv_cache_bytes=[LARGE], cloud_sessions=1) as (client, topology):
+        engine = topology.replicas[0].engine
+        await engine.open(types.SessionOpen("held", "", 0, 0, 32, max_positions=100))
+        leaving = [asyncio.create_task(complete(client, prompt_tokens=20, max_tokens=4)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        await engine.close("held")
+        assert (await complete(client, prompt_tokens=20, max_tokens=4)).status_code == 200
         assert topology.device.used_share == 0.0
 
 

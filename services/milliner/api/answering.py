@@ -13,8 +13,8 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from milliner.api import admission, schema, streaming, text_service
-from milliner.core import fair_units, types
+from milliner.api import admission, schema, streaming, text_service, turn_taking
+from milliner.core import errors, types
 from milliner.telemetry import record, summary, summary_json
 from milliner.telemetry.phases import Phase
 
@@ -160,7 +160,7 @@ class Answering:
                     request_record.add(Phase.QUEUE, held.waited_s, tier="device")
                 prompts = await flavour.tokenize(self._service, records[::n])
                 choices = [Choice(index, prompts[index // n]) for index in range(len(records))]
-                turns = fair_units.FairUnits(held.slots)
+                turns = turn_taking.Turns(held.slots)
                 async with asyncio.TaskGroup() as group:
                     for choice, request_record in zip(choices, records, strict=True):
                         group.create_task(self._in_turn(turns, flavour, choice, request_record, sink))
@@ -168,22 +168,25 @@ class Answering:
 
     async def _in_turn(
         self,
-        turns: fair_units.FairUnits,
+        turns: turn_taking.Turns,
         flavour: Flavour,
         choice: Choice,
         request_record: record.RequestRecord,
         sink: Callable[[Choice, text_service.TextDelta], Awaitable[None]],
     ) -> None:
-        """One answer, once enough of the request's other answers have ended."""
-        if turns.fits(1):
-            await turns.acquire(1)
-        else:
-            with request_record.phase(Phase.QUEUE, tier="device"):
-                await turns.acquire(1)
-        try:
-            await self._one(flavour, choice, request_record, sink)
-        finally:
-            turns.release(1)
+        """One answer, once enough of the request's other answers have ended, both here and in the cloud."""
+        while True:
+            async with turns.turn(request_record) as turn:
+
+                async def note(of: Choice, delta: text_service.TextDelta, turn: turn_taking.Turn = turn) -> None:
+                    turn.admitted()
+                    await sink(of, delta)
+
+                try:
+                    return await self._one(flavour, choice, request_record, note)
+                except errors.CapacityError:
+                    if not turn.may_come_again:
+                        raise
 
     async def _one(
         self,

@@ -70,6 +70,7 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     stop_token_ids: frozenset[int] = frozenset()  # end of text included, unless the client said ignore_eos
     num_logprobs: int | None = None  # None: no log-probabilities; k: of the chosen token and the k likeliest
+    waits_for_room: bool = True  # in the cloud; False: one replica after the other is asked once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

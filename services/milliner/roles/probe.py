@@ -58,6 +58,7 @@ class Probe:
             request_id="probe",
             prompt_ids=tuple(index % self._device.vocab_size for index in range(1, _PROMPT_TOKENS + 1)),
             max_new_tokens=_NEW_TOKENS,
+            waits_for_room=False,  # that the cloud is full is an answer
         )
         # A tracer that records nothing: probes are no requests of anybody.
         probe_record = record.RequestRecord(

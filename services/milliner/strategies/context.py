@@ -6,7 +6,7 @@ import dataclasses
 
 from milliner.core import compute, ports, types
 from milliner.strategies import answer as answers
-from milliner.strategies import cloud_session, uplink
+from milliner.strategies import cloud_session, openings, uplink
 from milliner.telemetry import record
 
 
@@ -19,5 +19,6 @@ class RequestContext:
     cloud: cloud_session.CloudSession
     clock: ports.Clock
     uplink: uplink.Uplink
+    openings: openings.Openings
     answer: answers.Answer
     record: record.RequestRecord

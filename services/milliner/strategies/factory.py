@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from milliner.core import compute, errors, ports
-from milliner.strategies import base, request_scope
+from milliner.strategies import base, openings, request_scope
 from milliner.strategies import options as strategy_options
 from milliner.strategies.hat import strategy as hat
 from milliner.strategies.ushape import strategy as ushape
@@ -21,8 +21,12 @@ def build_generator(
     transport: ports.CloudTransport,
     device: compute.DeviceCompute,
     new_session_id: Callable[[], str] = lambda: secrets.token_hex(SESSION_ID_BYTES),
+    max_open_wait_s: float = openings.MAX_WAIT_S,
 ) -> base.Generator:
-    """A generator for `options`; raises `ConfigError` where the device lacks what they ask for."""
+    """A generator for `options`; raises `ConfigError` where the device lacks what they ask for.
+
+    `max_open_wait_s`: how long a request may wait for room in the cloud.
+    """
     scope = request_scope.StrategyPorts(
         clock=clock,
         transport=transport,
@@ -30,6 +34,7 @@ def build_generator(
         new_session_id=new_session_id,
         codec=options.codec,
         recovery=options.recovery,
+        openings=openings.Openings(max_wait_s=max_open_wait_s),
     )
     if isinstance(options, strategy_options.HatOptions):
         return hat.Hat(scope, options)

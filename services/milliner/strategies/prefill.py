@@ -41,6 +41,8 @@ async def prefill(context: RequestContext, options: PrefillOptions) -> compute.V
     Raises what the cloud refused, or `UnavailableError` when no replica could be had in time.
     """
     context.record.start_round(0, "prefill")
+    if context.request.waits_for_room and context.openings.crowded:
+        await _open_in_turn(context)
     while True:
         try:
             return await _Pipeline(context, options).run()
@@ -53,12 +55,25 @@ async def prefill(context: RequestContext, options: PrefillOptions) -> compute.V
 
 
 async def _open_elsewhere(context: RequestContext, full: errors.MillinerError) -> None:
-    """The replica that was opened eagerly has no room: tries them all, once; raises the refusal if none has."""
+    """The replica that was opened eagerly has no room: tries them all; where none has any now, waits in turn."""
     await context.cloud.close()
     try:
         await context.cloud.open()
     except cloud_session.LOST:
         await context.cloud.recover(0, cause=full)
+    except errors.CapacityError:
+        if not context.request.waits_for_room:
+            raise
+        await _open_in_turn(context)
+
+
+async def _open_in_turn(context: RequestContext) -> None:
+    """Opens the session once it is this request's turn and a replica has room. Raises the refusal after the wait."""
+    with context.record.phase(Phase.QUEUE, tier="device"):
+        try:
+            await context.openings.open(context.cloud.open, clock=context.clock)
+        except cloud_session.LOST as lost:
+            await context.cloud.recover(0, cause=lost)
 
 
 class _Pipeline:

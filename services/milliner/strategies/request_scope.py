@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from milliner.core import compute, errors, ports, types
 from milliner.engine import delay_model
-from milliner.strategies import answer, chunking, cloud_session, prefill, uplink
+from milliner.strategies import answer, chunking, cloud_session, openings, prefill, uplink
 from milliner.strategies import options as strategy_options
 from milliner.strategies.context import RequestContext
 from milliner.telemetry import record as records
@@ -18,7 +18,8 @@ __all__ = ["RequestContext", "StrategyPorts", "first_emission", "open_request"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StrategyPorts:
-    """What a strategy is bound to. `uplink` and `shallow` are estimates that all requests of the device share."""
+    """What a strategy is bound to. `uplink` and `shallow` are estimates that all requests of the device share, as they
+    share the line for room in the cloud, `openings`."""
 
     clock: ports.Clock
     transport: ports.CloudTransport
@@ -28,6 +29,7 @@ class StrategyPorts:
     recovery: strategy_options.RecoveryOptions
     uplink: uplink.Uplink = dataclasses.field(default_factory=uplink.Uplink)
     shallow: delay_model.DelayModel = dataclasses.field(default_factory=delay_model.DelayModel)
+    openings: openings.Openings = dataclasses.field(default_factory=openings.Openings)
 
 
 @contextlib.asynccontextmanager
@@ -37,7 +39,7 @@ async def open_request(
     """A request with its sessions on both tiers; both are closed on the way out, also when it is cancelled.
 
     Raises `PromptTooLong` for what exceeds the context or every replica's KV cache, `KVCacheFull` where the device has
-    no room in time, or what the cloud refused.
+    no room in time, or what the cloud refused. Where the cloud is full, prefill waits in `scope.openings`.
     """
     info = scope.device.info
     prompt_tokens = len(request.prompt_ids)
@@ -71,6 +73,7 @@ async def open_request(
             cloud=cloud,
             clock=scope.clock,
             uplink=scope.uplink,
+            openings=scope.openings,
             answer=answer.Answer(request),
             record=record,
         )
@@ -83,6 +86,7 @@ async def open_request(
     finally:
         try:
             await cloud.close()
+            scope.openings.freed()
         finally:
             await device.close()
 
