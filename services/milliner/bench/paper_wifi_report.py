@@ -64,6 +64,7 @@ def build(
         for cell in run_plan.cells
     ]
     figures = summary.summarise(observations, preset=preset, optima=optima)
+    found = targets.targets(summary.Observations(observations), optima)
     return report.Report(
         command=command,
         title=f"{title}: one user, {run_plan.new_tokens} new tokens",
@@ -74,7 +75,8 @@ def build(
             "invalid_rows": sum(bool(row.invalid_because) for row in rows),
             **(more or {}),
             **figures,
-            "targets": {t.label: t.verdict for t in targets.targets(summary.Observations(observations), optima)},
+            "targets": {target.label: target.verdict for target in found},
         },
+        headlines=targets.headlines(found),
         not_printed=tuple(name for name, value in figures.items() if isinstance(value, dict) and name not in PRINTED),
     )

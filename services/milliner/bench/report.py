@@ -61,6 +61,7 @@ class Report:
     rows: Sequence[Row]
     summary: Summary
     title: str = ""
+    headlines: Sequence[str] = ()  # printed first: what the run is for, in lines; not in the JSON
     columns: Sequence[Column] = ()
     not_printed: Sequence[str] = ()  # summary entries that the table's columns show already
     commit: str = dataclasses.field(default_factory=provenance.commit)
@@ -100,11 +101,13 @@ class Report:
             raise ReportError(f"cannot be written: {error.strerror}", field=str(path)) from error
 
     def print(self, console: rich.console.Console | None = None) -> None:
-        """The table of rows, then the summary, on `console` (default: standard output)."""
+        """The headlines, the table of rows, then the summary, on `console` (default: standard output)."""
         console = console or rich.console.Console()
+        if self.title and (self.rows or self.headlines):
+            console.print(f"[bold]{rich.markup.escape(self.title)}")
+        for line in self.headlines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         if self.rows:
-            if self.title:
-                console.print(f"[bold]{rich.markup.escape(self.title)}")
             for table in _row_tables(self, console):
                 console.print(table)
         for row in self.rows:
@@ -192,7 +195,8 @@ def _cell(value: Scalar, column: Column) -> str:
     if isinstance(value, int) and column.scale == 1.0:
         return str(value)
     if isinstance(value, (int, float)):
-        return f"{value * column.scale:.{column.digits}f}"
+        shown = f"{value * column.scale:.{column.digits}f}"
+        return shown if float(shown) else shown.removeprefix("-")  # no "-0.000" of rounding errors
     return rich.markup.escape(value)
 
 

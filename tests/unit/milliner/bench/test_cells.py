@@ -151,11 +151,13 @@ def test_summary_compares_cells_of_equal_length_and_temperature() -> None:
     assert ratios["Hat float16 512 T0"] == pytest.approx(1.1)
     assert found["hat_tbt_over_ushape_float16_t0.8"] == pytest.approx(0.6)
     assert "hat_ttft_over_usarathi" not in found
-    verdicts = {
-        t.label: t.verdict for t in targets.targets(summary.Observations(observations), {("float16", 512): 0.4})
-    }
+    asked = targets.targets(summary.Observations(observations), {("float16", 512): 0.4})
+    verdicts = {t.label: t.verdict for t in asked}
     assert verdicts["Hat TBT / UShape T0 ≤ 0.45"] == "0.400 met"
     assert verdicts["Hat TBT / UShape T0.8 ≤ 0.5"] == "0.600 MISSED"
+    lines = targets.headlines(asked)
+    assert lines[0] == "2 of 3 targets met, 1 MISSED"
+    assert lines[2].split("UShape", 1)[1].strip() == "T0 0.400 ≤ 0.45 · T0.8 0.600 ≤ 0.5 MISSED"
 
 
 def test_hat_is_held_against_its_worst_cell() -> None:
@@ -170,3 +172,5 @@ def test_hat_is_held_against_its_worst_cell() -> None:
     worst = {t.name: t for t in targets.targets(summary.Observations(observations), optima)}
     assert worst["Hat TTFT / USarathi, worst cell"].measured == pytest.approx(1.2)
     assert not worst["Hat TTFT / USarathi, worst cell"].met
+    line = targets.headlines(list(worst.values()))[1]
+    assert line.endswith("float16 2048 1.200 ≤ 1.1 MISSED (worst of 2)")

@@ -83,6 +83,16 @@ def test_table_shows_figures_missing_ones_and_invalid_rows() -> None:
     assert "Hat float16 512" in text
 
 
+def test_headlines_come_first_and_no_zero_is_negative() -> None:
+    output = io.StringIO()
+    report_ = _report(summary={"unexplained": -0.0001, "gain": -0.5}, headlines=["2 of 2 targets met"])
+    report_.print(rich.console.Console(file=output, width=120))
+    text = output.getvalue()
+    assert text.startswith("2 of 2 targets met")
+    assert "-0.000" not in text
+    assert "-0.500" in text
+
+
 def test_a_table_too_wide_for_the_console_goes_on_below_with_its_keys() -> None:
     output = io.StringIO()
     rows = [{"strategy": "UShape", **{f"figure_{i}": 1000 + i for i in range(12)}}]
