@@ -49,7 +49,7 @@ def milliner(cluster: None) -> Iterator[str]:
     installation.uninstall(definition=not found)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def namespace(milliner: str) -> Iterator[str]:
     """A namespace under Pod Security "restricted"; it goes with all in it, topologies first."""
     name = f"milliner-e2e-{uuid.uuid4().hex[:8]}"

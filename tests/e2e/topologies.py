@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,14 @@ def sample(name: str, *, namespace: str, topology: str = "chat") -> charts.Docum
     return document
 
 
+def small(*, namespace: str, **spec: Any) -> charts.Document:
+    """The emulated sample with one device; `spec` replaces parts of its spec."""
+    document = sample("hat-emulated.yaml", namespace=namespace)
+    document["spec"]["devicePools"][0]["replicas"] = 1
+    document["spec"] |= spec
+    return document
+
+
 def wait_ready(name: str, *, namespace: str, deadline_s: int = READY_S) -> None:
     """Returns when the topology is Ready; AssertionError with its status, pods and logs otherwise."""
     try:
@@ -37,6 +46,16 @@ def wait_ready(name: str, *, namespace: str, deadline_s: int = READY_S) -> None:
         raise AssertionError(f"{name} is not Ready: {refused}\n{diagnosis(name, namespace=namespace)}") from None
 
 
+def wait_condition(name: str, kind: str, *expected: str, namespace: str, deadline_s: int = READY_S) -> None:
+    """Returns when a condition has the status, and the reason if given; AssertionError naming what it was otherwise."""
+    deadline = time.monotonic() + deadline_s
+    while (found := conditions(name, namespace=namespace).get(kind, ("", "")))[: len(expected)] != expected:
+        if time.monotonic() > deadline:
+            said = diagnosis(name, namespace=namespace)
+            raise AssertionError(f"{kind} of {name} is {found}, not {expected}, after {deadline_s} s\n{said}")
+        time.sleep(0.3)
+
+
 def conditions(name: str, *, namespace: str) -> dict[str, tuple[str, str]]:
     """Status and reason of each condition of the current generation."""
     found = kubectl.get("itopo", name, namespace=namespace)
@@ -46,6 +65,11 @@ def conditions(name: str, *, namespace: str) -> dict[str, tuple[str, str]]:
         for each in found.get("status", {}).get("conditions", ())
         if each.get("observedGeneration") == generation
     }
+
+
+def names(name: str, role: str, *, namespace: str) -> list[str]:
+    """Names of a role's pods that are not ending."""
+    return sorted(each["metadata"]["name"] for each in pods(name, role, namespace=namespace))
 
 
 def pods(name: str, role: str, *, namespace: str) -> list[charts.Document]:
@@ -60,17 +84,16 @@ def device(name: str, *, namespace: str, port: int = 8080) -> Iterator[httpx.Cli
     """A client of one device pod's API, through `kubectl port-forward`."""
     pod = pods(name, "device", namespace=namespace)[0]["metadata"]["name"]
     command = ["kubectl", "port-forward", "--namespace", namespace, f"pod/{pod}", f":{port}"]
-    forwarding = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert forwarding.stdout is not None
-        said = forwarding.stdout.readline()
-        found = _FORWARDING.search(said)
-        assert found, said + forwarding.stdout.read()
-        with httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=ANSWER_S) as client:
-            yield client
-    finally:
-        forwarding.kill()
-        forwarding.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forwarding:
+        try:
+            assert forwarding.stdout is not None
+            said = forwarding.stdout.readline()
+            found = _FORWARDING.search(said)
+            assert found, said + forwarding.stdout.read()
+            with httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=ANSWER_S) as client:
+                yield client
+        finally:
+            forwarding.kill()
 
 
 def completion(client: httpx.Client, prompt: str, *, max_tokens: int, **options: Any) -> list[int]:

@@ -1,0 +1,75 @@
+"""Faults on real nodes: while they last Ready is not True and the reason names them; repaired, requests are served."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.chart import charts, kubectl
+from tests.e2e import installation, topologies
+
+PROMPT = "def main(argv):\n"
+OTHER_DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.fixture(scope="module")
+def chat(namespace: str) -> Iterator[charts.Document]:
+    """A topology that is ready."""
+    topology = topologies.small(namespace=namespace)
+    kubectl.apply([topology])
+    topologies.wait_ready("chat", namespace=namespace)
+    yield topology
+    kubectl.run("delete", "itopo", "chat", "--namespace", namespace)
+
+
+def fails(namespace: str, condition: str, reason: str) -> None:
+    """Waits until a condition says why it is False; Ready is not True then."""
+    topologies.wait_condition("chat", condition, "False", reason, namespace=namespace)
+    assert topologies.conditions("chat", namespace=namespace)["Ready"][0] == "False"
+
+
+def serves(namespace: str) -> None:
+    """Waits until Ready is True; a request is answered then."""
+    topologies.wait_ready("chat", namespace=namespace)
+    with topologies.device("chat", namespace=namespace) as client:
+        assert len(topologies.completion(client, PROMPT, max_tokens=4)) == 4
+
+
+FAULTS = [
+    (("cloud", "pod", "resources", "limits"), {"memory": "48Mi"}, "CloudReady", "CrashLoop"),
+    (("devicePools", 0, "nodeSelector"), {"no": "such"}, "DevicesReady", "Unschedulable"),
+    (("model", "digest"), OTHER_DIGEST, "ModelReady", "ModelDigestMismatch"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "condition", "reason"), FAULTS, ids=[each[3] for each in FAULTS])
+def test_a_spec_that_cannot_serve_is_not_ready(
+    chat: charts.Document, namespace: str, path: tuple[str | int, ...], value: Any, condition: str, reason: str
+) -> None:
+    broken = copy.deepcopy(chat)
+    part: Any = broken["spec"]
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    kubectl.apply([broken])
+    fails(namespace, condition, reason)
+    kubectl.apply([chat])
+    serves(namespace)
+
+
+def test_an_image_that_is_not_there(chat: charts.Document, namespace: str) -> None:
+    installation.install("--set", "runtimeImage.tag=missing")
+    fails(namespace, "CloudReady", "ImagePullFailed")
+    installation.install()
+    serves(namespace)
+
+
+def test_a_deleted_service_comes_back(chat: charts.Document, namespace: str) -> None:
+    before = kubectl.get("service", "chat-cloud", namespace=namespace)["metadata"]["uid"]
+    kubectl.run("delete", "service", "chat-cloud", "--namespace", namespace)
+    created = ("wait", "--for=create", "service/chat-cloud", "--namespace", namespace, "--timeout=30s")
+    kubectl.run(*created)
+    assert kubectl.get("service", "chat-cloud", namespace=namespace)["metadata"]["uid"] != before
+    serves(namespace)
