@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette import applications
 
-from milliner.api import health
+from milliner.api import connections, health
 from milliner.core import errors
 
 _ALL_ADDRESSES = "0.0.0.0"  # kubelets and the API server come from outside the pod
@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                http=connections.BoundedProtocol,
                 timeout_graceful_shutdown=1,  # the role has drained before
                 timeout_keep_alive=KEEP_ALIVE_S,
                 server_header=False,
