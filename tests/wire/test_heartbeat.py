@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator
 
 import grpc
@@ -121,6 +122,17 @@ async def test_a_check_asks_twice_where_the_first_connection_may_be_stale() -> N
         assert await one.check(within_s=5.0) == ""  # the second one, on a new connection
         scripted.codes = [grpc.StatusCode.UNAVAILABLE] * 2
         assert "scripted" in await one.check(within_s=5.0)
+
+
+async def test_a_check_of_a_closed_port_says_so_in_plain_words() -> None:
+    """As at each start of `milliner up`: what C-core says of it reads like a fault."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        target = f"127.0.0.1:{taken.getsockname()[1]}"
+    one = heartbeat.Heartbeat(target, lambda: grpc.aio.insecure_channel(target))
+    try:
+        assert await one.check(within_s=5.0) == f"the cloud on {target} does not answer (connection refused)"
+    finally:
+        await one.close()
 
 
 async def test_a_check_says_that_a_replica_drains() -> None:

@@ -173,10 +173,18 @@ class Api:
         return body
 
 
+def _paths(application: applications.Starlette) -> str:
+    """What the application answers, in words."""
+    routes = (route for route in application.routes if isinstance(route, routing.Route))
+    return ", ".join(
+        f"{min((route.methods or {'GET'}) - {'HEAD'})} {route.path.replace(':path', '')}" for route in routes
+    )
+
+
 async def _http_exception(request: requests.Request, error: Exception) -> responses.Response:
     assert isinstance(error, exceptions.HTTPException)
     code, message = {
-        404: ("not_found", f"there is nothing at {request.url.path}; the API is under /v1"),
+        404: ("not_found", f"there is nothing at {request.url.path}: use {_paths(request.app)}"),
         405: ("method_not_allowed", f"{request.method} is not allowed at {request.url.path}"),
     }.get(error.status_code, ("http_error", error.detail))
     response = errors.response_for(errors.HttpError(error.status_code, code, message))

@@ -28,6 +28,7 @@ class Chat:
         return dataclasses.replace(
             answering.options_of(self.request),
             max_new_tokens=self.request.max_tokens if limit is None else limit,
+            limit_field="max_tokens" if limit is None else "max_completion_tokens",
             num_logprobs=self.request.top_logprobs if self.request.logprobs else None,
         )
 

@@ -42,9 +42,10 @@ class ServedModel:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TextOptions:
-    """How one answer is generated. `max_new_tokens` None: as many as fit the context."""
+    """How one answer is generated. `max_new_tokens` None: as many as fit; `limit_field` is what its client calls it."""
 
     max_new_tokens: int | None = None
+    limit_field: str = "max_tokens"
     sampling: types.SamplingParams = dataclasses.field(default_factory=types.SamplingParams)
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
@@ -194,12 +195,17 @@ class TextService:
             raise errors.InputError(f"token ids must be between 0 and {self.codec.vocab_size - 1}", field=field)
         room = self.model.max_positions - len(prompt_ids)
         wanted = options.max_new_tokens
-        if room < 1 or (wanted is not None and wanted > room):
-            asked = "" if wanted is None else f" and {wanted} tokens of answer were asked for"
+        if room < 1:
             raise errors.PromptTooLong(
-                f"the model's context is {self.model.max_positions} tokens; the prompt has {len(prompt_ids)}{asked}: "
-                "shorten the prompt or lower max_tokens",
+                f"the model's context is {self.model.max_positions} tokens and the prompt has {len(prompt_ids)}: "
+                "shorten it",
                 field=field,
+            )
+        if wanted is not None and wanted > room:
+            raise errors.PromptTooLong(
+                f"is {wanted}: the model's context is {self.model.max_positions} tokens and the prompt has "
+                f"{len(prompt_ids)}, so at most {room} are left for the answer",
+                field=options.limit_field,
             )
         return types.GenerationRequest(
             request_id=request_id,

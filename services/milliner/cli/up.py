@@ -112,7 +112,7 @@ async def _serve(
 
     async with contextlib.AsyncExitStack() as stack:
         for note in (note for one in planned for note in one.notes):
-            shown.say(f"note: {note}")
+            shown.note(note)
         shown.start_waiting()
         runners = [
             await stack.enter_async_context(runner.Runner(one, listener=shown, state=state, environment=os.environ))

@@ -8,7 +8,7 @@ from milliner.contract import base, fields, kinds
 
 
 class ModelSpec(base.Model):
-    """Which model, where its files are, and under which name it is served."""
+    """Which model, where its files are, and which name clients ask for: servedName, or else the topology's."""
 
     source: fields.Source = pydantic.Field(
         description="Where the checkpoint folder is: hf://org/name@revision, pvc://claim/path, https://host/path, "

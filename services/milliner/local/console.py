@@ -60,8 +60,15 @@ class Console:
         """Prints a line of the runner's own."""
         self._console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
 
+    def note(self, note: str) -> None:
+        """Prints what a topology's plan is worth knowing for; not with `quiet`."""
+        if not self._quiet:
+            self.say(f"note: {note}")
+
     def announce(self, running: state_files.RunningTopology) -> None:
-        """Prints the endpoints of a topology that is ready, and a request to try."""
+        """Prints the endpoints of a topology that is ready, and a request to try; not with `quiet`."""
+        if self._quiet:
+            return
         head = rich.text.Text("● ", style="green").append(f"{running.name} is ready", style="bold")
         head.append(f"  {running.strategy} · model {running.model}", style="dim")
         self._console.print(head, highlight=False)

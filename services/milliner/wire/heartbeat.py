@@ -32,6 +32,9 @@ _NO_HEALTH = {
     grpc.StatusCode.PERMISSION_DENIED: "it keeps its health from this device",
 }
 
+# A closed port; the second and third where a proxy (or an emulated link) stands before it.
+_NOBODY = ("Connection refused", "Connection reset", "Socket closed")
+
 _GIVEN_UP = "the connection was given up"  # by this process; grpc.aio then says CancelledError or UsageError
 
 _log = logging.getLogger(__name__)
@@ -111,13 +114,21 @@ class Heartbeat:
             if error.code() in _NO_HEALTH:
                 return ""
             await self.close()
-            return f"{self._target}: {error.details() or error.code().name}"
+            return self._words(error.details() or error.code().name)
         except (grpc.aio.UsageError, asyncio.CancelledError):
             if tasks.being_cancelled():
                 raise
             return f"{self._target}: {_GIVEN_UP}"
         self.serving = health.status == _SERVING
         return self._verdict()
+
+    def _words(self, details: str) -> str:
+        """What C-core says of a call that failed; in words of our own where nobody is there, as at each start."""
+        for sign in _NOBODY:
+            if sign in details:
+                _log.debug("%s: %s", self._target, details)
+                return f"the cloud on {self._target} does not answer ({sign.lower()})"
+        return f"{self._target}: {details}"
 
     def _verdict(self) -> str:
         return "" if self.serving else f"{self._target} is not serving: it drains or has not started"

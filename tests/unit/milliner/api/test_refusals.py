@@ -43,7 +43,9 @@ ONE = {"messages": [{"role": "user", "content": "say"}]}
         (CHAT, {"model": "toy", **ONE, "stop": ["a", "b", "c", "d", "e"]}, "stop", 400),
         (CHAT, {"model": "toy", **ONE, "stop": [""]}, "stop[0]", 400),
         (CHAT, {"model": "toy", **ONE, "max_tokens": 0}, "max_tokens", 400),
-        (CHAT, {"model": "toy", **ONE, "max_tokens": 400}, "messages", 400),
+        (CHAT, {"model": "toy", **ONE, "max_tokens": 400}, "max_tokens", 400),
+        (CHAT, {"model": "toy", **ONE, "max_completion_tokens": 400}, "max_completion_tokens", 400),
+        (COMPLETIONS, {"model": "toy", "prompt": "x", "max_tokens": 400}, "max_tokens", 400),
         (CHAT, {"model": "toy", **ONE, "top_logprobs": 2}, "top_logprobs", 400),
         (CHAT, {"model": "toy", **ONE, "stream_options": {"include_usage": True}}, "stream_options", 400),
         (CHAT, {"model": "toy", **ONE, "milliner": {"explian": True}}, "milliner.explian", 400),
@@ -91,6 +93,12 @@ async def test_what_is_not_a_request_gets_openais_shape_too(served: Served) -> N
         assert response.status_code == status, response.text
         assert response.json()["error"]["code"] == code
         assert response.headers["x-request-id"]
+
+
+async def test_an_unknown_path_is_answered_with_those_that_exist(served: Served) -> None:
+    message = (await served.client.post("/v1/responses", json={})).json()["error"]["message"]
+    for path in ("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models/{model}", "GET /healthz"):
+        assert path in message
 
 
 @pytest.mark.parametrize("stream", [False, True])
