@@ -11,6 +11,7 @@ from tests.chart import charts, kubectl
 from tests.e2e import installation, topologies
 
 PROMPT = "def main(argv):\n"
+TOO_SMALL = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}  # Python with torch needs four times that
 OTHER_DIGEST = "sha256:" + "0" * 64
 
 
@@ -38,7 +39,7 @@ def serves(namespace: str) -> None:
 
 
 FAULTS = [
-    (("cloud", "pod", "resources", "limits"), {"memory": "48Mi"}, "CloudReady", "CrashLoop"),
+    (("cloud", "pod", "resources"), TOO_SMALL, "CloudReady", "CrashLoop"),
     (("devicePools", 0, "nodeSelector"), {"no": "such"}, "DevicesReady", "Unschedulable"),
     (("model", "digest"), OTHER_DIGEST, "ModelReady", "ModelDigestMismatch"),
 ]

@@ -67,23 +67,24 @@ def conditions(name: str, *, namespace: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def names(name: str, role: str, *, namespace: str) -> list[str]:
+def names(name: str, role: str, *, namespace: str, kubeconfig: str = "") -> list[str]:
     """Names of a role's pods that are not ending."""
-    return sorted(each["metadata"]["name"] for each in pods(name, role, namespace=namespace))
+    return sorted(each["metadata"]["name"] for each in pods(name, role, namespace=namespace, kubeconfig=kubeconfig))
 
 
-def pods(name: str, role: str, *, namespace: str) -> list[charts.Document]:
-    """The running pods of a role that are not ending."""
+def pods(name: str, role: str, *, namespace: str, kubeconfig: str = "") -> list[charts.Document]:
+    """A role's pods that are not ending; `kubeconfig`: of another cluster."""
     selector = f"milliner.dev/topology={name},milliner.dev/role={role}"
-    answer = kubectl.run("get", "pods", "--namespace", namespace, "--selector", selector, "--output", "json")
+    where = ("--namespace", namespace, *_cluster(kubeconfig))
+    answer = kubectl.run("get", "pods", *where, "--selector", selector, "--output", "json")
     return [pod for pod in yaml.safe_load(answer)["items"] if "deletionTimestamp" not in pod["metadata"]]
 
 
 @contextlib.contextmanager
-def device(name: str, *, namespace: str, port: int = 8080) -> Iterator[httpx.Client]:
-    """A client of one device pod's API, through `kubectl port-forward`."""
-    pod = pods(name, "device", namespace=namespace)[0]["metadata"]["name"]
-    command = ["kubectl", "port-forward", "--namespace", namespace, f"pod/{pod}", f":{port}"]
+def device(name: str, *, namespace: str, port: int = 8080, kubeconfig: str = "") -> Iterator[httpx.Client]:
+    """A client of one device pod's API, through `kubectl port-forward`; `kubeconfig`: in another cluster."""
+    pod = names(name, "device", namespace=namespace, kubeconfig=kubeconfig)[0]
+    command = ["kubectl", "port-forward", "--namespace", namespace, *_cluster(kubeconfig), f"pod/{pod}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forwarding:
         try:
             assert forwarding.stdout is not None
@@ -130,3 +131,7 @@ def diagnosis(name: str, *, namespace: str) -> str:
         except kubectl.Refused as refused:
             said.append(str(refused))
     return "\n".join(said)
+
+
+def _cluster(kubeconfig: str) -> tuple[str, ...]:
+    return ("--kubeconfig", kubeconfig) if kubeconfig else ()
