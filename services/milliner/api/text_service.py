@@ -1,7 +1,7 @@
 """Text in, text out: wraps a strategy's `Generator` with tokenizer, stop strings and the request's record.
 
-HTTP-free, so the local runner and tests can use it as it is. Runs on the event loop; encoding runs on one worker
-thread. Closing the iterator that `generate` returns closes the strategy's, which frees both tiers.
+HTTP-free, so the local runner and tests can use it as it is. Runs on the event loop; encoding runs on
+worker threads. Closing the iterator that `generate` returns closes the strategy's, which frees both tiers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ T = TypeVar("T")
 # Tokens of an answer whose client names no limit. The cloud reserves KV memory for them when the request begins, so the
 # whole context would let a few idle chats fill a replica. Arbitrary; longer answers must be asked for.
 DEFAULT_NEW_TOKENS = 1024
+
+# From here on a text waits for other long ones. Arbitrary: some 10,000 tokens, encoded in some 20 ms.
+LONG_TEXT_CHARACTERS = 40_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +93,10 @@ class TextService:
         self._clock = clock
         self._tracer = tracer
         self._cloud_positions = cloud_positions
-        self._encoding_thread = futures.ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        # Two lanes: seconds of work on one client's megabytes hold up nobody's chat. The tokenizers work without the
+        # interpreter's lock, and a text that is refused costs neither.
+        self._short_texts = futures.ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        self._long_texts = futures.ThreadPoolExecutor(1, thread_name_prefix="tokenize long")
 
     @property
     def max_positions(self) -> int:
@@ -98,8 +104,9 @@ class TextService:
         return min(self.model.max_positions, self._cloud_positions() or self.model.max_positions)
 
     def close(self) -> None:
-        """Ends the worker thread."""
-        self._encoding_thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the worker threads."""
+        for lane in (self._short_texts, self._long_texts):
+            lane.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
     def recording(
@@ -128,7 +135,12 @@ class TextService:
     ) -> tuple[int, ...]:
         """A text prompt's token ids."""
         with request_record.phase(Phase.TOKENIZE):
-            ids = await self._on_thread(lambda: self.codec.encode(text, add_special_tokens=add_special_tokens))
+            ids = await self._on_thread(
+                lambda: self.codec.encode(
+                    text, add_special_tokens=add_special_tokens, max_tokens=self.model.max_positions
+                ),
+                num_characters=len(text),
+            )
         return tuple(ids)
 
     async def tokenize_chat(
@@ -140,7 +152,10 @@ class TextService:
     ) -> tuple[int, ...]:
         """Messages' token ids, through the chat template."""
         with request_record.phase(Phase.TOKENIZE):
-            ids = await self._on_thread(lambda: self.codec.encode_chat(messages, template_options or {}))
+            ids = await self._on_thread(
+                lambda: self.codec.encode_chat(messages, template_options or {}, max_tokens=self.model.max_positions),
+                num_characters=sum(len(message["content"]) for message in messages),
+            )
         return tuple(ids)
 
     async def generate(
@@ -221,5 +236,6 @@ class TextService:
         which may have grown since."""
         return max(1, min(self.max_positions - prompt_tokens, DEFAULT_NEW_TOKENS))
 
-    async def _on_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._encoding_thread, function)
+    async def _on_thread(self, function: Callable[[], T], *, num_characters: int) -> T:
+        lane = self._long_texts if num_characters > LONG_TEXT_CHARACTERS else self._short_texts
+        return await asyncio.get_running_loop().run_in_executor(lane, function)

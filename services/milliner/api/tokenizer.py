@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from milliner.api import tokenizer_files
 from milliner.core import errors
+
+
+_MAX_COMPOSED = 4  # characters that NFC makes one of (Unicode Standard Annex 15: Greek letters with three accents)
 
 
 class Tokenizer(Protocol):
@@ -23,10 +26,15 @@ class Tokenizer(Protocol):
     eos_token_ids: frozenset[int]
     special_token_ids: frozenset[int]  # no part of the text
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True, max_tokens: int | None = None) -> list[int]:
+        """Raises `PromptTooLong`, before the work, for a text that is far too long for `max_tokens`."""
+        ...
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
-        """Messages through the model's chat template. Raises `InputError` where the template refuses them."""
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any], *, max_tokens: int | None = None
+    ) -> list[int]:
+        """Messages through the model's chat template. Raises `InputError` where the template refuses them, and as
+        `encode` does."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -48,6 +56,10 @@ class HuggingFaceTokenizer:
         self.eos_token_ids = eos_token_ids
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_level = backend is not None and "ByteLevel" in repr(backend.decoder)
+        longest = max(map(len, tokenizer.get_vocab()), default=1)
+        # a normalizer may write several characters as one: a letter and its accents, a Hangul syllable's parts
+        composed = 1 if backend is not None and backend.normalizer is None else _MAX_COMPOSED
+        self._max_token_characters = longest * composed
         added = getattr(tokenizer, "added_tokens_decoder", {})
         marked = {token_id for token_id, token in added.items() if token.special}
         self.special_token_ids = frozenset(marked | set(tokenizer.all_special_ids))
@@ -55,31 +67,47 @@ class HuggingFaceTokenizer:
     @classmethod
     def load(cls, path: pathlib.Path) -> HuggingFaceTokenizer:
         """Reads a folder. Raises `CheckpointError` where there is no usable tokenizer."""
-        import transformers
-
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        except Exception as error:  # of many types, plain `Exception` among them, all of them caused by the files
-            raise errors.CheckpointError(f"no usable tokenizer in {path}: {error}", field="tokenizer.json") from error
+        tokenizer = tokenizer_files.load(path)
         eos = {tokenizer.eos_token_id} - {None}
-        config, generation = (_json_object(path / name) for name in ("config.json", "generation_config.json"))
+        config, generation = (
+            tokenizer_files.json_object(path / name) for name in ("config.json", "generation_config.json")
+        )
         for name, content in (("config.json", config), ("generation_config.json", generation)):
-            eos.update(_token_ids(content.get("eos_token_id"), file=name))
+            eos.update(tokenizer_files.token_ids(content.get("eos_token_id"), file=name))
         text_config = config.get("text_config")  # of models that read more than text
         vocab_size = (text_config if isinstance(text_config, dict) else config).get("vocab_size")
         return cls(tokenizer, eos_token_ids=frozenset(eos), vocab_size=vocab_size)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, max_tokens: int | None = None) -> list[int]:
+        return self._encode(text, add_special_tokens=add_special_tokens, max_tokens=max_tokens, field="prompt")
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any], *, max_tokens: int | None = None
+    ) -> list[int]:
+        templated = bool(self._tokenizer.chat_template)
+        text = (
+            self._through_template(messages, options)
+            if templated
+            else "\n".join(message["content"] for message in messages)
+        )
+        # a template has written the special tokens
+        return self._encode(text, add_special_tokens=not templated, max_tokens=max_tokens, field="messages")
+
+    def _encode(self, text: str, *, add_special_tokens: bool, max_tokens: int | None, field: str) -> list[int]:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:  # half of a surrogate pair: JSON can write one, UTF-8 cannot
-            raise errors.InputError(f"is not valid text: {error.reason} at {error.start}", field="prompt") from error
+            raise errors.InputError(f"is not valid text: {error.reason} at {error.start}", field=field) from error
+        if max_tokens is not None and len(text) > max_tokens * self._max_token_characters:
+            raise errors.PromptTooLong(
+                f"the model's context is {max_tokens} tokens, which hold {max_tokens * self._max_token_characters} "
+                f"characters at the very most; the text has {len(text)}: shorten it",
+                field=field,
+            )
         # verbose: transformers would warn of "indexing errors" where a prompt is too long, which is refused by name
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
-        if not self._tokenizer.chat_template:
-            return self.encode("\n".join(message["content"] for message in messages))
+    def _through_template(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> str:
         import jinja2
 
         # What the tokenizer itself takes is not a client's to set: `chat_template` would be a program of theirs.
@@ -87,12 +115,12 @@ class HuggingFaceTokenizer:
         if reserved:
             raise errors.InputError("is set by the server", field=f"chat_template_kwargs.{min(reserved)}")
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True, **options
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise errors.InputError(f"the model's chat template refuses them: {error}", field="messages") from error
-        return self.encode(text, add_special_tokens=False)  # the template has written them
+        return text
 
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(
@@ -116,29 +144,6 @@ class HuggingFaceTokenizer:
         """Tokens of an ordinary word, and their text: what is decoded behind them is in the middle of a text."""
         token_ids = self.encode("a", add_special_tokens=False)
         return token_ids, self.decode(token_ids)
-
-
-def _json_object(file: pathlib.Path) -> dict[str, Any]:
-    """What a JSON file of the folder holds, nothing where there is none. Raises `CheckpointError` with its name."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.CheckpointError(
-            f"{file} is not readable JSON ({error}): download it again", field=file.name
-        ) from error
-    if not isinstance(content, dict):
-        raise errors.CheckpointError(f"{file} holds no JSON object: download it again", field=file.name)
-    return content
-
-
-def _token_ids(value: Any, *, file: str) -> list[int]:
-    """One token id, several or none, as configurations write them."""
-    token_ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(type(token_id) is int for token_id in token_ids):
-        raise errors.CheckpointError(f"eos_token_id is {value!r}: write a token id or a list of them", field=file)
-    return token_ids
 
 
 @functools.cache

@@ -36,10 +36,12 @@ class ByteTokenizer:
     eos_token_ids = frozenset({EOS})
     special_token_ids = frozenset({EOS})
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, max_tokens: int | None = None) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any], *, max_tokens: int | None = None
+    ) -> list[int]:
         if messages[0]["content"] == "refuse":
             raise errors.InputError("the model's chat template refuses them", field="messages")
         return self.encode("".join(f"<{message['role']}>{message['content']}" for message in messages))

@@ -36,6 +36,21 @@ def test_half_a_surrogate_pair_is_refused_by_name(codec: tokenizer.HuggingFaceTo
     with pytest.raises(errors.InputError) as refused:
         codec.encode("an emoji cut in half: \ud83d")
     assert refused.value.field == "prompt"
+    with pytest.raises(errors.InputError, match="not valid text") as refused:
+        codec.encode_chat([{"role": "user", "content": "an emoji cut in half: \ud83d"}], {})
+    assert refused.value.field == "messages"
+
+
+def test_a_text_that_can_never_fit_is_refused_before_it_is_encoded(codec: tokenizer.HuggingFaceTokenizer) -> None:
+    word = "x" * 3_900_000  # one word of them took 24 s
+    with pytest.raises(errors.PromptTooLong, match="3900000") as refused:
+        codec.encode(word, max_tokens=4096)
+    assert refused.value.field == "prompt"
+    with pytest.raises(errors.PromptTooLong) as refused:
+        codec.encode_chat([{"role": "user", "content": word}], {}, max_tokens=4096)
+    assert refused.value.field == "messages"
+    longest = "\u2500" * 32  # a token of the demo model's, 96 bytes
+    assert len(codec.encode(longest * 10, max_tokens=10)) == 10
 
 
 def test_a_reply_may_be_sent_back_with_all_its_nulls() -> None:

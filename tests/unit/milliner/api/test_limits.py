@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from typing import Any
 
 import pytest
 from starlette import types as asgi
 
-from milliner.api import admission, streaming
+from milliner.api import admission, streaming, text_service
 from milliner.core import errors
 from milliner.telemetry.phases import Phase
 
@@ -146,3 +148,25 @@ async def test_a_client_that_takes_nothing_is_treated_as_gone(
         await served.app(scope, receive, send)
     assert (served.generator.open, served.generator.closed) == (0, 1)
     assert served.summaries[0].error_type == "ClientGone"
+
+
+async def test_a_long_text_in_the_tokenizer_holds_up_no_short_one(
+    served: toys.Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of one word held the only tokenizer thread for 24 s."""
+    monkeypatch.setattr(text_service, "LONG_TEXT_CHARACTERS", 100)
+    let_go, encode = threading.Event(), toys.ByteTokenizer.encode
+
+    def slowly(self: toys.ByteTokenizer, text: str, **options: Any) -> list[int]:
+        assert len(text) < 100 or let_go.wait(10)
+        return encode(self, text, **options)
+
+    monkeypatch.setattr(toys.ByteTokenizer, "encode", slowly)
+    long = asyncio.create_task(served.complete(prompt="x" * 200))
+    await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(5):
+            assert (await served.complete(prompt="short")).status_code == 200
+    finally:
+        let_go.set()
+    assert (await long).status_code == 200
