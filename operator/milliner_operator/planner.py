@@ -147,6 +147,12 @@ def _check_cluster(wanted: topology.InferenceTopology) -> None:
     if spec.tls.mode is kinds.TlsMode.CERT_MANAGER:
         message = "tls.mode CertManager is not available in this version: use Managed or Disabled"
         problems.append(errors.Problem("spec.tls.mode", message))
+    if spec.cloud.pipeline_stages > 1:
+        message = (
+            f"cloud.pipelineStages is {spec.cloud.pipeline_stages}, in a cluster this version has one stage per "
+            "replica: use 1"
+        )
+        problems.append(errors.Problem("spec.cloud.pipelineStages", message))
     if spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP:
         for index, pool in enumerate(spec.device_pools):
             if pool.cluster_secret_ref is not None:

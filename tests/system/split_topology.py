@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import transformers
 
-from milliner.core import clock, compute, types
+from milliner.contract import role_config
+from milliner.core import clock, compute, ports, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits, slice_backend
 from milliner.engine.device import costs, device_model, submodels
@@ -22,7 +23,7 @@ from milliner.roles import hidden_state_service
 from milliner.strategies import base, factory, openings
 from milliner.strategies import options as strategy_options
 from milliner.telemetry import cloud_span, record, tracing
-from milliner.wire import client, codecs, server
+from milliner.wire import client, codecs, pipeline, server
 
 CODECS = submodels.Codecs(encode=codecs.encode, decode=codecs.decode, bytes_per_position=codecs.bytes_per_position)
 GREEDY = types.SamplingParams()
@@ -137,16 +138,36 @@ async def running(
     kv_cache_bytes: Sequence[int] = (64 << 20,),
     device_sessions: int = 8,
     cloud_sessions: int = 256,
+    num_stages: int = 1,
 ) -> AsyncIterator[SplitTopology]:
-    """Starts cloud replicas and a device over a checkpoint folder, float32 on CPU; caches of replicas in turn."""
+    """Starts cloud replicas and a device over a checkpoint folder, float32 on CPU; caches of replicas in turn.
+
+    `replicas` of the result are those of the first stage.
+    """
     modules = device_model.load_submodels(files, dtype=DTYPE, torch_device=CPU)
     async with contextlib.AsyncExitStack() as stack:
-        replicas = [
-            await stack.enter_async_context(
-                _replica(files, modules.info, cloud_cost, kv_cache_bytes[index % len(kv_cache_bytes)], cloud_sessions)
-            )
-            for index in range(num_replicas)
-        ]
+        split = role_config.Split(
+            layers=modules.info.cloud_slice_end + files.tail_layers,
+            split_layer=files.split_layer,
+            tail_layers=files.tail_layers,
+        )
+        behind: list[str] = []
+        for stage in reversed(range(num_stages)):
+            replicas = [
+                await stack.enter_async_context(
+                    _replica(
+                        files,
+                        modules.info,
+                        cloud_cost,
+                        kv_cache_bytes[index % len(kv_cache_bytes)],
+                        cloud_sessions,
+                        bounds=split.stage_bounds(stage, num_stages),
+                        behind=behind,
+                    )
+                )
+                for index in range(num_replicas)
+            ]
+            behind = [f"127.0.0.1:{replica.listening.port}" for replica in replicas]
         worker = executor.ComputeExecutor(name="device", torch_threads=1)
         stack.callback(worker.close)
         endpoints = [f"127.0.0.1:{replica.listening.port}" for replica in replicas]
@@ -164,11 +185,14 @@ async def _replica(
     cost: compute.ComputeCost | None,
     kv_cache_bytes: int,
     max_sessions: int,
+    *,
+    bounds: role_config.SliceBounds,
+    behind: Sequence[str],
 ) -> AsyncIterator[Replica]:
     async with contextlib.AsyncExitStack() as stack:
         worker = executor.ComputeExecutor(name="cloud", torch_threads=1)
         stack.callback(worker.close)
-        spec = slices.SliceSpec(info.split_layer, info.cloud_slice_end, embedding=False, lm_head=False)
+        spec = slices.SliceSpec(bounds.start, bounds.end, embedding=False, lm_head=False)
         cloud_slice = slices.load_slice(checkpoint.Checkpoint.open(files.model), spec, dtype=DTYPE, torch_device=CPU)
         config = limits.EngineConfig(
             kv_cache_bytes=kv_cache_bytes, page_tokens=16, max_batch_tokens=256, max_sessions=max_sessions
@@ -178,12 +202,16 @@ async def _replica(
         engine = engines.Engine(backend, config=config, executor=worker, clock=time, cost=cost)
         traces = tracing.set_up(tier="cloud", topology="test", instance="cloud-0")
         stack.callback(traces.shutdown)
-        service = hidden_state_service.HiddenStateService(
+        service: ports.CloudService = hidden_state_service.HiddenStateService(
             engine,
             served=hidden_state_service.Served(info.model_digest, spec.start, spec.end, info.hidden_size, DTYPE),
             spans=cloud_span.CloudSpans(traces.tracer),
             clock=time,
         )
+        if behind:
+            transport = await stack.enter_async_context(client.GrpcTransport(behind))
+            cut = pipeline.StageBounds(bounds.start, bounds.end, info.cloud_slice_end, types.Codec.FLOAT32)
+            service = pipeline.PipelineStage(service, behind=transport, bounds=cut, clock=time)
         listening = await server.serve(service, host="127.0.0.1", port=0)
         serving = asyncio.create_task(engine.run())
         try:

@@ -17,13 +17,6 @@ def refused(wanted: topology.InferenceTopology) -> list[errors.Problem]:
     """Problems of what this version's roles do not do."""
     spec = wanted.spec
     found: list[errors.Problem] = []
-    if spec.cloud.pipeline_stages > 1:
-        found.append(
-            errors.Problem(
-                "spec.cloud.pipelineStages",
-                f"cloud.pipelineStages is {spec.cloud.pipeline_stages}, this version has one stage per replica: use 1",
-            )
-        )
     if spec.cloud.desired_replicas < 1:
         found.append(
             errors.Problem(

@@ -91,6 +91,13 @@ class CallCost(base.Model):
             per_token_microseconds=round(self.per_token_microseconds * factor),
         )
 
+    def share(self, part: int, whole: int) -> CallCost:
+        """The cost of `part` of the submodel's `whole` layers."""
+        return CallCost(
+            fixed_microseconds=round(self.fixed_microseconds * part / whole),
+            per_token_microseconds=round(self.per_token_microseconds * part / whole),
+        )
+
     def duration_s(self, num_tokens: int) -> float:
         """Modelled duration of a call over `num_tokens`, in seconds."""
         return (self.fixed_microseconds + self.per_token_microseconds * num_tokens) / 1e6
@@ -156,3 +163,8 @@ class CloudEmulation(base.Model):
         """The same cloud, `factor` times as slow."""
         layers = self.compute.layers if self.compute else None
         return CloudEmulation(compute=self.compute and CloudCompute(layers=layers and layers.scaled(factor)))
+
+    def share(self, part: int, whole: int) -> CloudEmulation:
+        """A stage that has `part` of the cloud's `whole` layers."""
+        layers = self.compute.layers if self.compute else None
+        return CloudEmulation(compute=self.compute and CloudCompute(layers=layers and layers.share(part, whole)))

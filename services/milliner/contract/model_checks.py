@@ -46,6 +46,19 @@ def check_split(*, group: str, split_layer: int, tail_layers: int, num_layers: i
     return []
 
 
+def check_stages(*, stages: int, cloud_layers: int) -> list[errors.Problem]:
+    """Problems of a pipeline; each stage needs a layer of the cloud's."""
+    if stages <= cloud_layers:
+        return []
+    return [
+        errors.Problem(
+            "spec.cloud.pipelineStages",
+            f"cloud.pipelineStages is {stages}, the cloud has {cloud_layers} of the model's layers: "
+            f"use 1 to {cloud_layers}, so that each stage has a layer",
+        )
+    ]
+
+
 def check_drafter_split(*, field: str, drafter_split: int, split_layer: int) -> list[errors.Problem]:
     """Problems of a drafter that was trained for another split; `field` is `strategy.hat.adapter` or the like."""
     if drafter_split == split_layer:

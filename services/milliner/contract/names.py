@@ -33,9 +33,10 @@ def child_name(topology: str, *parts: str) -> str:
     return f"{name[: MAX_NAME_CHARACTERS - _HASH_CHARACTERS - 1].rstrip('-')}-{digest}"
 
 
-def cloud_name(topology: str, replica: int | None = None) -> str:
-    """Name of the cloud role, or of one replica of it."""
-    return child_name(topology, ROLE_CLOUD, *([] if replica is None else [str(replica)]))
+def cloud_name(topology: str, replica: int | None = None, *, stage: int = 0) -> str:
+    """Name of the cloud role (`chat-cloud`), of a further pipeline stage (`chat-cloud-stage1`), or of one replica."""
+    of_stage = [] if stage == 0 else [f"stage{stage}"]
+    return child_name(topology, ROLE_CLOUD, *of_stage, *([] if replica is None else [str(replica)]))
 
 
 def device_name(topology: str, pool: str, replica: int | None = None) -> str:

@@ -36,6 +36,14 @@ class Resolved:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CloudPlace:
+    """One cloud process to start: replica `index` of a pipeline stage."""
+
+    stage: int
+    index: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DevicePlace:
     """One device to start: replica `index` of a pool; its API wants `port`, counted up for further replicas."""
 
@@ -60,6 +68,9 @@ def resolve(wanted: topology.InferenceTopology, *, facts: ModelFacts, time_scale
         problems += model_checks.check_drafter_split(
             field=f"strategy.{group}.{drafter}", drafter_split=facts.drafter_split, split_layer=split_layer
         )
+    if not problems:
+        cloud_layers = facts.num_layers - options.tail_layers - split_layer
+        problems += model_checks.check_stages(stages=spec.cloud.pipeline_stages, cloud_layers=cloud_layers)
     problems += availability.refused(wanted)
     problems += _missing_adapter(options, facts=facts)
     if problems:
@@ -76,27 +87,59 @@ def resolve(wanted: topology.InferenceTopology, *, facts: ModelFacts, time_scale
     )
 
 
-def cloud_configs(resolved: Resolved, *, ports: Sequence[int] | None = None) -> tuple[role_config.CloudRoleConfig, ...]:
-    """One configuration per cloud replica; `ports` defaults to any free port for each."""
-    cloud = resolved.topology.spec.cloud
-    count = cloud.desired_replicas
-    chosen = [0] * count if ports is None else list(ports)
-    assert len(chosen) == count, f"{len(chosen)} ports for {count} replicas"
+def cloud_places(wanted: topology.InferenceTopology) -> tuple[CloudPlace, ...]:
+    """Every cloud process to start, stage by stage; devices speak to the replicas of stage 0."""
+    cloud = wanted.spec.cloud
     return tuple(
-        cloud_config(resolved, name=names.cloud_name(resolved.topology.name, index), port=port)
-        for index, port in enumerate(chosen)
+        CloudPlace(stage=stage, index=index)
+        for stage in range(cloud.pipeline_stages)
+        for index in range(cloud.desired_replicas)
     )
 
 
-def cloud_config(resolved: Resolved, *, name: str, port: int) -> role_config.CloudRoleConfig:
-    """The configuration of one cloud replica; in a cluster that of all, which take their own names."""
-    cloud = resolved.topology.spec.cloud
+def cloud_configs(resolved: Resolved, *, ports: Sequence[int] | None = None) -> tuple[role_config.CloudRoleConfig, ...]:
+    """One configuration per replica and stage on one machine, in the order of `cloud_places`.
+
+    `ports` defaults to any free port for each, where there is one stage. Any replica of a stage hands on to any of the
+    next.
+    """
+    places = cloud_places(resolved.topology)
+    assert ports is not None or places[-1].stage == 0, "stages have to know one another's ports"
+    chosen = [0] * len(places) if ports is None else list(ports)
+    assert len(chosen) == len(places), f"{len(chosen)} ports for {len(places)} replicas"
+    host = role_config.Listen().host
+    endpoints: dict[int, list[str]] = {}
+    for place, port in zip(places, chosen, strict=True):
+        endpoints.setdefault(place.stage, []).append(f"{host}:{port}")
+    return tuple(
+        cloud_config(
+            resolved,
+            name=names.cloud_name(resolved.topology.name, place.index, stage=place.stage),
+            port=port,
+            stage=place.stage,
+            next_endpoints=endpoints.get(place.stage + 1, ()),
+        )
+        for place, port in zip(places, chosen, strict=True)
+    )
+
+
+def cloud_config(
+    resolved: Resolved, *, name: str, port: int, stage: int = 0, next_endpoints: Sequence[str] = ()
+) -> role_config.CloudRoleConfig:
+    """The configuration of one cloud replica of a stage; in a cluster that of all, which take their own names."""
+    cloud, whole = resolved.topology.spec.cloud, resolved.split.cloud_bounds
+    bounds = resolved.split.stage_bounds(stage, cloud.pipeline_stages)
+    is_last = stage == cloud.pipeline_stages - 1
+    assert is_last or next_endpoints, "a stage that is not the last has to know the next one's endpoints"
+    emulated = cloud.emulation and cloud.emulation.scaled(resolved.time_scale)
     return role_config.CloudRoleConfig(
         topology=resolved.topology.name,
         name=name,
         model=resolved.model,
         listen=role_config.Listen(port=port),
-        slice=resolved.split.cloud_bounds,
+        slice=bounds,
+        stage=stage,
+        next_stage=None if is_last else role_config.NextStage(endpoints=tuple(next_endpoints), chain_end=whole.end),
         engine=role_config.EngineLimits(
             max_batch_tokens=cloud.engine.max_batch_tokens,
             max_frame_tokens=cloud.engine.max_batch_tokens,
@@ -105,7 +148,7 @@ def cloud_config(resolved: Resolved, *, name: str, port: int) -> role_config.Clo
             max_sessions=cloud.engine.max_sessions,
             session_idle_s=float(cloud.engine.session_idle_seconds),
         ),
-        emulation=cloud.emulation and cloud.emulation.scaled(resolved.time_scale),
+        emulation=emulated and emulated.share(bounds.end - bounds.start, whole.end - whole.start),
     )
 
 

@@ -108,11 +108,24 @@ class RoleConfig(base.Model):
     )
 
 
+class NextStage(base.Model):
+    """The stage of a pipeline that takes over where this one ends; its replicas are all alike."""
+
+    endpoints: tuple[str, ...] = pydantic.Field(
+        min_length=1, description="host:port of each replica; dns:host:port stands for each address of the name."
+    )
+    chain_end: int = pydantic.Field(ge=1, description="Layer after the last one of the whole pipeline.")
+
+
 class CloudRoleConfig(RoleConfig):
-    """One cloud replica: layers [start, end) behind a gRPC port."""
+    """One cloud replica: layers [start, end) behind a gRPC port; with `next_stage`, the beginning of a pipeline."""
 
     role: Literal["cloud"] = pydantic.Field(default="cloud", description="Always cloud.")
     slice: SliceBounds = pydantic.Field(description="The layers that it holds.")
+    stage: int = pydantic.Field(default=0, ge=0, description="Place in the pipeline; devices speak to stage 0.")
+    next_stage: NextStage | None = pydantic.Field(
+        default=None, description="The stage behind. Default: this is the last."
+    )
     engine: EngineLimits = pydantic.Field(default=EngineLimits(), description="Limits of the engine.")
     emulation: CloudEmulation | None = pydantic.Field(default=None, description="Modelled durations.")
 
@@ -127,6 +140,13 @@ class Split(base.Model):
     @property
     def cloud_bounds(self) -> SliceBounds:
         return SliceBounds(start=self.split_layer, end=self.layers - self.tail_layers)
+
+    def stage_bounds(self, stage: int, stages: int) -> SliceBounds:
+        """The part of the cloud's layers that a pipeline stage has; the first ones have one more where it is uneven."""
+        whole = self.cloud_bounds
+        each, more = divmod(whole.end - whole.start, stages)
+        start = whole.start + stage * each + min(stage, more)
+        return SliceBounds(start=start, end=start + each + (stage < more))
 
 
 class DeviceStrategy(base.Model):

@@ -106,7 +106,7 @@ def _refuse_repeated_names(found: list[topology.InferenceTopology]) -> None:
 
 def _refuse_too_many(wanted: topology.InferenceTopology) -> None:
     """A topology written for a cluster may name more devices than one machine can play."""
-    count = wanted.spec.cloud.desired_replicas + len(plan.device_places(wanted))
+    count = len(plan.cloud_places(wanted)) + len(plan.device_places(wanted))
     if count > _MOST_PROCESSES:
         raise errors.ConfigError(
             f"{wanted.name} has {count} replicas in all, each a process here: use at most {_MOST_PROCESSES}",
@@ -136,10 +136,10 @@ def plan_topology(
         resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
     except ValueError as error:
         raise errors.ConfigError(str(error), field="--time-scale") from None
-    cloud_ports = [_take(taken, ports.any_free(HOST, avoid=taken)) for _ in range(wanted.spec.cloud.desired_replicas)]
+    cloud_ports = [_take(taken, ports.any_free(HOST, avoid=taken)) for _ in plan.cloud_places(wanted)]
     device_ports = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
     clouds = plan.cloud_configs(resolved, ports=cloud_ports)
-    endpoints = [f"{HOST}:{port}" for port in cloud_ports]
+    endpoints = [f"{HOST}:{config.listen.port}" for config in clouds if config.stage == 0]
     devices = plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
     threads = _threads_each(len(clouds) + len(devices))
     device_launches = [_role_launch(config, threads=threads) for config in devices]
@@ -170,12 +170,31 @@ def _port_notes(
 
 def connected(device: RoleLaunch, *, clouds: tuple[RoleLaunch, ...]) -> RoleLaunch:
     """The same device with these cloud replicas as its endpoints; they must serve the slice that it needs."""
-    endpoints = tuple(cloud.address for cloud in clouds)
-    return dataclasses.replace(device, config=device.config.model_copy(update={"cloud_endpoints": endpoints}))
+    return dataclasses.replace(
+        device, config=device.config.model_copy(update={"cloud_endpoints": _addresses(clouds, stage=0)})
+    )
+
+
+def _chained(cloud: RoleLaunch, *, clouds: tuple[RoleLaunch, ...]) -> RoleLaunch:
+    """The same cloud process, handing on to those of these that are of the next stage."""
+    config = cloud.config
+    assert isinstance(config, role_config.CloudRoleConfig)
+    if config.next_stage is None:
+        return cloud
+    behind = config.next_stage.model_copy(update={"endpoints": _addresses(clouds, stage=config.stage + 1)})
+    return dataclasses.replace(cloud, config=config.model_copy(update={"next_stage": behind}))
+
+
+def _addresses(clouds: tuple[RoleLaunch, ...], *, stage: int) -> tuple[str, ...]:
+    return tuple(
+        cloud.address
+        for cloud in clouds
+        if isinstance(cloud.config, role_config.CloudRoleConfig) and cloud.config.stage == stage
+    )
 
 
 def moved(launch: TopologyLaunch, role_name: str) -> TopologyLaunch:
-    """The same launch with another port for one role; where that is a cloud replica, all devices know it."""
+    """The same launch with another port for one role; where that is a cloud replica, all who speak to it know."""
 
     def other_port(role: RoleLaunch) -> RoleLaunch:
         if role.name != role_name:
@@ -183,7 +202,8 @@ def moved(launch: TopologyLaunch, role_name: str) -> TopologyLaunch:
         listen = role.config.listen.model_copy(update={"port": ports.any_free(HOST)})
         return dataclasses.replace(role, config=role.config.model_copy(update={"listen": listen}))
 
-    clouds = tuple(other_port(role) for role in launch.clouds)
+    moved_clouds = tuple(other_port(role) for role in launch.clouds)
+    clouds = tuple(_chained(role, clouds=moved_clouds) for role in moved_clouds)
     devices = tuple(connected(other_port(role), clouds=clouds) for role in launch.devices)
     return dataclasses.replace(launch, clouds=clouds, devices=devices)
 

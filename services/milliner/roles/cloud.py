@@ -2,7 +2,8 @@
 
 Life: open the folder, check digest and bounds, load the slice, listen, warm up, report ready, serve; at SIGTERM refuse
 new sessions, give open ones `drain_seconds`, end. SIGUSR1 writes the counters that benches read. While its own
-certificate is no good the replica says NOT_SERVING: no device could open a session.
+certificate is no good the replica says NOT_SERVING: no device could open a session. So does a stage of a pipeline while
+the stages behind it cannot be used (`chain`); it is ready when they are.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from milliner.api import health
 from milliner.contract import model_checks, role_config, role_events
-from milliner.core import clock, compute, errors, ports
+from milliner.core import clock, compute, errors, ports, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits
 from milliner.roles import (
     certificate_watch,
+    chain,
     counters,
     exporting,
     hidden_state_service,
@@ -53,53 +55,90 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             cost=_cost(config),
         )
         metrics = cloud_metrics.CloudMetrics(clock=time)
-        service = hidden_state_service.HiddenStateService(
+        behind = await _chain(config, served=served, identity=identity, stack=stack, clock=time)
+        own = hidden_state_service.HiddenStateService(
             engine,
             served=served,
             spans=cloud_span.CloudSpans(exporting.tracer(config, tier="cloud", stack=stack)),
             clock=time,
             metrics=metrics,
         )
+        service = own if behind is None else behind.stage(own)
         await engine.warm_up()
         compute_counters = counters.ComputeCounters(worker)
         shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
         credentials = identity.server_credentials() if identity is not None else None
         listening = await server.serve(
-            service, host=config.listen.host, port=config.listen.port, credentials=credentials
+            service,
+            host=config.listen.host,
+            port=config.listen.port,
+            credentials=credentials,
+            serving=behind is None,
         )
         stack.push_async_callback(listening.stop)
 
         def why_not_ready() -> str:
             if stopping.is_set():
                 return "the replica is stopping"
-            return identity.trouble() if identity is not None else ""
+            trouble = identity.trouble() if identity is not None else ""
+            return trouble or (behind.reason if behind is not None else "")
 
         told.loading, told.why_not_ready = "", why_not_ready
         told.render_metrics = lambda accept: metrics.render(accept, engine.load())
         async with asyncio.TaskGroup() as group:
             group.create_task(engine.run())
-            watch = None if identity is None else group.create_task(_watch(identity, listening, clock=time))
             report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=listening.port)
-            report.say(
-                role_events.RoleEventKind.READY,
-                host=config.listen.host,
-                port=listening.port,
-                message=f"layers {_bounds(config)} on port {listening.port}",
-                data={"model_digest": served.model_digest},
-            )
+
+            def say_ready() -> None:
+                report.say(
+                    role_events.RoleEventKind.READY,
+                    host=config.listen.host,
+                    port=listening.port,
+                    message=f"layers {_bounds(config)} on port {listening.port}",
+                    data={"model_digest": served.model_digest},
+                )
+
+            async def on_chain_change() -> None:
+                reason = why_not_ready()
+                await listening.set_serving(not reason)
+                if reason:
+                    report.say(role_events.RoleEventKind.WAITING, message=reason)
+                else:
+                    say_ready()
+
+            async def on_certificate_change(_: str) -> None:
+                await listening.set_serving(not why_not_ready())
+
+            watches = []
+            if identity is not None:
+                watches.append(certificate_watch.keep(identity, clock=time, on_change=on_certificate_change))
+            if behind is not None:
+                watches.append(behind.keep(on_chain_change))
+            else:
+                say_ready()
+            watching = [group.create_task(watch) for watch in watches]
             await stopping.wait()
-            if watch is not None:
+            for watch in watching:
                 watch.cancel()
             await listening.stop(config.drain_seconds)  # the engine outlives it: open sessions are answered meanwhile
             await engine.stop()
     report.say(role_events.RoleEventKind.STOPPED)
 
 
-async def _watch(identity: tls.Identity, listening: server.CloudServer, *, clock: ports.Clock) -> NoReturn:
-    async def on_change(trouble: str) -> None:
-        await listening.set_serving(not trouble)
-
-    await certificate_watch.keep(identity, clock=clock, on_change=on_change)
+async def _chain(
+    config: role_config.CloudRoleConfig,
+    *,
+    served: hidden_state_service.Served,
+    identity: tls.Identity | None,
+    stack: contextlib.AsyncExitStack,
+    clock: ports.Clock,
+) -> chain.Chain | None:
+    """The stages behind this one, if there are any."""
+    if config.next_stage is None:
+        return None
+    codec = types.Codec(config.model.dtype.value)  # raw, so that a cut between stages changes no number
+    behind = chain.Chain(config.next_stage, served=served, codec=codec, identity=identity, clock=clock)
+    return await stack.enter_async_context(behind)
 
 
 def _load(

@@ -116,12 +116,13 @@ async def serve(
     limits: server_stream.StreamLimits = server_stream.DEFAULT_LIMITS,
     keepalive: options.Keepalive = options.DATA,
     credentials: grpc.ServerCredentials | None = None,
+    serving: bool = True,
 ) -> CloudServer:
-    """A started server on `host`:`port` (0: any free port, see `.port`), healthy at once.
+    """A started server on `host`:`port` (0: any free port, see `.port`), healthy at once unless `serving` is False.
 
     Raises `ConfigError` when the address cannot be bound.
     """
     server = CloudServer(service, limits=limits)
     await server.start(host=host, port=port, keepalive=keepalive, credentials=credentials)
-    await server.set_serving(True)
+    await server.set_serving(serving)
     return server

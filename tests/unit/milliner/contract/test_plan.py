@@ -114,7 +114,11 @@ def test_time_scale_out_of_range_is_refused(factor: float) -> None:
         ),
         ({}, BARE, "strategy.hat.adapter is needed"),
         ({"spec.strategy.type": "PDDevice"}, FACTS, "strategy.type PDDevice is not available in this version"),
-        ({"spec.cloud.pipelineStages": 2}, FACTS, "cloud.pipelineStages is 2"),
+        (
+            {"spec.cloud.pipelineStages": 6},
+            FACTS,
+            "cloud.pipelineStages is 6, the cloud has 5 of the model's layers: use 1 to 5",
+        ),
         ({"spec.cloud.replicas": 0}, FACTS, "cloud.replicas is 0"),
         ({"spec.devicePools.0.replicas": 0}, FACTS, "devicePools have 0 replicas in all"),
         ({"spec.fallback": {"onCloudLoss": "DraftOnly"}}, FACTS, "DraftOnly is not available in this version: use"),

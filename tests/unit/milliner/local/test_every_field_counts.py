@@ -153,7 +153,8 @@ def outcome(changes: dict[str, Any], folder: pathlib.Path) -> object:
     except errors.SpecInvalid as error:
         return str(error)
     devices = plan.device_configs(resolved, cloud_endpoints=["host:1"])
-    return plan.cloud_configs(resolved), devices, plan.device_places(wanted), wanted.served_name, wanted.name
+    ports = range(1, 1 + len(plan.cloud_places(wanted)))
+    return plan.cloud_configs(resolved, ports=ports), devices, plan.device_places(wanted), wanted.served_name, wanted.name
 
 
 def noted(changes: dict[str, Any], path: str) -> bool:
