@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from milliner.api import tokenizer_files
 from milliner.core import errors
 
-
 _MAX_COMPOSED = 4  # characters that NFC makes one of (Unicode Standard Annex 15: Greek letters with three accents)
 
 

@@ -19,8 +19,8 @@ from opentelemetry.sdk import trace as sdk_trace
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace.propagation import tracecontext
 
-# Arbitrary: about a thousand requests of ten rounds; a span takes some 2 KB.
-RECENT_SPANS = 20_000
+# Arbitrary: four answers of 25 rounds. A span takes 2.8 KB (tracemalloc, spans of a device's rounds), all of them 2.8 MB.
+RECENT_SPANS = 1_000
 
 if TYPE_CHECKING:
     from milliner.telemetry import otlp
@@ -72,10 +72,11 @@ def set_up(
     instance: str = "",
     sampling_percent: float = 100.0,
     otlp_endpoint: str = "",
+    recent_spans: int = RECENT_SPANS,
 ) -> Tracing:
     """A provider for one tier (`cloud` or `device`), which sends to `otlp_endpoint` (a URL) if there is one.
 
-    A caller's sampling decision wins over `sampling_percent`.
+    A caller's sampling decision wins over `sampling_percent`. `recent_spans`: how many stay in memory, perhaps none.
     """
     attributes = {"service.name": f"milliner-{tier}", "service.namespace": topology, "service.instance.id": instance}
     provider = sdk_trace.TracerProvider(
@@ -83,7 +84,7 @@ def set_up(
         sampler=sampling.ParentBased(sampling.TraceIdRatioBased(sampling_percent / 100.0)),
         shutdown_on_exit=False,
     )
-    recent = RecentSpans()
+    recent = RecentSpans(capacity=recent_spans)
     provider.add_span_processor(recent)
     exporter = None
     if otlp_endpoint:

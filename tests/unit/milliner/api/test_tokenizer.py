@@ -16,7 +16,7 @@ from milliner.demo import assets
 
 def test_a_folder_without_a_tokenizer_is_told_in_one_line_with_the_remedy(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(errors.CheckpointError, match="there is no tokenizer in .*copy tokenizer.json") as refused:
+    with pytest.raises(errors.CheckpointError, match=r"there is no tokenizer in .*copy tokenizer\.json") as refused:
         tokenizer.HuggingFaceTokenizer.load(tmp_path)
     assert "\n" not in str(refused.value)
     (tmp_path / "tokenizer.json").write_text("{}")
