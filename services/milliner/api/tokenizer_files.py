@@ -12,7 +12,7 @@ from typing import Any
 
 from milliner.core import errors
 
-# Any of these is a tokenizer: of the library of that name, SentencePiece, byte-pair encoding, WordPiece, Mistral, tiktoken
+# Any of these is a tokenizer: of the library of that name, SentencePiece, byte-pair encoding, WordPiece, tiktoken.
 _FILES = (
     *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("vocab.json", "vocab.txt", "tekken.json", "tiktoken.model"),

@@ -19,7 +19,7 @@ from opentelemetry.sdk import trace as sdk_trace
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace.propagation import tracecontext
 
-# Arbitrary: four answers of 25 rounds. A span takes 2.8 KB (tracemalloc, spans of a device's rounds), all of them 2.8 MB.
+# Arbitrary: four answers of 25 rounds. A span of a device's round takes 2.8 KB (tracemalloc), all of them 2.8 MB.
 RECENT_SPANS = 1_000
 
 if TYPE_CHECKING:
