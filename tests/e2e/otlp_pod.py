@@ -24,7 +24,7 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 
 def main() -> None:
     """Serves until it is told to end."""
-    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server = grpc.server(futures.ThreadPoolExecutor(1))  # one at a time: lines stay whole
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Receiver(), server)
     server.add_insecure_port("0.0.0.0:4317")
     server.start()

@@ -67,6 +67,12 @@ def conditions(name: str, *, namespace: str) -> dict[str, tuple[str, str]]:
     }
 
 
+def condition(name: str, kind: str, *, namespace: str) -> dict[str, Any]:
+    """One condition with its message; empty where there is none."""
+    found = kubectl.get("itopo", name, namespace=namespace).get("status", {}).get("conditions", ())
+    return next((dict(each) for each in found if each["type"] == kind), {})
+
+
 def names(name: str, role: str, *, namespace: str, kubeconfig: str = "") -> list[str]:
     """Names of a role's pods that are not ending."""
     return sorted(each["metadata"]["name"] for each in pods(name, role, namespace=namespace, kubeconfig=kubeconfig))
