@@ -8,6 +8,7 @@ so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import itertools
 import os
@@ -118,7 +119,8 @@ def exit_status(error: Exception) -> int:
 def _os_words(error: OSError) -> str:
     what = error.strerror or type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{what} (milliner --debug shows where this came up)"
+    remedy = ": make room on the disk of the file" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{where}{what}{remedy} (milliner --debug shows where this came up)"
 
 
 def _print_error(words: str) -> None:

@@ -12,6 +12,7 @@ import os
 import pathlib
 
 from milliner.core import errors
+from milliner.local import storing
 
 
 class Claim:
@@ -36,7 +37,8 @@ def take(path: pathlib.Path, *, name: str) -> Claim:
     Raises `ConfigError` on `metadata.name` when another runner holds it, naming its process and how to end it.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with storing.storing(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,9 +46,15 @@ def take(path: pathlib.Path, *, name: str) -> Claim:
             os.close(fd)
             raise errors.ConfigError(_words(name, holder), field="metadata.name") from None
         if _still_there(path, fd):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            return Claim(path, fd)
+            claim = Claim(path, fd)
+            try:
+                with storing.storing(path):
+                    os.ftruncate(fd, 0)
+                    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            except errors.MillinerError:
+                claim.release()
+                raise
+            return claim
         os.close(fd)  # its holder removed it between our opening and our lock: again, with the file that is there now
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 from milliner.core import clock, errors
-from milliner.local import children, launches, packages, ports, state_files, supervisor
+from milliner.local import children, launches, packages, ports, state_files, storing, supervisor
 
 _STOP_GRACE_S = 5.0  # arbitrary: "within a few seconds", after which SIGKILL
 _STATS_TIMEOUT_S = 5.0  # arbitrary: an answer takes milliseconds
@@ -89,7 +89,8 @@ class Runner:
         assert self._lifeline is not None, "started inside the context"
         for role in roles:
             path = self._folder / f"{role.name}.json"
-            path.write_text(role.config.to_json())
+            with storing.storing(path):
+                path.write_text(role.config.to_json())
             spec = children.ChildSpec(name=role.name, argv=_command(role, path), environment=self._environment)
             one = supervisor.Supervisor(spec, lifeline=self._lifeline, listener=self._listener, clock=clock.LoopClock())
             self.supervisors[role.name] = one

@@ -15,9 +15,7 @@ from collections.abc import Mapping
 import pydantic
 
 from milliner.core import errors
-from milliner.local import claims
-
-_REMEDY = "set XDG_RUNTIME_DIR to a folder that you may write to"
+from milliner.local import claims, storing
 
 
 class Endpoint(pydantic.BaseModel):
@@ -57,7 +55,7 @@ def directory(environ: Mapping[str, str]) -> pathlib.Path:
         return pathlib.Path(cache) / "milliner" / "run"
     if home := environ.get("HOME"):
         return pathlib.Path(home) / ".cache" / "milliner" / "run"
-    raise errors.ConfigError(f"is not set, nor is HOME: {_REMEDY}", field="XDG_RUNTIME_DIR")
+    raise errors.ConfigError(f"is not set, nor is HOME: {storing.REMEDY}", field="XDG_RUNTIME_DIR")
 
 
 def process_started_s(pid: int) -> float | None:
@@ -92,9 +90,13 @@ class StateFiles:
         self._make_folder()
         path = self._path(running.name)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(running.model_dump_json(indent=2) + "\n")
-        draft.chmod(0o600)
-        draft.replace(path)
+        try:
+            with storing.storing(draft):
+                draft.write_text(running.model_dump_json(indent=2) + "\n")
+                draft.chmod(0o600)
+                draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
 
     def work_folder(self, name: str) -> pathlib.Path:
@@ -106,7 +108,8 @@ class StateFiles:
                 shutil.rmtree(old, ignore_errors=True)
         path = self._folder / f"{name}.{os.getpid()}.work"
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(mode=0o700)
+        with storing.storing(path):
+            path.mkdir(mode=0o700)
         return path
 
     def remove(self, name: str) -> None:
@@ -153,9 +156,11 @@ class StateFiles:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             writable = os.access(self._folder, os.W_OK | os.X_OK)
         except OSError as error:
-            raise errors.ConfigError(f"cannot be made ({error.strerror}): {_REMEDY}", field=str(self._folder)) from None
+            raise errors.ConfigError(
+                f"cannot be made ({error.strerror}): {storing.REMEDY}", field=str(self._folder)
+            ) from None
         if not writable:
-            raise errors.ConfigError(f"may not be written to: {_REMEDY}", field=str(self._folder))
+            raise errors.ConfigError(f"may not be written to: {storing.REMEDY}", field=str(self._folder))
 
     def _path(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.json"

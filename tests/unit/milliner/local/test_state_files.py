@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -107,3 +108,26 @@ def test_the_folder_follows_the_environment(tmp_path: pathlib.Path) -> None:
     for nowhere in ({}, {"HOME": "", "XDG_CACHE_HOME": ""}):
         with pytest.raises(errors.ConfigError, match="XDG_RUNTIME_DIR: is not set, nor is HOME: set XDG_RUNTIME_DIR"):
             state_files.directory(nowhere)
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_remedy(tmp_path: pathlib.Path) -> None:
+    """`milliner up` said no more than "No space left on device"."""
+    draft = tmp_path / f"chat.{os.getpid()}.tmp"
+    draft.symlink_to("/dev/full")
+    with pytest.raises(errors.MillinerError, match=r"No space left on device.*make room on that disk") as told:
+        state_files.StateFiles(tmp_path).write(running("chat"))
+    assert told.value.field == str(draft)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_on_a_full_disk_is_given_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    state = state_files.StateFiles(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(errors.MillinerError, match="make room") as told:
+            state.claim("chat")
+        assert told.value.field == str(tmp_path / "chat.lock")
+    state.claim("chat").release()
