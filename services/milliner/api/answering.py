@@ -233,8 +233,8 @@ class Answering:
         return {**event, "usage": None} if options.include_usage else event
 
 
-def usage(choices: Sequence[Choice], n: int) -> dict[str, int]:
-    """Token counts; each prompt counts once, however many answers it got."""
+def usage(choices: Sequence[Choice], n: int) -> dict[str, object]:
+    """Token counts; each prompt counts once, however many answers it got. No prompt's work is kept for the next one."""
     prompts = {choice.index // n: len(choice.prompt_ids) for choice in choices}
     prompt_tokens = sum(prompts.values())
     completion_tokens = sum(len(choice.tokens) for choice in choices)
@@ -242,6 +242,7 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, int]:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

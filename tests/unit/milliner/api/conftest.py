@@ -132,6 +132,16 @@ class Served:
         return await self.post("/v1/chat/completions", **{"messages": [{"role": "user", "content": "say"}], **body})
 
 
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, object]:
+    """An answer's token counts as the API tells them."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
 def events(response: httpx.Response) -> list[dict[str, Any]]:
     """The stream's events; checks framing and that `[DONE]` comes last."""
     assert response.status_code == 200, response.text

@@ -21,7 +21,7 @@ async def test_a_chat_answer(served: Served) -> None:
     (choice,) = body["choices"]
     assert choice["message"] == {"role": "assistant", "content": toys.ANSWER, "refusal": None}
     assert choice["finish_reason"] == "stop"
-    assert body["usage"] == {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
+    assert body["usage"] == toys.usage(9, 12)
     assert "milliner" not in body
     assert response.headers["x-milliner-strategy"] == "Hat"
     assert response.headers["x-milliner-topology"] == "chat"
@@ -37,7 +37,7 @@ async def test_a_chat_stream(served: Served) -> None:
     assert [chunk["choices"][0]["finish_reason"] for chunk in content] == [None] * 5 + ["stop"]
     assert all(chunk["usage"] is None for chunk in content)
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
+    assert last["usage"] == toys.usage(9, 12)
 
 
 async def test_usage_is_absent_unless_asked_for_and_continuous_on_request(served: Served) -> None:
@@ -58,7 +58,7 @@ async def test_several_prompts_and_choices(served: Served) -> None:
     response = await served.complete(prompt=["one", "three"], n=2, seed=7, temperature=1.0)
     body = response.json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
-    assert body["usage"] == {"prompt_tokens": 8, "completion_tokens": 48, "total_tokens": 56}
+    assert body["usage"] == toys.usage(8, 48)
     seeds = {(len(request.prompt_ids), request.sampling.seed) for request in served.generator.requests}
     assert seeds == {(3, 7), (3, 8), (5, 7), (5, 8)}
     assert served.generator.open == 0
