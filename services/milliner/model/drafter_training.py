@@ -205,7 +205,7 @@ class _Run:
         for done, ids in enumerate(batches, start=1):
             tally = tally + self._objective.tally(self._target.features(ids))
             spent_s = time.monotonic() - began
-            if spent_s >= limit_s:
+            if spent_s >= limit_s or done == len(batches):
                 break
             on_measuring(max(done / len(batches), spent_s / limit_s))
         on_measuring(1.0)

@@ -131,7 +131,7 @@ def test_measuring_ends_after_a_share_of_the_training_time_and_says_how_far_it_i
         return card.figures.held_out_tokens, shares
 
     tokens, shares = measured(measure_share=0.0, measure_at_least_s=600.0, held_out_tokens=64)
-    assert shares == sorted(shares)
+    assert shares == sorted(set(shares))  # no report twice
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert len(shares) > 3
     assert measured(measure_share=0.0, measure_at_least_s=0.0, held_out_tokens=64) == (tokens / 4, [0.0, 1.0])
