@@ -103,7 +103,7 @@ class Message(_Body):
     content: str | list[TextPart]
     name: str | None = None
     refusal: None = None
-    tool_calls: None = None
+    tool_calls: Annotated[list[Any], pydantic.Field(max_length=0)] = []  # none, as some servers write it
 
     def for_template(self) -> dict[str, str]:
         """As chat templates expect it; `developer` is OpenAI's newer word for `system`."""
@@ -169,6 +169,9 @@ def _check(request: ChatRequest | CompletionRequest) -> None:
     if isinstance(request, ChatRequest):
         if request.top_logprobs and not request.logprobs:
             raise errors.InputError("needs logprobs: true", field="top_logprobs")
+        limits = {request.max_tokens, request.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise errors.InputError("differs from max_completion_tokens, its newer name: give one", field="max_tokens")
         return
     if not request.prompts:
         raise errors.InputError("is empty: give text or token ids", field="prompt")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
+import openai
 import pytest
+import uvicorn
 from starlette import applications
 
 from milliner.api import app, text_service
@@ -189,3 +192,21 @@ async def served() -> AsyncIterator[Served]:
     async with httpx.AsyncClient(transport=transport, base_url="http://device") as client:
         yield Served(application, client, generator, summaries, traced)
     service.close()
+
+
+@pytest.fixture
+async def port(served: Served) -> AsyncIterator[int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(served.app, log_level="warning", lifespan="off", access_log=False))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    await until(lambda: server.started or task.done())
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await task
+    listener.close()
+
+
+@pytest.fixture
+async def client(port: int) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+        yield client

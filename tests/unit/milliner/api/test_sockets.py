@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator
 
 import openai
 import pytest
-import uvicorn
 
 from . import conftest as toys
-
-
-@pytest.fixture
-async def port(served: toys.Served) -> AsyncIterator[int]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(served.app, log_level="warning", lifespan="off", access_log=False))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    await toys.until(lambda: server.started or task.done())
-    yield listener.getsockname()[1]
-    server.should_exit = True
-    await task
-    listener.close()
-
-
-@pytest.fixture
-async def client(port: int) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 async def test_the_openai_client_chats(client: openai.AsyncOpenAI) -> None:
