@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import grpc
 import pytest
 from tests.wire import conftest, toy_cloud
 
+from milliner.contract.proto import hidden_states_pb2 as pb
 from milliner.core import errors, types
+from milliner.wire import client, messages, options, server, server_stream
 
 
 async def test_frame_and_reply_arrive_as_they_were_sent(pair: conftest.Pair) -> None:
@@ -172,3 +175,43 @@ async def test_the_cloud_reads_no_further_than_its_limit_of_frames_in_flight(pai
     pair.cloud.gate.set()
     assert [(await stream.receive()).round for _ in range(100)] == list(range(100))
     await stream.close()
+
+
+async def test_a_stream_on_which_nothing_happens_ends_and_frees_its_session() -> None:
+    """It stayed open for as long as the device did, though the engine had forgotten its session."""
+    cloud = toy_cloud.ToyCloud()
+    limits = server_stream.StreamLimits(idle_s=0.4)
+    async with (
+        await server.serve(cloud, limits=limits) as running,
+        client.GrpcTransport([f"127.0.0.1:{running.port}"], timeouts=conftest.TIMEOUTS) as transport,
+    ):
+        stream = await transport.open(toy_cloud.session_open())
+        cloud.delay_s[1] = 1.0  # a frame that takes longer is no idleness
+        for index in range(3):
+            await asyncio.sleep(0.2)
+            await stream.send(toy_cloud.frame(round_index=index, start_pos=index))
+            assert (await stream.receive()).round == index
+        assert cloud.closed == []
+        with pytest.raises(errors.UnknownSession, match=r"nothing came for 0\.4 s"):
+            await stream.receive()
+        await conftest.eventually(lambda: cloud.closed == ["s1"])
+        assert running.open_sessions == 0
+        await stream.close()
+
+
+async def test_a_stream_that_began_before_the_drain_opens_no_session_after_it(pair: conftest.Pair) -> None:
+    """Whether the replica drained was looked up when the stream began, up to 10 s before its Open."""
+    channel_options = options.client_options(options.DATA, connect_s=5.0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{pair.server.port}", options=channel_options) as channel:
+        call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None)
+        await call.wait_for_connection()
+        await asyncio.sleep(0.1)  # the server has begun to serve the stream
+        await pair.server.drain()
+        await call.write(messages.write_open(toy_cloud.session_open()))
+        data = await call.read()
+        assert isinstance(data, bytes)
+        answer = messages.parse_cloud_message(data)
+        assert isinstance(answer, pb.Error)
+        assert "shutting down" in answer.message
+        call.cancel()
+    assert pair.cloud.opened == []

@@ -29,10 +29,13 @@ from milliner.roles import (
     shutdown,
 )
 from milliner.telemetry import cloud_metrics, cloud_span
-from milliner.wire import server, tls
+from milliner.wire import server, server_stream, tls
 
 if TYPE_CHECKING:
     from milliner.engine import slice_backend
+
+# A stream outlives what the engine keeps of an idle session by as much again: it only has to end some day. Arbitrary.
+_STREAM_IDLE = 2
 
 
 async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter) -> None:
@@ -73,6 +76,7 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             host=config.listen.host,
             port=config.listen.port,
             credentials=credentials,
+            limits=server_stream.StreamLimits(idle_s=_STREAM_IDLE * config.engine.session_idle_s),
             serving=behind is None,
         )
         stack.push_async_callback(listening.stop)

@@ -98,7 +98,7 @@ class CloudServer:
 
     async def _serve_session(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         stream = server_stream.ServerStream(
-            self._service, context, limits=self._limits, sessions=self._sessions, draining=self._draining
+            self._service, context, limits=self._limits, sessions=self._sessions, draining=lambda: self._draining
         )
         self._idle.clear()
         try:

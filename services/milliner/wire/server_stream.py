@@ -3,7 +3,8 @@
 Frames are handed to the service as they arrive, up to `max_frames_in_flight` at once: the engine batches them and
 keeps a session's frames in order, because each `forward` call is entered in the order of arrival. A frame refused for
 a recoverable reason (`status.RECOVERABLE`) leaves the stream alive; every other error is the stream's last message
-and becomes its gRPC status. However the stream ends, the session is closed. Runs on the server's event loop.
+and becomes its gRPC status. A stream on which nothing happens ends too: the engine has forgotten its session by then.
+However the stream ends, the session is closed. Runs on the server's event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import MutableSet
+from collections.abc import Callable, MutableSet
 
 import grpc
 
@@ -28,9 +29,11 @@ class StreamLimits:
 
     open_timeout_s: float = 10.0  # from the stream's start to its Open message
     max_frames_in_flight: int = 64  # beyond it the stream is not read: back-pressure
+    idle_s: float = 600.0  # since the last answer, with no frame due; longer than an engine keeps an idle session
 
 
 DEFAULT_LIMITS = StreamLimits()
+_IDLE_CHECKS = 4  # in `idle_s`, while a frame is being computed; arbitrary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class ServerStream:
         *,
         limits: StreamLimits,
         sessions: MutableSet[str],
-        draining: bool,
+        draining: Callable[[], bool],
     ) -> None:
         self._service = service
         self._context = context
@@ -66,6 +69,8 @@ class ServerStream:
         self._sessions = sessions
         self._draining = draining
         self._gone = False
+        self._used_s = 0.0  # the loop's time of the last answer
+        self._num_unanswered = 0
         self._order: asyncio.Queue[_Place | None] = asyncio.Queue(limits.max_frames_in_flight)
 
     async def run(self) -> None:
@@ -106,7 +111,9 @@ class ServerStream:
         await self._write(messages.write_opened(opened))
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._write_answers())
+                writing = group.create_task(self._write_answers())
+                watching = group.create_task(self._end_when_idle())
+                writing.add_done_callback(lambda _: watching.cancel())
                 await self._read_frames(group, request, opened)
         except* _StreamEnded:
             pass  # the last message and the status are written, or nobody is there to read them
@@ -130,7 +137,7 @@ class ServerStream:
                 "run the same release on both tiers",
                 field="protocol_version",
             )
-        if self._draining:
+        if self._draining():  # now: the message may come long after the stream began
             raise errors.UnavailableError("this replica is shutting down: open the session on another", field="cloud")
         return message
 
@@ -143,12 +150,28 @@ class ServerStream:
                 frame = _parse_frame(data)
                 _check_frame(frame, request, opened)
             except errors.MillinerError as error:
-                await self._order.put(_Place(error, frame))
+                await self._enter(_Place(error, frame))
                 if status.ends_stream(error):
                     return
                 continue
-            await self._order.put(_Place(group.create_task(self._answer(frame)), frame))
+            await self._enter(_Place(group.create_task(self._answer(frame)), frame))
         await self._order.put(None)
+
+    async def _enter(self, place: _Place) -> None:
+        """Puts an answer, or what will become one, in the order of answers."""
+        self._num_unanswered += 1
+        await self._order.put(place)
+
+    async def _end_when_idle(self) -> None:
+        """Ends the stream once nothing has happened on it for `idle_s`."""
+        loop = asyncio.get_running_loop()
+        self._used_s = loop.time()
+        left_s = self._limits.idle_s
+        while left_s > 0.0 or self._num_unanswered:
+            await asyncio.sleep(max(left_s, self._limits.idle_s / _IDLE_CHECKS))
+            left_s = self._used_s + self._limits.idle_s - loop.time()
+        expired = f"nothing came for {self._limits.idle_s:g} s: open a session and replay"
+        await self._enter(_Place(errors.UnknownSession(expired, field="session_id")))
 
     async def _answer(self, frame: types.HiddenFrame) -> types.HiddenReply | errors.MillinerError:
         try:
@@ -162,6 +185,8 @@ class ServerStream:
     async def _write_answers(self) -> None:
         while (place := await self._order.get()) is not None:
             answer = place.answer if isinstance(place.answer, errors.MillinerError) else await place.answer
+            self._num_unanswered -= 1
+            self._used_s = asyncio.get_running_loop().time()
             if isinstance(answer, types.HiddenReply):
                 await self._write(messages.write_reply(answer))
             elif status.ends_stream(answer):
