@@ -83,6 +83,8 @@ def test_a_blocked_network_is_never_ready(chat: None, namespace: str) -> None:
     closed = f'{{"spec": {{"ingress": [{{"ports": [{{"port": {HEALTH}}}]}}]}}}}'
     with operator_held(namespace):
         kubectl.run("patch", "networkpolicy", "chat-cloud", "--namespace", namespace, "--type=merge", "--patch", closed)
+        (device,) = topologies.names("chat", "device", namespace=namespace)
+        kubectl.run("delete", "pod", device, "--namespace", namespace)  # connections that stand may outlive a policy
         topologies.wait_condition("chat", "CloudReady", "False", "ReconcileError", namespace=namespace)
         topologies.wait_condition("chat", "StreamReady", "False", "StreamProbeFailed", namespace=namespace)
         ready = topologies.condition("chat", "Ready", namespace=namespace)

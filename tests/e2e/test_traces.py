@@ -52,6 +52,14 @@ def spans(namespace: str) -> list[dict[str, Any]]:
     return [span for span in map(json.loads, lines) if span["trace"] == TRACE]
 
 
+def whole(found: list[dict[str, Any]]) -> bool:
+    """Whether the phases of both tiers are there, and a span of the cloud below one of the device."""
+    ids = {span["id"]: span for span in found}
+    clouds = [span for span in found if span["service"] == "milliner-cloud" and span["name"].startswith("cloud ")]
+    above = {ids[span["parent"]]["service"] for span in clouds if span["parent"] in ids}
+    return above == {"milliner-device"} and {"network", "cloud_forward", "queue"} <= {span["name"] for span in found}
+
+
 def test_a_request_is_one_trace_of_both_tiers(namespace: str) -> None:
     kubectl.apply(receiver(namespace))
     tracing = {"otlpEndpoint": f"http://otlp.{namespace}.svc:4317", "samplingPercent": 1}
@@ -62,13 +70,7 @@ def test_a_request_is_one_trace_of_both_tiers(namespace: str) -> None:
         client.headers["traceparent"] = f"00-{TRACE}-{'b' * 16}-01"  # sampled because the caller's trace is
         topologies.completion(client, "def main(argv):\n", max_tokens=8)
     deadline = time.monotonic() + ARRIVAL_S
-    found: list[dict[str, Any]] = []
-    while {span["service"] for span in found} != {"milliner-cloud", "milliner-device"}:
+    while not whole(found := spans(namespace)):
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
-        found = spans(namespace)
-    ids = {span["id"]: span for span in found}
-    clouds = [span for span in found if span["service"] == "milliner-cloud" and span["name"].startswith("cloud ")]
-    assert {ids[span["parent"]]["service"] for span in clouds if span["parent"] in ids} == {"milliner-device"}
-    assert {"network", "cloud_forward", "queue"} <= {span["name"] for span in found}
     kubectl.run("delete", "itopo", "chat", "--namespace", namespace)
