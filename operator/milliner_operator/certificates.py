@@ -23,6 +23,8 @@ LEAF_LIFE = datetime.timedelta(days=30)
 _PUBLISH = datetime.timedelta(hours=1)  # kubelets bring a changed Secret to its pods within about two minutes
 _BACKDATED = datetime.timedelta(minutes=5)  # clocks of the tiers differ
 
+_SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+
 Data = Mapping[str, str]  # as in a Secret: base64 of PEM
 
 
@@ -55,16 +57,22 @@ def ensure(
     device: Mapping[str, Any] | None,
     topology: str,
     cloud_names: Sequence[str],
+    cloud_calls: bool = False,
     now: datetime.datetime,
 ) -> Identities:
-    """The data that the Secrets must have now: what they hold where that is good, else renewed. `cloud_names`: SANs."""
+    """The data that the Secrets must have now: what they hold where that is good, else renewed.
+
+    `cloud_names` are the cloud's SANs, the hosts of all its pipeline stages. With `cloud_calls` its certificate is a
+    client's too, because each stage calls the next; whoever changes that changes the names as well.
+    """
     ca_data = _ensure_ca(_data(ca), topology=topology, now=now)
     signer = _pair(ca_data, "tls")
     assert signer is not None
     bundle = _decode(ca_data["ca.crt"])
-    cloud_data = _ensure_leaf(_data(cloud), signer, bundle, names=cloud_names, server=True, now=now)
+    cloud_usages = [_SERVER, _CLIENT] if cloud_calls else [_SERVER]
+    cloud_data = _ensure_leaf(_data(cloud), signer, bundle, names=cloud_names, usages=cloud_usages, now=now)
     device_names = (f"device.{topology}.milliner.internal",)
-    device_data = _ensure_leaf(_data(device), signer, bundle, names=device_names, server=False, now=now)
+    device_data = _ensure_leaf(_data(device), signer, bundle, names=device_names, usages=[_CLIENT], now=now)
     expiries = [x509.load_pem_x509_certificate(_decode(each["tls.crt"]).encode()) for each in (cloud_data, device_data)]
     expires = min(each.not_valid_after_utc for each in expiries)
     return Identities(ca=ca_data, cloud=cloud_data, device=device_data, expires=expires)
@@ -97,11 +105,17 @@ def _ensure_ca(data: Data, *, topology: str, now: datetime.datetime) -> Data:
 
 
 def _ensure_leaf(
-    data: Data, signer: Pair, bundle: str, *, names: Sequence[str], server: bool, now: datetime.datetime
+    data: Data,
+    signer: Pair,
+    bundle: str,
+    *,
+    names: Sequence[str],
+    usages: Sequence[x509.ObjectIdentifier],
+    now: datetime.datetime,
 ) -> Data:
     pair = _pair(data, "tls")
     if pair is None or not _holds(pair.parsed, signer.parsed, names=names, now=now):
-        pair = _new_leaf(signer, names=names, server=server, now=now)
+        pair = _new_leaf(signer, names=names, usages=usages, now=now)
     return {"tls.crt": _encode(pair.certificate), "tls.key": _encode(pair.key), "ca.crt": _encode(bundle)}
 
 
@@ -124,17 +138,18 @@ def _new_ca(topology: str, *, now: datetime.datetime) -> Pair:
     return _signed(builder, subject_key=key, signing_key=key)
 
 
-def _new_leaf(signer: Pair, *, names: Sequence[str], server: bool, now: datetime.datetime) -> Pair:
+def _new_leaf(
+    signer: Pair, *, names: Sequence[str], usages: Sequence[x509.ObjectIdentifier], now: datetime.datetime
+) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     signing_key = serialization.load_pem_private_key(signer.key.encode(), password=None)
     assert isinstance(signing_key, ec.EllipticCurvePrivateKey)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     end = min(now + LEAF_LIFE, signer.parsed.not_valid_after_utc)
     builder = _builder(subject, signer.parsed.subject, key.public_key(), start=now - _BACKDATED, end=end)
-    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(_usage(signs=False), critical=True)
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key())
     builder = builder.add_extension(authority, critical=False)

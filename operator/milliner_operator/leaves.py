@@ -59,11 +59,18 @@ def _digest_mismatch(seen: Seen) -> Condition | None:
 
 
 def _cloud(seen: Seen) -> Condition:
-    role = seen.plan.cloud
-    if role is None:
+    """The last pipeline stage that is not ready decides, because those before it wait for it; else all are."""
+    stages = seen.plan.stages
+    if not stages:
         return Condition(Type.CLOUD_READY, None, Reason.RECONCILING, "not planned yet")
-    trouble = seen.troubles.get(names.ROLE_CLOUD) or seen.sightings.troubles.get(role.workload)
-    return _tier(Type.CLOUD_READY, role, seen.progress(role), trouble, prefix="")
+    found = [_stage(seen, role) for role in stages]
+    return next((each for each in reversed(found) if each.status is not True), found[0])
+
+
+def _stage(seen: Seen, role: RolePlan) -> Condition:
+    trouble = seen.troubles.get(role.role) or seen.sightings.troubles.get(role.workload)
+    prefix = "" if role.role == names.ROLE_CLOUD else f"{role.workload[1]}: "
+    return _tier(Type.CLOUD_READY, role, seen.progress(role), trouble, prefix=prefix)
 
 
 def _devices(seen: Seen) -> Condition:

@@ -42,7 +42,13 @@ class Plan:
 
     @property
     def cloud(self) -> RolePlan | None:
+        """The workload that devices speak to: the first pipeline stage."""
         return next((each for each in self.roles if each.role == names.ROLE_CLOUD), None)
+
+    @property
+    def stages(self) -> tuple[RolePlan, ...]:
+        """The workloads of the cloud tier, stage by stage."""
+        return tuple(each for each in self.roles if each.pool is None)
 
     @property
     def pools(self) -> tuple[RolePlan, ...]:

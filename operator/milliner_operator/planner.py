@@ -90,8 +90,12 @@ def _tiers_plan(
     conditions: tuple[Condition, ...],
     inspected: facts.InspectedFacts,
 ) -> plans.Plan:
-    children, cloud = tiers.cloud_children(context, live=world.get("Deployment", names.cloud_name(context.wanted.name)))
-    local, roles = [*shared, *children], [cloud]
+    local, roles = list(shared), list[plans.RolePlan]()
+    for stage in range(context.wanted.spec.cloud.pipeline_stages):
+        live = world.get("Deployment", names.cloud_name(context.wanted.name, stage=stage))
+        children, role = tiers.cloud_children(context, stage=stage, live=live)
+        local += children
+        roles.append(role)
     remote: dict[ClusterRef, list[Manifest]] = {each: [] for each in world.clusters}
     complete = True
     inside = f"{tiers.service_host(context.wanted)}:{common.GRPC_PORT}"
@@ -147,12 +151,6 @@ def _check_cluster(wanted: topology.InferenceTopology) -> None:
     if spec.tls.mode is kinds.TlsMode.CERT_MANAGER:
         message = "tls.mode CertManager is not available in this version: use Managed or Disabled"
         problems.append(errors.Problem("spec.tls.mode", message))
-    if spec.cloud.pipeline_stages > 1:
-        message = (
-            f"cloud.pipelineStages is {spec.cloud.pipeline_stages}, in a cluster this version has one stage per "
-            "replica: use 1"
-        )
-        problems.append(errors.Problem("spec.cloud.pipelineStages", message))
     if spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP:
         for index, pool in enumerate(spec.device_pools):
             if pool.cluster_secret_ref is not None:
@@ -233,5 +231,5 @@ def _clusters(wanted: topology.InferenceTopology, scope: common.Scope, world: Wo
 
 def _roles(wanted: topology.InferenceTopology) -> tuple[plans.RolePlan, ...]:
     """The workloads by name alone, so that the status goes on telling of pods that run."""
-    cloud = plans.RolePlan(names.ROLE_CLOUD, ("Deployment", names.cloud_name(wanted.name)), revision="")
-    return (cloud, *(tiers.pool_role(wanted, pool) for pool in wanted.spec.device_pools))
+    stages = (tiers.cloud_role(wanted, stage) for stage in range(wanted.spec.cloud.pipeline_stages))
+    return (*stages, *(tiers.pool_role(wanted, pool) for pool in wanted.spec.device_pools))

@@ -12,7 +12,7 @@ from milliner_operator.certificates import Identities
 from milliner_operator.children import cloud, common, device, network, plain, pod
 from milliner_operator.children.files import Files, model_files
 from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
-from milliner_operator.observed import ClusterRef, Manifest, ref
+from milliner_operator.observed import ClusterRef, Manifest
 from milliner_operator.plan import RolePlan
 from milliner_operator.sameness import FIELD_MANAGER
 
@@ -49,14 +49,17 @@ class Context:
         return self.wanted.spec.tracing.otlp_endpoint or self.scope.settings.otlp_endpoint
 
 
-def service_host(wanted: topology.InferenceTopology) -> str:
-    """Name of the cloud tier inside its cluster; also the name in the cloud's certificate."""
-    return f"{names.cloud_name(wanted.name)}.{wanted.metadata.namespace}.svc"
+def service_host(wanted: topology.InferenceTopology, *, stage: int = 0) -> str:
+    """Name of the cloud tier, or of a pipeline stage, inside its cluster; also a name in the cloud's certificate."""
+    return f"{names.cloud_name(wanted.name, stage=stage)}.{wanted.metadata.namespace}.svc"
 
 
 def cloud_certificate_names(wanted: topology.InferenceTopology) -> tuple[str, ...]:
-    host = service_host(wanted)
-    return (host, f"{host}.cluster.local", names.cloud_name(wanted.name))
+    found: list[str] = []
+    for stage in range(wanted.spec.cloud.pipeline_stages):
+        host = service_host(wanted, stage=stage)
+        found += [host, f"{host}.cluster.local", names.cloud_name(wanted.name, stage=stage)]
+    return tuple(found)
 
 
 def external_name(topology_name: str) -> str:
@@ -72,14 +75,27 @@ def tls_names(topology_name: str) -> tuple[str, str, str]:
     )
 
 
-def cloud_children(context: Context, *, live: Manifest | None) -> tuple[list[Manifest], RolePlan]:
-    """Children of the cloud tier, and its workload; `live` is the Deployment that is there."""
+def cloud_role(wanted: topology.InferenceTopology, stage: int) -> RolePlan:
+    """A pipeline stage's workload by name alone."""
+    workload = (DEPLOYMENT.kind, names.cloud_name(wanted.name, stage=stage))
+    return RolePlan(role=names.stage_role(stage), workload=workload, revision="")
+
+
+def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tuple[list[Manifest], RolePlan]:
+    """Children of the cloud tier's pipeline stage, and its workload; `live` is the Deployment that is there.
+
+    Devices speak to stage 0, each stage to the next; all replicas of a stage are alike.
+    """
     scope, spec = context.scope, context.wanted.spec.cloud
-    name, role = names.cloud_name(context.wanted.name), names.ROLE_CLOUD
-    base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT)
+    planned = cloud_role(context.wanted, stage)
+    name, role = planned.workload[1], planned.role
+    is_last = stage == spec.pipeline_stages - 1
+    behind = () if is_last else (f"dns:{service_host(context.wanted, stage=stage + 1)}:{common.GRPC_PORT}",)
+    base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT, stage=stage, next_endpoints=behind)
     config = base.model_copy(update=_common_update(context, base, host="0.0.0.0", grace_s=_CLOUD_GRACE_S)).to_json()
     shape = pod.PodShape(
         role=role,
+        runs=names.ROLE_CLOUD,
         config_map=name,
         service_account=name,
         options=spec.pod,
@@ -92,27 +108,34 @@ def cloud_children(context: Context, *, live: Manifest | None) -> tuple[list[Man
         grace_s=_CLOUD_GRACE_S,
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
-    workload = cloud.deployment(scope, name, cloud=spec, template=template)
+    workload = cloud.deployment(scope, name, role=role, cloud=spec, template=template)
     if spec.scaling is not None and live is not None and sameness.owns(live, "spec", "replicas", manager=FIELD_MANAGER):
         # letting go of the field before the autoscaler has it would set it to its default, 1
         workload["spec"]["replicas"] = live["spec"]["replicas"]
-    exposed = spec.service.type is not spec_kinds.ServiceType.CLUSTER_IP
+    exposed = stage == 0 and spec.service.type is not spec_kinds.ServiceType.CLUSTER_IP
+    caller = names.ROLE_DEVICE if stage == 0 else names.stage_role(stage - 1)
     children = [
         plain.service_account(scope, name, role=role),
         plain.role_config_map(scope, name, role=role, config=config),
-        network.headless_service(scope, name),
+        network.headless_service(scope, name, role=role),
         network.cloud_policy(
-            scope, name, exposed=exposed, source_ports=context.source_ports, otlp_endpoint=context.otlp_endpoint
+            scope,
+            name,
+            role=role,
+            caller=None if exposed else caller,
+            callee=None if is_last else names.stage_role(stage + 1),
+            source_ports=context.source_ports,
+            otlp_endpoint=context.otlp_endpoint,
         ),
-        cloud.disruption_budget(scope, name),
+        cloud.disruption_budget(scope, name, role=role),
         workload,
     ]
     if exposed:
         external = external_name(context.wanted.name)
         children.append(network.external_service(scope, external, type_=spec.service.type.value))
     if spec.scaling is not None:
-        children.append(cloud.autoscaler(scope, name, scaling=spec.scaling))
-    return children, RolePlan(role=role, workload=ref(workload), revision=found)
+        children.append(cloud.autoscaler(scope, name, role=role, scaling=spec.scaling))
+    return children, dataclasses.replace(planned, revision=found)
 
 
 def pool_role(wanted: topology.InferenceTopology, pool: DevicePool) -> RolePlan:

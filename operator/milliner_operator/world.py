@@ -79,6 +79,7 @@ async def _identities(
         device=device,
         topology=scope.topology,
         cloud_names=tiers.cloud_certificate_names(wanted),
+        cloud_calls=wanted.spec.cloud.pipeline_stages > 1,
         now=now,
     )
 

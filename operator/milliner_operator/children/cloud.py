@@ -1,4 +1,4 @@
-"""The cloud tier's workload: Deployment, disruption budget, autoscaler. Pure."""
+"""The workload of the cloud tier, or of one of its pipeline stages: Deployment, disruption budget, autoscaler. Pure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ def limits(cloud: CloudSpec) -> dict[str, str]:
     return {} if cloud.accelerator is None else {cloud.accelerator.resource_name: str(cloud.accelerator.count)}
 
 
-def deployment(scope: common.Scope, name: str, *, cloud: CloudSpec, template: dict[str, Any]) -> dict[str, Any]:
+def deployment(
+    scope: common.Scope, name: str, *, role: str, cloud: CloudSpec, template: dict[str, Any]
+) -> dict[str, Any]:
     """The Deployment; without `replicas` where an autoscaler owns them."""
     spec = {
-        "selector": {"matchLabels": names.labels(scope.topology, role=names.ROLE_CLOUD)},
+        "selector": {"matchLabels": names.labels(scope.topology, role=role)},
         "template": template,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": rolling_update(cloud)},
         "progressDeadlineSeconds": cloud.rollout.progress_deadline_seconds,
@@ -34,7 +36,7 @@ def deployment(scope: common.Scope, name: str, *, cloud: CloudSpec, template: di
     }
     if cloud.scaling is None:
         spec["replicas"] = cloud.desired_replicas
-    return common.manifest(scope, kinds.DEPLOYMENT, name, role=names.ROLE_CLOUD, spec=spec)
+    return common.manifest(scope, kinds.DEPLOYMENT, name, role=role, spec=spec)
 
 
 def rolling_update(cloud: CloudSpec) -> dict[str, int]:
@@ -46,14 +48,14 @@ def rolling_update(cloud: CloudSpec) -> dict[str, int]:
     return {"maxSurge": 1, "maxUnavailable": min(unavailable, cloud.desired_replicas - 1)}
 
 
-def disruption_budget(scope: common.Scope, name: str) -> dict[str, Any]:
+def disruption_budget(scope: common.Scope, name: str, *, role: str) -> dict[str, Any]:
     """One pod at a time may be evicted."""
-    selector = {"matchLabels": names.labels(scope.topology, role=names.ROLE_CLOUD)}
+    selector = {"matchLabels": names.labels(scope.topology, role=role)}
     spec = {"maxUnavailable": 1, "selector": selector, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
-    return common.manifest(scope, kinds.DISRUPTION_BUDGET, name, role=names.ROLE_CLOUD, spec=spec)
+    return common.manifest(scope, kinds.DISRUPTION_BUDGET, name, role=role, spec=spec)
 
 
-def autoscaler(scope: common.Scope, name: str, *, scaling: Scaling) -> dict[str, Any]:
+def autoscaler(scope: common.Scope, name: str, *, role: str, scaling: Scaling) -> dict[str, Any]:
     """Scales the Deployment of the same name on CPU, or on queue time where the settings name its metric."""
     spec = {
         "scaleTargetRef": {"apiVersion": kinds.DEPLOYMENT.api_version, "kind": kinds.DEPLOYMENT.kind, "name": name},
@@ -62,7 +64,7 @@ def autoscaler(scope: common.Scope, name: str, *, scaling: Scaling) -> dict[str,
         "metrics": [_metric(scaling, scope.settings)],
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": _SCALE_DOWN_WINDOW_S}},
     }
-    return common.manifest(scope, kinds.AUTOSCALER, name, role=names.ROLE_CLOUD, spec=spec)
+    return common.manifest(scope, kinds.AUTOSCALER, name, role=role, spec=spec)
 
 
 def _metric(scaling: Scaling, settings: Settings) -> dict[str, Any]:

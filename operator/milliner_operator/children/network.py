@@ -14,14 +14,14 @@ _DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 5
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def headless_service(scope: common.Scope, name: str) -> dict[str, Any]:
-    """One address per cloud pod that is ready."""
+def headless_service(scope: common.Scope, name: str, *, role: str) -> dict[str, Any]:
+    """One address per pod of the cloud tier, or of a stage of it, that is ready."""
     spec = {
         "clusterIP": "None",
-        "selector": names.labels(scope.topology, role=names.ROLE_CLOUD),
+        "selector": names.labels(scope.topology, role=role),
         "ports": [_service_port("grpc", common.GRPC_PORT)],
     }
-    return common.manifest(scope, kinds.SERVICE, name, role=names.ROLE_CLOUD, spec=spec)
+    return common.manifest(scope, kinds.SERVICE, name, role=role, spec=spec)
 
 
 def external_service(scope: common.Scope, name: str, *, type_: str) -> dict[str, Any]:
@@ -45,19 +45,27 @@ def device_service(scope: common.Scope, name: str, *, pool: str, port: int) -> d
 
 
 def cloud_policy(
-    scope: common.Scope, name: str, *, exposed: bool, source_ports: Sequence[int], otlp_endpoint: str
+    scope: common.Scope,
+    name: str,
+    *,
+    role: str,
+    caller: str | None,
+    callee: str | None,
+    source_ports: Sequence[int],
+    otlp_endpoint: str,
 ) -> dict[str, Any]:
-    """In: devices to gRPC (anyone where an external Service leads there: mutual TLS decides); health and metrics."""
-    devices = {"podSelector": {"matchLabels": _short(scope, names.ROLE_DEVICE)}}
+    """In: pods of role `caller` to gRPC (None, where an external Service leads there: anyone, mutual TLS decides);
+    health and metrics. Out: the next stage's pods, of role `callee`, if there is one."""
     grpc: dict[str, Any] = {"ports": [_port(common.GRPC_PORT)]}
-    if not exposed:
-        grpc["from"] = [devices]
+    if caller is not None:
+        grpc["from"] = [_peer(scope, caller)]
+    egress = [] if callee is None else [{"to": [_peer(scope, callee)], "ports": [_port(common.GRPC_PORT)]}]
     return _policy(
         scope,
         name,
-        role=names.ROLE_CLOUD,
+        role=role,
         ingress=[grpc, {"ports": [_port(common.HEALTH_PORT)]}],
-        egress=_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint),
+        egress=[*egress, *_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint)],
     )
 
 
@@ -76,8 +84,7 @@ def device_policy(
     if cloud_ports:
         cloud: dict[str, Any] = {"ports": [_port(each) for each in sorted(set(cloud_ports))]}
     else:
-        peer = {"podSelector": {"matchLabels": _short(scope, names.ROLE_CLOUD)}}
-        cloud = {"to": [peer], "ports": [_port(common.GRPC_PORT)]}
+        cloud = {"to": [_peer(scope, names.ROLE_CLOUD)], "ports": [_port(common.GRPC_PORT)]}
     egress = [cloud, *_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint)]
     return _policy(scope, name, role=names.ROLE_DEVICE, pool=pool, ingress=ingress, egress=egress)
 
@@ -118,8 +125,9 @@ def _outgoing(*, source_ports: Sequence[int], otlp_endpoint: str) -> list[dict[s
     return [_DNS, *([{"ports": [_port(each) for each in sorted(set(ports))]}] if ports else [])]
 
 
-def _short(scope: common.Scope, role: str) -> dict[str, str]:
-    return {names.LABEL_TOPOLOGY: names.child_name(scope.topology), names.LABEL_ROLE: role}
+def _peer(scope: common.Scope, role: str) -> dict[str, Any]:
+    labels = {names.LABEL_TOPOLOGY: names.child_name(scope.topology), names.LABEL_ROLE: role}
+    return {"podSelector": {"matchLabels": labels}}
 
 
 def _port(number: int) -> dict[str, Any]:

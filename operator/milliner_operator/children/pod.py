@@ -36,6 +36,7 @@ class PodShape:
     options: PodOptions
     pool: str | None = None
     ports: Sequence[dict[str, Any]] = ()
+    runs: str = ""  # the process's role where that is not `role`
     serves: bool = True  # has probes; an inspect Job has not
     limits: dict[str, str] = dataclasses.field(default_factory=dict)
     node_selector: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -90,7 +91,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
         "image": scope.settings.runtime_image,
         "imagePullPolicy": scope.settings.image_pull_policy,
         "command": ["python", "-m", "milliner.roles"],
-        "args": [shape.role, "--config", f"{CONFIG_DIR}/{CONFIG_KEY}"],
+        "args": [shape.runs or shape.role, "--config", f"{CONFIG_DIR}/{CONFIG_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": "MILLINER_LOG_LEVEL", "value": scope.settings.log_level},

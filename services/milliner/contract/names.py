@@ -39,6 +39,11 @@ def cloud_name(topology: str, replica: int | None = None, *, stage: int = 0) -> 
     return child_name(topology, ROLE_CLOUD, *of_stage, *([] if replica is None else [str(replica)]))
 
 
+def stage_role(stage: int) -> str:
+    """The role of a pipeline stage's pods in labels: `cloud` for the first, which devices ask, `cloud-stage1`, …"""
+    return ROLE_CLOUD if stage == 0 else f"{ROLE_CLOUD}-stage{stage}"
+
+
 def device_name(topology: str, pool: str, replica: int | None = None) -> str:
     """Name of a device pool, or of one replica of it."""
     return child_name(topology, ROLE_DEVICE, pool, *([] if replica is None else [str(replica)]))

@@ -124,7 +124,6 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
         ),
         ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
         ({"spec.tls.mode": "CertManager"}, "tls.mode CertManager is not available in this version"),
-        ({"spec.cloud.pipelineStages": 2}, "cloud.pipelineStages is 2, in a cluster this version has one stage"),
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
         ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
         ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),
