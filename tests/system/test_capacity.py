@@ -14,6 +14,7 @@ from tests.system import split_topology
 from milliner.api import app, text_service, tokenizer
 from milliner.core import clock, errors, types
 from milliner.engine.device import device_model
+from milliner.roles import probe
 from milliner.strategies import options as strategy_options
 
 POSITION_BYTES = 3 * 2 * 2 * 8 * 4  # the tiny model: 3 layers in the cloud, keys and values of 2 heads of 8 float32
@@ -175,6 +176,20 @@ async def test_one_that_waits_for_the_cloud_may_leave(tiny_model: pathlib.Path) 
         await engine.close("held")
         assert (await complete(client, prompt_tokens=20, max_tokens=4)).status_code == 200
         assert topology.device.used_share == 0.0
+
+
+async def test_a_probe_of_a_full_cloud_does_not_wait_in_line(tiny_model: pathlib.Path) -> None:
+    """That the cloud is full is an answer; a device whose probe waits for it would be called lost."""
+    async with served(tiny_model, kv_cache_bytes=[LARGE], cloud_sessions=1) as (client, topology):
+        await topology.replicas[0].engine.open(types.SessionOpen("held", "", 0, 0, 32, max_positions=100))
+        strategy = topology.strategy(strategy_options.UShapeOptions())
+        one = probe.Probe(strategy, device=topology.device.info, clock=clock.LoopClock())
+        waiting = asyncio.create_task(complete(client, prompt_tokens=20, max_tokens=4))
+        async with asyncio.timeout(5):
+            with pytest.raises(errors.TooManySessions):
+                await one.send()
+        await topology.replicas[0].engine.close("held")
+        assert (await waiting).status_code == 200
 
 
 async def test_sessions_of_the_device_wait_for_one_another(tiny_model: pathlib.Path) -> None:
