@@ -160,7 +160,7 @@ def test_what_the_system_refuses_is_one_line(
     assert stderr.startswith("error: /models/demo: Permission denied (milliner --debug shows where")
 
 
-@pytest.mark.parametrize("command", [["up", "--quiet"], ["generate", "hello"]])
+@pytest.mark.parametrize("command", [["up"], ["generate", "hello"]])
 def test_notes_come_first_and_an_absent_runtime_starts_nothing(
     command: list[str], folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
