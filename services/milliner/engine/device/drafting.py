@@ -42,6 +42,7 @@ class Drafting:
         deep, known = self._history.deep_before(start, end) if self._drafter.sees_deep_states else (None, None)
         batch = self._cache.history_batch(end - start)
         self._drafter(self._history.hidden(start, end), batch, deep=deep, deep_known=known)
+        self._forget_deep()
 
     def expand_now(self, nodes: Sequence[draft_tree.Node]) -> tuple[compute.Expansion, ...]:
         """One draft step over nodes whose hidden states are there and whose parents have been expanded."""
@@ -100,6 +101,7 @@ class Drafting:
     def commit_now(self, accepted: Sequence[draft_tree.Node], kept: Sequence[draft_tree.Node]) -> None:
         """Keeps what the adapter has seen of accepted and kept nodes."""
         if self._cache is None:
+            self._forget_deep()
             return
         seen: list[int] = []
         for node in accepted:
@@ -111,6 +113,12 @@ class Drafting:
         self._cache.commit(seen, [_drafter_slot(node) for node in expanded])
         for index, node in enumerate(expanded):
             node.drafter_slot = self._cache.committed + index
+        self._forget_deep()
+
+    def _forget_deep(self) -> None:
+        """Drops deep states that are no drafter's input any more: those before the last position that it has seen."""
+        unseen = self._cache is not None and self._drafter.sees_deep_states
+        self._history.forget_deep(self._history.length - 1 - (self.unseen(self._history.length) if unseen else 0))
 
     def close_now(self) -> None:
         """Frees the adapter's cache."""

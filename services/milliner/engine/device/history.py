@@ -2,10 +2,12 @@
 
 Hidden states of every position are kept in the model's dtype, so that a lost cloud session can be rebuilt exactly: at
 d = 4096 in bfloat16 that is 8 KiB a position, 64 MiB for a context of 8,192. Deep states are kept from the prompt's
-last position on. Used on the device's executor thread.
+last position on, and only while the drafter may still ask for them. Used on the device's executor thread.
 """
 
 from __future__ import annotations
+
+import collections
 
 import torch
 
@@ -19,8 +21,8 @@ class History:
         self._width, self._dtype, self._torch_device = hidden_size, dtype, torch_device
         self._capacity = prompt_tokens + ANSWER_TOKENS
         self._rows: torch.Tensor | None = None
-        self._deep: list[torch.Tensor] = []
-        self._first_deep = prompt_tokens - 1
+        self._deep: collections.deque[torch.Tensor] = collections.deque()
+        self._first_deep = prompt_tokens - 1  # the position of `_deep`'s first
         self.length = 0
 
     def append(self, hidden: torch.Tensor) -> None:
@@ -42,8 +44,17 @@ class History:
         return self._rows[start:end]
 
     def append_deep(self, deep: torch.Tensor) -> None:
-        """Deep states [T, D] of the next T positions, the first being the prompt's last."""
-        self._deep.extend(deep.unbind())
+        """Deep states [T, D] of the next T positions, the first being the prompt's last.
+
+        They are copied: a view would keep the whole reply, with what was rejected of it.
+        """
+        self._deep.extend(row.clone() for row in deep)
+
+    def forget_deep(self, position: int) -> None:
+        """Nobody will ask for deep states below `position` any more; the last one is kept all the same."""
+        while self._first_deep < position and len(self._deep) > 1:
+            self._deep.popleft()
+            self._first_deep += 1
 
     def last_deep(self) -> torch.Tensor:
         """[D]: the state that the last known token was picked from."""

@@ -57,7 +57,7 @@ class Verification:
 
     def absorb_now(self, deep: torch.Tensor, *, start: int) -> None:
         """Cloud states [T, D] of prompt positions from `start` go through the tail layers; later ones are forgotten."""
-        self._last_prompt_state = self._tail_now(deep, start=start)[-1:]
+        self._last_prompt_state = self._tail_now(deep, start=start)[-1:].clone()  # a view would keep the whole chunk
 
     def first_now(self, deep: torch.Tensor | None) -> Decision:
         """The first token, from the prompt's last deep state [1, D]; None: the one that `absorb_now` has seen."""

@@ -124,6 +124,28 @@ async def test_a_second_close_waits_for_the_memory_though_the_first_was_cancelle
         await earlier
 
 
+async def test_deep_states_are_kept_for_no_longer_than_the_drafter_may_ask_for_them(
+    device: device_model.DeviceModel,
+) -> None:
+    """Each answered position kept a view, and with it every rejected row of its reply, until the answer's end."""
+    bytes_per_row = 4 * 32
+    async with begun(device) as (one, _):
+        for _ in range(12):
+            await one.expand([one.root])
+            leaf = one.child(one.root, 1)
+            path = [one.root, leaf, one.child(leaf, 2)]
+            await one.pack(path)
+            one.commit(path, await one.verify(path, reply(len(path))))
+        await one.pack([one.root])  # settles the last commit
+        assert one.position >= len(REQUEST.prompt_ids) + 12
+        kept = [row.untyped_storage().nbytes() for row in one._history._deep]
+        assert set(kept) == {bytes_per_row}
+        assert len(kept) <= 1 + 3  # the last path's positions may not have been drafted from
+        rows, known = one._history.deep_before(one.position, one.position + 1)
+        assert known.all()
+        assert rows.shape == (1, 32)
+
+
 async def test_noise_is_made_once_for_target_and_drafter_and_kept_no_longer_than_it_is_asked_for(
     device: device_model.DeviceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
