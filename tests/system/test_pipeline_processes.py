@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
 import pathlib
 import signal
 import time
+from collections.abc import Mapping
 from concurrent import futures
 
 import httpx
+import pytest
+from tests.system import role_processes, test_loss
 from tests.system import test_local_topologies as local
+
+from milliner.contract import role_config, role_events
+from milliner_operator import certificates
 
 environment = local.environment
 MAX_TOKENS = 60
@@ -58,3 +66,45 @@ def test_more_stages_than_layers_are_refused(write_topology: object, environment
     result = local.milliner("up", "-f", staged(write_topology, "tiny", 4), environment=environment)
     assert result.returncode == 2
     assert "cloud.pipelineStages is 4, the cloud has 3 of the model's layers: use 1 to 3" in result.stderr
+
+
+def secured(secret: Mapping[str, str], folder: pathlib.Path) -> role_config.TlsFiles:
+    """A Secret's files as a pod has them mounted."""
+    folder.mkdir()
+    for key, value in secret.items():
+        (folder / key).write_bytes(base64.b64decode(value))
+    ca, certificate, key = (str(folder / name) for name in ("ca.crt", "tls.crt", "tls.key"))
+    return role_config.TlsFiles(ca_file=ca, certificate_file=certificate, key_file=key, server_name="chat-cloud.ns.svc")
+
+
+@pytest.mark.parametrize("cloud_calls", [True, False])
+def test_stages_know_one_another_by_the_operators_certificates(
+    cloud_calls: bool, tiny_model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    made = certificates.ensure(
+        ca=None,
+        cloud=None,
+        device=None,
+        topology="chat",
+        cloud_names=("chat-cloud.ns.svc", "chat-cloud-stage1.ns.svc"),
+        cloud_calls=cloud_calls,
+        now=datetime.datetime.now(datetime.UTC),
+    )
+    tls = secured(made.cloud, tmp_path / "tls")
+    whole = test_loss.cloud_config(tiny_model).model_copy(update={"tls": tls})
+    last = whole.model_copy(update={"name": "last", "stage": 1, "slice": role_config.SliceBounds(start=2, end=4)})
+    with role_processes.running(last, tmp_path) as behind:
+        following = role_config.NextStage(endpoints=(f"127.0.0.1:{behind.port}",), chain_end=4)
+        update = {"name": "first", "slice": role_config.SliceBounds(start=1, end=2), "next_stage": following}
+        first = role_processes.Role(whole.model_copy(update=update), tmp_path)
+        try:
+            if cloud_calls:
+                first.wait_for(role_events.RoleEventKind.READY)
+                before = sum(event.event is role_events.RoleEventKind.WAITING for event in first.events)
+                behind.kill()
+                first.wait_for(role_events.RoleEventKind.WAITING, count=before + 1)  # its health is the chain's
+            else:
+                first.wait_for(role_events.RoleEventKind.WAITING)
+                assert all(event.event is not role_events.RoleEventKind.READY for event in first.events)
+        finally:
+            first.close()
