@@ -167,6 +167,36 @@ def test_a_deleted_service_comes_back(chat: World) -> None:
     chat.until_condition("chat", "Ready", "True")
 
 
+def test_what_somebody_changed_comes_back(chat: World) -> None:
+    path = f"/apis/apps/v1/namespaces/{chat.namespace}/deployments/chat-cloud"
+    revision = chat.server.request("GET", path)["metadata"]["generation"]
+    chat.server.request("PATCH", path, body={"spec": {"replicas": 1}}, content_type=api_server.MERGE)
+    chat.until(lambda: chat.server.request("GET", path)["metadata"]["generation"] >= revision + 2)
+    assert chat.server.request("GET", path)["spec"]["replicas"] == 2
+    chat.until_condition("chat", "Ready", "True")
+
+
+def test_a_refused_spec_leaves_pods_alone(chat: World) -> None:
+    pods = chat.uids("chat", "")
+    chat.apply("chat", cloud={"replicas": 2}, strategy={"type": "Hat", "hat": {"splitLayer": 40}})
+    chat.until_condition("chat", "Ready", "False", "SpecInvalid")
+    assert chat.condition("chat", "Stalled") == ("True", "SpecInvalid")
+    assert chat.uids("chat", "") == pods
+    chat.apply("chat", cloud={"replicas": 2})
+    chat.until_condition("chat", "Ready", "True")
+    assert chat.uids("chat", "") == pods
+
+
+def test_new_sources_are_inspected_while_the_old_pods_serve(chat: World) -> None:
+    pods = chat.uids("chat", "chat-cloud") | chat.uids("chat", "chat-device")
+    chat.apply("chat", cloud={"replicas": 2}, model={"source": "builtin://missing"})
+    chat.until_condition("chat", "ModelReady", "False", "ModelNotFound")
+    assert chat.condition("chat", "Ready")[0] == "False"
+    assert chat.uids("chat", "chat-cloud") | chat.uids("chat", "chat-device") == pods
+    chat.apply("chat", cloud={"replicas": 2})
+    chat.until_condition("chat", "Ready", "True")
+
+
 def test_a_change_of_one_role_replaces_only_its_pods_and_a_revert_converges(chat: World) -> None:
     clouds, devices = chat.uids("chat", "cloud"), chat.uids("chat", "device")
     revision = chat.topology("chat")["status"]["cloud"]["revision"]
@@ -233,6 +263,19 @@ def test_an_autoscaler_says_what_it_lacks(world: World) -> None:
     world.until(lambda: world.condition("scaled", "ScalingReady")[0] in ("True", "False"), name="scaled")
     world.until(lambda: world.topology("scaled")["status"]["cloud"]["desired"] == 2, name="scaled")
     world.delete("scaled")
+
+
+def test_a_dropped_pool_and_an_option_leave_nothing_behind(world: World) -> None:
+    pools = [{"name": "a", "replicas": 1}, {"name": "b"}]
+    world.apply("dropped", devicePools=pools, cloud={"scaling": {"maxReplicas": 2}})
+    wanted = {"daemonsets/dropped-device-b", "horizontalpodautoscalers/dropped-cloud"}
+    world.until(lambda: wanted <= world.children("dropped").keys(), name="dropped")
+    world.apply("dropped")
+    world.until(
+        lambda: not [each for each in world.children("dropped") if "device-b" in each or "autoscaler" in each],
+        name="dropped",
+    )
+    world.delete("dropped")
 
 
 def test_deletion_leaves_nothing_behind_with_the_operator_stopped(chat: World) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import json
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from tests.chart import charts, kubectl
 from tests.e2e import installation, topologies
 
-from milliner_operator import certificates
-
-AGE = certificates.LEAF_LIFE + datetime.timedelta(days=1)
+LIFE = datetime.timedelta(days=31)
+AGO = datetime.timedelta(days=1)
 
 
 def scale_operator(replicas: int) -> None:
@@ -25,23 +28,32 @@ def scale_operator(replicas: int) -> None:
         kubectl.run("wait", "--for=delete", "pod", "--selector", selector, "--namespace", charts.NAMESPACE)
 
 
+def expired(leaf: x509.Certificate, *, ca: x509.Certificate, signer: Any) -> x509.Certificate:
+    """The same certificate as the CA would have issued it a month ago."""
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(leaf.subject).issuer_name(ca.subject)
+    builder = builder.public_key(leaf.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - LIFE).not_valid_after(now - AGO)
+    for extension in leaf.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(signer, hashes.SHA256())
+
+
 def expire(namespace: str) -> None:
-    """Replaces both tiers' certificates by what the same CA would have issued a month ago."""
-    secrets = {name: kubectl.get("secret", name, namespace=namespace) for name in ("chat-ca", "chat-cloud-tls")}
-    old = certificates.ensure(
-        ca=secrets["chat-ca"]["data"],
-        cloud=None,
-        device=None,
-        topology="chat",
-        cloud_names=["chat-cloud"],
-        now=datetime.datetime.now(datetime.UTC) - AGE,
-    )
-    assert old.expires < datetime.datetime.now(datetime.UTC)
-    assert old.ca["tls.crt"] == secrets["chat-ca"]["data"]["tls.crt"]
-    for name, data in (("chat-cloud-tls", old.cloud), ("chat-device-tls", old.device)):
-        secret = kubectl.get("secret", name, namespace=namespace)
-        secret["metadata"] = {"name": name, "namespace": namespace}
-        kubectl.apply([secret | {"data": dict(data)}])
+    """Replaces both tiers' certificates by expired ones."""
+    authority = decoded(kubectl.get("secret", "chat-ca", namespace=namespace))
+    ca = x509.load_pem_x509_certificate(authority["tls.crt"])
+    signer = serialization.load_pem_private_key(authority["tls.key"], password=None)
+    for name in ("chat-cloud-tls", "chat-device-tls"):
+        leaf = x509.load_pem_x509_certificate(decoded(kubectl.get("secret", name, namespace=namespace))["tls.crt"])
+        content = expired(leaf, ca=ca, signer=signer).public_bytes(serialization.Encoding.PEM)
+        patch = {"data": {"tls.crt": base64.b64encode(content).decode()}}
+        kubectl.run("patch", "secret", name, "--namespace", namespace, "--type=merge", "--patch", json.dumps(patch))
+
+
+def decoded(secret: charts.Document) -> dict[str, bytes]:
+    """A Secret's data."""
+    return {key: base64.b64decode(value) for key, value in secret["data"].items()}
 
 
 def hurry(namespace: str) -> None:

@@ -1,0 +1,90 @@
+"""The status document from what was seen: first status, what readiness needs beside pods, whose troubles are told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from tests.unit.milliner_operator import worlds
+
+from milliner_operator import observed, status
+from milliner_operator.conditions import Reason
+from milliner_operator.observed import Probe, RemoteCluster, Sightings, Trouble
+from milliner_operator.seen import Seen
+
+GOOD = Probe(ok=True, reason="", model_digest=worlds.DIGEST, round_trip_us=21_000, ttft_ms=40, tokens_per_second=30)
+
+
+def serving(probe: Probe | None = GOOD) -> Seen:
+    """A topology whose workloads are all brought about; its pool's probe answered so."""
+    plan = worlds.planned()
+    objects = {
+        observed.ref(each): worlds.serving(each) if each["kind"] in ("Deployment", "DaemonSet") else each
+        for each in plan.local
+    }
+    sightings = Sightings(probes={} if probe is None else {"local": probe})
+    return Seen(
+        topology="chat", generation=1, plan=plan, objects=objects, clusters={}, troubles={}, sightings=sightings
+    )
+
+
+def built(seen: Seen, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return status.build(seen, before=before or {}, now=worlds.STAMP)
+
+
+def condition(document: Mapping[str, Any], kind: str = "Ready") -> tuple[str, str]:
+    found = next(each for each in document["conditions"] if each["type"] == kind)
+    return found["status"], found["reason"]
+
+
+def test_the_first_status_says_that_ready_is_unknown() -> None:
+    document = status.first(3, now=worlds.STAMP)
+    assert document["observedGeneration"] == 3
+    assert condition(document) == ("Unknown", "Reconciling")
+
+
+def test_a_status_of_the_same_is_the_same() -> None:
+    document = built(serving())
+    assert condition(document) == ("True", "AllRolesReady")
+    assert document["summary"] == {"cloud": "1/1", "devices": "1/1"}
+    assert built(serving(), before=document) == document
+
+
+@pytest.mark.parametrize(
+    ("probe", "expected"),
+    [
+        (None, ("False", "StreamProbeFailed")),
+        (Probe(ok=False, reason="no cloud replica answers"), ("False", "StreamProbeFailed")),
+        (dataclasses.replace(GOOD, model_digest="sha256:" + "e" * 64), ("False", "ModelDigestMismatch")),
+    ],
+)
+def test_pods_that_are_ready_are_not_enough(probe: Probe | None, expected: tuple[str, str]) -> None:
+    assert condition(built(serving(probe))) == expected
+
+
+def test_figures_move_only_by_a_tenth() -> None:
+    before = built(serving())
+    assert built(serving(dataclasses.replace(GOOD, round_trip_us=22_900)), before=before) == before
+    moved = built(serving(dataclasses.replace(GOOD, round_trip_us=24_000)), before=before)
+    assert moved["probe"]["roundTripMicroseconds"] == 24_000
+
+
+def test_what_could_not_be_applied_is_told() -> None:
+    refused = {"cloud": Trouble(Reason.RECONCILE_ERROR, "PodDisruptionBudget chat-cloud: quota exceeded")}
+    document = built(dataclasses.replace(serving(), troubles=refused))
+    assert condition(document, "CloudReady") == ("False", "ReconcileError")
+    assert "quota exceeded" in document["conditions"][0]["message"]
+
+
+def test_a_cluster_that_does_not_answer_harms_only_its_pool() -> None:
+    seen = serving()
+    ref = observed.ClusterRef("edge", "kubeconfig")
+    (pool,) = seen.plan.pools
+    elsewhere = tuple(dataclasses.replace(each, cluster=ref) if each == pool else each for each in seen.plan.roles)
+    plan = dataclasses.replace(seen.plan, roles=elsewhere)
+    silent = {ref: RemoteCluster(error="cluster of Secret edge: no route to host")}
+    document = built(dataclasses.replace(seen, plan=plan, clusters=silent))
+    assert condition(document, "DevicesReady") == ("False", "DeviceUnreachable")
+    assert condition(document, "CloudReady")[0] == "True"
