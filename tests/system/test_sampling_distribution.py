@@ -30,7 +30,7 @@ def exact_distribution(
     answers = list(itertools.product(range(VOCAB_SIZE), repeat=3))
     with torch.inference_mode():
         logits = whole(torch.tensor([[*prompt, *answer] for answer in answers])).logits[:, len(prompt) - 1 : -1]
-    p = sampling.distribution(logits.reshape(-1, VOCAB_SIZE), params).reshape(len(answers), 3, VOCAB_SIZE)
+    p = sampling.log_distribution(logits.reshape(-1, VOCAB_SIZE), params).exp().reshape(len(answers), 3, VOCAB_SIZE)
     picked = p.gather(-1, torch.tensor(answers)[..., None])[..., 0].double().prod(-1)
     return dict(zip(answers, picked.tolist(), strict=True))
 

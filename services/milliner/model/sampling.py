@@ -34,23 +34,26 @@ _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB13311
 """Of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): increment and multipliers."""
 
 
-def distribution(logits: torch.Tensor, sampling: types.SamplingParams) -> torch.Tensor:
-    """[T, V] logits -> [T, V] float32 probabilities after temperature, top-k and top-p, in that order (transformers').
+def log_distribution(logits: torch.Tensor, sampling: types.SamplingParams) -> torch.Tensor:
+    """[T, V] logits -> [T, V] float32 log-probabilities after temperature, top-k and top-p, in that order
+    (transformers'); -inf for what is ruled out, and for nothing else however unlikely.
 
-    Greedy parameters give the plain softmax, whose maximum is the greedy choice.
+    Greedy parameters give the plain log-softmax, whose maximum is the greedy choice.
     """
     if sampling.greedy:
-        return logits.float().softmax(dim=-1)
+        return logits.float().log_softmax(dim=-1)
     scores = logits.float() / sampling.temperature
     if sampling.top_k > 0 and sampling.top_k < scores.shape[-1]:
         threshold = scores.topk(sampling.top_k, dim=-1).values[..., -1:]
         scores = scores.masked_fill(scores < threshold, -torch.inf)
-    if sampling.top_p < 1.0:
-        ordered, index = scores.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-        dropped = (before > sampling.top_p).scatter(-1, index, before > sampling.top_p)
-        scores = scores.masked_fill(dropped, -torch.inf)
-    return scores.softmax(dim=-1)
+    shares = scores.log_softmax(dim=-1)
+    if sampling.top_p >= 1.0:
+        return shares
+    ordered, index = shares.sort(dim=-1, descending=True)
+    mass = ordered.exp()
+    dropped = mass.cumsum(dim=-1) - mass > sampling.top_p  # what comes before a token is enough
+    kept_mass = mass.masked_fill(dropped, 0.0).sum(dim=-1, keepdim=True)  # [T, 1]
+    return shares.masked_fill(dropped.scatter(-1, index, dropped), -torch.inf) - kept_mass.log()
 
 
 def gumbel(*, seed: int, position: int, count: int, torch_device: torch.device) -> torch.Tensor:
@@ -91,7 +94,7 @@ class Picker:
         if self._params.greedy:
             return logits
         noise = torch.stack([self._row(position, logits) for position in positions])  # [T, V]
-        return distribution(logits, self._params).log() + noise
+        return log_distribution(logits, self._params) + noise
 
     def forget(self, position: int) -> None:
         """Nobody will ask for positions below `position` any more; who does nevertheless gets the same noise."""

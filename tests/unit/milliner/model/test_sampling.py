@@ -36,8 +36,34 @@ def test_distributions_are_those_of_transformers(temperature: float, top_k: int,
         warpers.append(transformers.TopPLogitsWarper(top_p))
     seen: Any = torch.zeros(4, 1, dtype=torch.long)
     expected = warpers(seen, logits.clone()).softmax(-1)
-    ours = sampling.distribution(logits, types.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p))
-    torch.testing.assert_close(ours, expected)
+    ours = sampling.log_distribution(logits, types.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p))
+    torch.testing.assert_close(ours.exp(), expected)
+    assert torch.equal(ours == -torch.inf, expected == 0.0)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.999])
+def test_an_unlikely_token_is_unlikely_and_not_impossible(top_p: float) -> None:
+    """Below 1e-45 a probability is no float32: the logarithm of its softmax was that of a token ruled out."""
+    params = types.SamplingParams(temperature=0.1, top_p=top_p)
+    logits = torch.tensor([[12.0, 0.0, 11.99]])
+    said = sampling.log_distribution(logits, params)[0]
+    assert float(said[1]) == (pytest.approx(-120.64, abs=0.05) if top_p == 1.0 else -torch.inf)
+    assert float(said[[0, 2]].exp().sum()) == pytest.approx(1.0)
+
+
+def test_a_row_is_sorted_once_and_normalised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a pass over the whole vocabulary, for every row and branch of the draft tree."""
+    calls: collections.Counter[str] = collections.Counter()
+    for name in ("sort", "softmax", "log_softmax"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self: torch.Tensor, *args: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+            calls[name] += 1
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    sampling.log_distribution(torch.zeros(2, 9), types.SamplingParams(temperature=0.8, top_p=0.9))
+    assert calls == {"sort": 1, "log_softmax": 1}
 
 
 def picked(row: torch.Tensor, *, seed: int, position: int = 3) -> int:
@@ -66,7 +92,7 @@ def test_noise_depends_on_its_key_alone() -> None:
 def test_a_temperature_that_logits_cannot_be_divided_by_is_greedy(temperature: float) -> None:
     params = types.SamplingParams(temperature=temperature)
     logits = torch.tensor([[1.0, 50.0, 3.0]])
-    assert torch.isfinite(sampling.distribution(logits, params)).all()
+    assert torch.isfinite(sampling.log_distribution(logits, params)).all()
     assert int(sampling.Picker(params, seed=1).scores(logits, [4]).argmax()) == 1
 
 
@@ -135,5 +161,5 @@ def test_logprobs_are_the_targets_own() -> None:
 
 def test_greedy_confidences_are_the_plain_softmax_whatever_the_filters() -> None:
     logits = torch.tensor([[1.0, 2.0, 0.5]])
-    filtered = sampling.distribution(logits, types.SamplingParams(temperature=0.0, top_k=1, top_p=0.1))
-    torch.testing.assert_close(filtered, logits.softmax(-1))
+    filtered = sampling.log_distribution(logits, types.SamplingParams(temperature=0.0, top_k=1, top_p=0.1))
+    torch.testing.assert_close(filtered, logits.log_softmax(-1))
