@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from concurrent import futures
 
 import httpx
-import pytest
 from tests.system import role_processes, test_loss
 from tests.system import test_local_topologies as local
 
@@ -77,9 +76,8 @@ def secured(secret: Mapping[str, str], folder: pathlib.Path) -> role_config.TlsF
     return role_config.TlsFiles(ca_file=ca, certificate_file=certificate, key_file=key, server_name="chat-cloud.ns.svc")
 
 
-@pytest.mark.parametrize("cloud_calls", [True, False])
 def test_stages_know_one_another_by_the_operators_certificates(
-    cloud_calls: bool, tiny_model: pathlib.Path, tmp_path: pathlib.Path
+    tiny_model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     made = certificates.ensure(
         ca=None,
@@ -87,7 +85,7 @@ def test_stages_know_one_another_by_the_operators_certificates(
         device=None,
         topology="chat",
         cloud_names=("chat-cloud.ns.svc", "chat-cloud-stage1.ns.svc"),
-        cloud_calls=cloud_calls,
+        cloud_calls=True,
         now=datetime.datetime.now(datetime.UTC),
     )
     tls = secured(made.cloud, tmp_path / "tls")
@@ -98,13 +96,9 @@ def test_stages_know_one_another_by_the_operators_certificates(
         update = {"name": "first", "slice": role_config.SliceBounds(start=1, end=2), "next_stage": following}
         first = role_processes.Role(whole.model_copy(update=update), tmp_path)
         try:
-            if cloud_calls:
-                first.wait_for(role_events.RoleEventKind.READY)
-                before = sum(event.event is role_events.RoleEventKind.WAITING for event in first.events)
-                behind.kill()
-                first.wait_for(role_events.RoleEventKind.WAITING, count=before + 1)  # its health is the chain's
-            else:
-                first.wait_for(role_events.RoleEventKind.WAITING)
-                assert all(event.event is not role_events.RoleEventKind.READY for event in first.events)
+            first.wait_for(role_events.RoleEventKind.READY)
+            before = sum(event.event is role_events.RoleEventKind.WAITING for event in first.events)
+            behind.kill()
+            first.wait_for(role_events.RoleEventKind.WAITING, count=before + 1)  # its health is the chain's
         finally:
             first.close()
