@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from milliner.bench import cells, cloud_process, device_tier, plan, presets, variants
+from milliner.bench import cells, cloud_process, device_tier, generators, plan, presets
 from milliner.contract import emulation, kinds, role_config
 from milliner.core import clock, compute
 from milliner.engine import executor as executors
 from milliner.engine.device import device_model
-from milliner.strategies import base, factory
+from milliner.strategies import base
 from milliner.wire import client, link_process, link_schedule
 
 _CONNECT_WITHIN_S = 30.0  # arbitrary: a connection over the emulated link takes tens of milliseconds
@@ -40,20 +40,11 @@ class EmulatedSystem:
         self.link = link
         self._worker = worker
         self._cloud = cloud
-        self._transport = transport
-        self._devices = devices
-        self._generators: dict[plan.Variant, base.Generator] = {}
+        self._generators = generators.Generators(clock=self.clock, transport=transport, devices=devices)
 
     def generator(self, variant: plan.Variant) -> base.Generator:
         """The variant's generator; one for the whole run, since a device keeps what it has learnt."""
-        if variant not in self._generators:
-            self._generators[variant] = factory.build_generator(
-                variants.strategy_options(variant),
-                clock=self.clock,
-                transport=self._transport,
-                device=self._devices[device_tier.device_of(variant.strategy)],
-            )
-        return self._generators[variant]
+        return self._generators.of(variant)
 
     async def counters(self, variant: plan.Variant) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
         worker = self._worker

@@ -121,6 +121,18 @@ class Report:
         )
 
 
+def check_writable(path: Path) -> None:
+    """Raises `ReportError` where `Report.write_json` could not write: known before hours of measuring, not after."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise ReportError(f"cannot be written: {error.strerror}", field=str(path)) from error
+    if path.is_dir():
+        raise ReportError("is a folder: name a file", field=str(path))
+
+
 def read_json(path: Path) -> Report:
     """A report that `write_json` wrote. Raises `ReportError` naming the file and what is wrong with it."""
     try:

@@ -27,52 +27,74 @@ T = TypeVar("T")
 STRATEGIES = ",".join(plan.StrategyName)
 app = typer.Typer(name="bench", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
 
+
+def _writable(path: pathlib.Path | None) -> pathlib.Path | None:
+    """Refuses what could not be written before anything is measured."""
+    if path is not None:
+        from milliner.bench import report
+
+        report.check_writable(path)
+    return path
+
+
 JsonFile = Annotated[
-    pathlib.Path | None, typer.Option("--json", metavar="FILE", help="Write the report there as JSON too.")
+    pathlib.Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the report there as JSON too.", callback=_writable),
+]
+Preset = Annotated[str, typer.Option(help="The emulated world: link, device and cloud.")]
+Strategies = Annotated[str, typer.Option(metavar="NAMES", help="What to compare, comma-separated.", show_default=True)]
+Codecs = Annotated[str, typer.Option(metavar="NAMES", help="Codecs of the prompt: float16, int8, int4, …")]
+PromptTokens = Annotated[str, typer.Option(metavar="NUMBERS", help="Prompt lengths in tokens.")]
+Temperatures = Annotated[str, typer.Option(metavar="NUMBERS", help="0 is greedy.")]
+NewTokens = Annotated[int, typer.Option(help="Length of each answer in tokens.")]
+Requests = Annotated[int, typer.Option("--requests", "-n", help="Requests per cell, each with its own prompt.")]
+TimeScale = Annotated[
+    float, typer.Option(help="Slow link and compute alike by this factor, where rows come out invalid.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="One request per cell, 512 tokens, float16 and greedy only: a minute.")
+]
+Modelled = Annotated[
+    bool, typer.Option("--modelled", help="In virtual time over a modelled device and cloud: seconds, greedy only.")
+]
+VirtualTime = Annotated[
+    bool,
+    typer.Option(
+        "--virtual-time", help="The real model, computed here; every duration the preset's, whatever the machine."
+    ),
+]
+Agreement = Annotated[
+    float, typer.Option(help="With --modelled: how often the drafter's first choice is the target's.")
+]
+Model = Annotated[
+    pathlib.Path | None, typer.Option(metavar="DIR", help="Another model than the demo; needs --adapter and --text.")
+]
+Adapter = Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="Its adapter.")]
+Medusa = Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="Its Medusa heads, for UMedusa.")]
+Text = Annotated[
+    list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Text that prompts are cut from; repeatable.")
 ]
 
 
 @app.callback(invoke_without_command=True)
 def strategies(
     context: typer.Context,
-    preset: Annotated[str, typer.Option(help="The emulated world: link, device and cloud.")] = "paper-wifi",
-    strategies: Annotated[
-        str, typer.Option(metavar="NAMES", help="What to compare, comma-separated.", show_default=True)
-    ] = STRATEGIES,
-    codecs: Annotated[str, typer.Option(metavar="NAMES", help="Codecs of the prompt: float16, int8, int4, …")] = (
-        "float16,int8,int4"
-    ),
-    prompt_tokens: Annotated[str, typer.Option(metavar="NUMBERS", help="Prompt lengths in tokens.")] = "128,512,2048",
-    temperatures: Annotated[str, typer.Option(metavar="NUMBERS", help="0 is greedy.")] = "0,0.8",
-    new_tokens: Annotated[int, typer.Option(help="Length of each answer in tokens.")] = 64,
-    requests: Annotated[int, typer.Option("--requests", "-n", help="Requests per cell, each with its own prompt.")] = 3,
-    time_scale: Annotated[
-        float, typer.Option(help="Slow link and compute alike by this factor, where rows come out invalid.")
-    ] = 1.0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One request per cell, 512 tokens, float16 and greedy only: a minute.")
-    ] = False,
-    modelled: Annotated[
-        bool, typer.Option("--modelled", help="In virtual time over a modelled device and cloud: seconds, greedy only.")
-    ] = False,
-    virtual_time: Annotated[
-        bool,
-        typer.Option(
-            "--virtual-time", help="The real model, computed here; every duration the preset's, whatever the machine."
-        ),
-    ] = False,
-    agreement: Annotated[
-        float, typer.Option(help="With --modelled: how often the drafter's first choice is the target's.")
-    ] = 0.77,
-    model: Annotated[
-        pathlib.Path | None,
-        typer.Option(metavar="DIR", help="Another model than the demo; needs --adapter and --text."),
-    ] = None,
-    adapter: Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="Its adapter.")] = None,
-    medusa: Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="Its Medusa heads, for UMedusa.")] = None,
-    text: Annotated[
-        list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Text that prompts are cut from; repeatable.")
-    ] = None,
+    preset: Preset = "paper-wifi",
+    strategies: Strategies = STRATEGIES,
+    codecs: Codecs = "float16,int8,int4",
+    prompt_tokens: PromptTokens = "128,512,2048",
+    temperatures: Temperatures = "0,0.8",
+    new_tokens: NewTokens = 64,
+    requests: Requests = 3,
+    time_scale: TimeScale = 1.0,
+    quick: Quick = False,
+    modelled: Modelled = False,
+    virtual_time: VirtualTime = False,
+    agreement: Agreement = 0.77,
+    model: Model = None,
+    adapter: Adapter = None,
+    medusa: Medusa = None,
+    text: Text = None,
     json_file: JsonFile = None,
 ) -> None:
     """Compare strategies on the same prompts, real processes, link and compute emulated as the preset says.
@@ -112,28 +134,35 @@ def strategies(
         from milliner.bench import paper_wifi_modelled
 
         result = paper_wifi_modelled.run(run_plan, preset_name=preset, agreement=agreement, command=_command())
-    elif virtual_time:
-        from milliner.bench import paper_wifi_virtual
-
-        result = paper_wifi_virtual.run(
-            run_plan,
-            preset_name=preset,
-            command=_command(),
-            console=rich.console.Console(stderr=True),
-            run_inputs=_inputs(model, adapter=adapter, medusa=medusa, texts=text or []),
-        )
     else:
-        from milliner.bench import paper_wifi
-
-        result = paper_wifi.run(
-            run_plan,
-            preset_name=preset,
-            time_scale=time_scale,
-            command=_command(),
-            console=rich.console.Console(stderr=True),
-            run_inputs=_inputs(model, adapter=adapter, medusa=medusa, texts=text or []),
+        run_inputs = _inputs(model, adapter=adapter, medusa=medusa, texts=text or [])
+        result = _run_real(
+            run_plan, preset=preset, time_scale=None if virtual_time else time_scale, run_inputs=run_inputs
         )
     _deliver(result, json_file)
+
+
+def _run_real(
+    run_plan: plan.Plan, *, preset: str, time_scale: float | None, run_inputs: paper_wifi.Inputs | None
+) -> report.Report:
+    """A real model's strategies: real processes slowed by `time_scale`, or in virtual time where it is None."""
+    console = rich.console.Console(stderr=True)
+    if time_scale is None:
+        from milliner.bench import paper_wifi_virtual
+
+        return paper_wifi_virtual.run(
+            run_plan, preset_name=preset, command=_command(), console=console, run_inputs=run_inputs
+        )
+    from milliner.bench import paper_wifi
+
+    return paper_wifi.run(
+        run_plan,
+        preset_name=preset,
+        time_scale=time_scale,
+        command=_command(),
+        console=console,
+        run_inputs=run_inputs,
+    )
 
 
 def _inputs(

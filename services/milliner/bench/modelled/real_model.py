@@ -14,13 +14,13 @@ from typing import TypeVar
 
 import torch
 
-from milliner.bench import cells, device_tier, plan, presets, variants
+from milliner.bench import cells, device_tier, generators, plan, presets
 from milliner.bench.modelled import cloud, virtual_time
 from milliner.core import ports, types
 from milliner.engine import executor as executors
 from milliner.engine.device import device_model
 from milliner.model import checkpoint, kv_cache, ragged, slice
-from milliner.strategies import base, factory
+from milliner.strategies import base
 from milliner.wire import codecs
 
 T = TypeVar("T")
@@ -94,28 +94,21 @@ class RealModelSystem:
     ) -> None:
         self.clock = virtual_time.VirtualClock()
         self._worker = VirtualExecutor(name="bench device", clock=self.clock)
-        self._devices: dict[str, device_model.DeviceModel] = device_tier.load(
+        devices: dict[str, device_model.DeviceModel] = device_tier.load(
             files, preset=preset, strategies=strategies, worker=self._worker
         )
-        info = next(iter(self._devices.values())).info
+        info = next(iter(devices.values())).info
         spec = slice.SliceSpec(info.split_layer, info.cloud_slice_end, embedding=False, lm_head=False)
         part = slice.load_slice(
             checkpoint.Checkpoint.open(files.model), spec, dtype=torch.float32, torch_device=torch.device("cpu")
         )
         layers = CloudLayers(part, max_positions=info.max_positions)
         self._cloud = cloud.ModelledCloud(preset, clock=self.clock, layers=layers)
-        self._generators: dict[plan.Variant, base.Generator] = {}
+        self._generators = generators.Generators(clock=self.clock, transport=self._cloud, devices=devices)
 
     def generator(self, variant: plan.Variant) -> base.Generator:
         """The variant's generator; one for the whole run, since a device keeps what it has learnt."""
-        if variant not in self._generators:
-            self._generators[variant] = factory.build_generator(
-                variants.strategy_options(variant),
-                clock=self.clock,
-                transport=self._cloud,
-                device=self._devices[device_tier.device_of(variant.strategy)],
-            )
-        return self._generators[variant]
+        return self._generators.of(variant)
 
     async def counters(self, variant: plan.Variant) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
         device = cells.ComputeCounters(calls=self._worker.calls, busy_s=self._worker.busy_s)

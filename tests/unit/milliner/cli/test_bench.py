@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
+from milliner.bench import acceptance, engine, paper_wifi, paper_wifi_virtual
 from milliner.cli import bench
 from milliner.core import errors
 
@@ -39,6 +40,22 @@ def test_a_modelled_run_prints_a_table_and_writes_the_agreed_json(tmp_path: Path
         ("UShape", "int8", 0.0),
         ("Hat", "int8", 0.0),
     ]
+
+
+@pytest.mark.parametrize("arguments", [["--quick"], ["--virtual-time"], ["engine"], ["acceptance"]])
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measured(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    for module in (paper_wifi, paper_wifi_virtual, acceptance, engine):
+        monkeypatch.setattr(module, "run", measure)
+    for path in (tmp_path / "missing" / "report.json", tmp_path):
+        result = _run(*arguments, "--json", str(path))
+        assert isinstance(result.exception, errors.ConfigError), result.exception
+        assert result.exception.field == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
