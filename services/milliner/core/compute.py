@@ -96,7 +96,11 @@ class Verdict:
 
 
 class DeviceSession(Protocol):
-    """One request on the device. Calls are made one after the other; each awaits the device's executor."""
+    """One request on the device; each call awaits the device's executor.
+
+    Calls are made one after the other, but for `repack`: while a replica is lost, drafting may go on, so it comes
+    during `expand`, `prepare` or `propose`, whose outcome it neither sees nor changes. `commit` is never made then.
+    """
 
     @property
     def position(self) -> int:
@@ -165,7 +169,7 @@ class DeviceSession(Protocol):
         ...
 
     async def repack(self, start: int, end: int) -> Outgoing:
-        """Packs committed positions [start, end) again, to rebuild a lost cloud session."""
+        """Packs committed positions [start, end) again for a new cloud session; may come during other calls."""
         ...
 
     async def close(self) -> None:

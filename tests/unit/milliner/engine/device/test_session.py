@@ -146,6 +146,23 @@ async def test_deep_states_are_kept_for_no_longer_than_the_drafter_may_ask_for_t
         assert rows.shape == (1, 32)
 
 
+async def test_a_replay_during_a_draft_step_changes_neither(device: device_model.DeviceModel) -> None:
+    async with begun(device) as (one, _):
+        (alone,), _ = await one.expand([one.root])
+        path = [one.root, one.child(one.root, alone.drafted)]
+        await one.pack(path)
+        one.commit(path, await one.verify(path, reply(2)))
+        end = one.position
+        expanding = asyncio.create_task(one.expand([one.root]))
+        await asyncio.sleep(0)
+        during = await one.repack(0, end)
+        (drafted,), _ = await expanding
+        assert during.num_tokens == end == len(REQUEST.prompt_ids) + len(path) - 1
+        after = await one.repack(0, end)
+        assert during.payloads == after.payloads
+        assert one.expansion(one.root) == drafted
+
+
 async def test_noise_is_made_once_for_target_and_drafter_and_kept_no_longer_than_it_is_asked_for(
     device: device_model.DeviceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
