@@ -154,7 +154,13 @@ def outcome(changes: dict[str, Any], folder: pathlib.Path) -> object:
         return str(error)
     devices = plan.device_configs(resolved, cloud_endpoints=["host:1"])
     ports = range(1, 1 + len(plan.cloud_places(wanted)))
-    return plan.cloud_configs(resolved, ports=ports), devices, plan.device_places(wanted), wanted.served_name, wanted.name
+    return (
+        plan.cloud_configs(resolved, ports=ports),
+        devices,
+        plan.device_places(wanted),
+        wanted.served_name,
+        wanted.name,
+    )
 
 
 def noted(changes: dict[str, Any], path: str) -> bool:
