@@ -22,6 +22,8 @@ REFUSED = (errors.CapacityError, errors.PromptTooLong)
 LOST = (errors.UnavailableError, errors.UnknownSession)
 """What means that the replica no longer holds the session: the connection broke, or it restarted and forgot."""
 
+_LAST_RETRY_S = 2.0  # arbitrary: the longest pause between two tries
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SentFrame:
@@ -189,8 +191,10 @@ class CloudSession:
 
         Keeps trying until `recovery.wait_s` after the first loss since anything new was answered; then raises
         `UnavailableError` that names the cause. So a frame that ends every replica's session does not go on for ever.
+        The pauses grow: where the cloud is full, each try may cost it a whole replay.
         """
         recovery, clock = self._ports.recovery, self._ports.clock
+        delay_s = recovery.retry_s
         first_loss = self._lost_since_s is None
         if self._lost_since_s is None:
             self._lost_since_s = clock.now()
@@ -208,9 +212,11 @@ class CloudSession:
                     cause = again
                 else:
                     return
-                if clock.now() + recovery.retry_s >= deadline_s:
+                left_s = deadline_s - clock.now()
+                if left_s <= recovery.retry_s:
                     raise self._gave_up(cause) from cause
-                await clock.sleep(recovery.retry_s)
+                await clock.sleep(min(delay_s, left_s))
+                delay_s = min(2 * delay_s, max(recovery.retry_s, _LAST_RETRY_S))
 
     def _gave_up(self, cause: errors.MillinerError) -> errors.UnavailableError:
         return errors.UnavailableError(
