@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.e2e import installation, topologies
 
 LIFE = datetime.timedelta(days=31)
 AGO = datetime.timedelta(days=1)
+USUAL_S = 20.0  # longer than a device of the demo model takes from its start until it is ready
 
 
 def scale_operator(replicas: int) -> None:
@@ -84,6 +86,9 @@ def test_expired_certificates_are_never_ready_and_are_renewed_without_restart(ch
         kubectl.run("delete", "pods", "--all", "--namespace", namespace)  # connections that stand outlive a certificate
         running = ("--for=jsonpath={.status.phase}=Running", "pods", "--all", "--namespace", namespace)
         kubectl.run("wait", *running, "--timeout=50s")
+        time.sleep(USUAL_S)
+        (device,) = topologies.pods("chat", "device", namespace=namespace)
+        assert {each["type"]: each["status"] for each in device["status"]["conditions"]}["Ready"] == "False"
     finally:
         scale_operator(1)
     topologies.wait_condition("chat", "Ready", "False", namespace=namespace)
