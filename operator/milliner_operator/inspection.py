@@ -12,7 +12,7 @@ from typing import Any
 
 from milliner.contract import errors, facts, names, role_config, topology
 from milliner_operator.children import common, inspect, network, plain, pod
-from milliner_operator.children.files import Files, model_files
+from milliner_operator.children.files import Files, model_files, source_ports
 from milliner_operator.conditions import Condition, Reason, Type
 from milliner_operator.observed import Answer, Manifest, Ref, World, condition
 
@@ -30,9 +30,15 @@ class Inspection:
     unwanted: tuple[Ref, ...] = ()
 
 
-def job_name(wanted: topology.InferenceTopology) -> str:
+def key_of(wanted: topology.InferenceTopology, *, scope: common.Scope) -> str:
+    """Identity of the question: the topology's sources, as this operator's pods reach them."""
+    settings = scope.settings
+    return facts.key_of(wanted, runtime_image=settings.runtime_image, hub_endpoint=settings.outside.hub_endpoint)
+
+
+def job_name(wanted: topology.InferenceTopology, *, scope: common.Scope) -> str:
     """Name of the Job that answers for the current sources."""
-    return names.child_name(wanted.name, common.ROLE_INSPECT, facts.key_of(wanted)[:_KEY_IN_NAME])
+    return names.child_name(wanted.name, common.ROLE_INSPECT, key_of(wanted, scope=scope)[:_KEY_IN_NAME])
 
 
 def facts_name(topology_name: str) -> str:
@@ -49,9 +55,9 @@ def state(
     now: datetime.datetime,
 ) -> Inspection:
     """Where the inspection stands."""
-    name = job_name(wanted)
+    name = job_name(wanted, scope=scope)
     job, job_ref = world.get("Job", name), ("Job", name)
-    known = _newest(_stored(world, wanted), world.inspect_answer, key=facts.key_of(wanted))
+    known = _newest(_stored(world, wanted), world.inspect_answer, key=key_of(wanted, scope=scope))
     kept: tuple[Manifest, ...] = ()
     if known is not None:
         kept = (plain.facts_map(scope, facts_name(wanted.name), line=known[1].line, at=known[1].at),)
@@ -110,7 +116,7 @@ def _job_children(
     )
     config = facts.InspectConfig(
         topology=wanted.name,
-        key=facts.key_of(wanted),
+        key=key_of(wanted, scope=scope),
         strategy=spec.strategy.type,
         model=model_files(model, base=base, has_credentials=credentials is not None),
         drafter_source=drafter.source if drafter else None,
@@ -122,10 +128,11 @@ def _job_children(
         service_account=name,
         options=spec.cloud.pod,
         serves=False,
+        fetches=any(each is not None and each.fetched_over_network for each in (model, drafter)),
         claims=claims(model, drafter),
         credentials=(credentials.name, credentials.key) if credentials else None,
     )
-    ports = [port for each in (model, drafter) if each is not None for port in each.source_ports]
+    ports = source_ports((model, drafter), outside=scope.settings.outside)
     role = common.ROLE_INSPECT
     template: dict[str, Any] = pod.template(scope, shape)
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from milliner_operator import errors
@@ -11,6 +12,33 @@ DEFAULT_RUNTIME_IMAGE = "milliner/runtime:latest"
 DEFAULT_RESYNC_S = 30  # half of the age at which a probe's answer is stale
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outside:
+    """How pods reach model sources outside the cluster; empty: straight, at the sources' own hosts."""
+
+    hub_endpoint: str = ""  # a mirror in place of the hub that hf:// sources name
+    https_proxy: str = ""
+    http_proxy: str = ""
+    no_proxy: str = ""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(each for each in (self.hub_endpoint, self.https_proxy, self.http_proxy) if each)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of a pod that fetches. Upper-case alone: gRPC reads the lower-case names, and the stream
+        between tiers is not to go through a proxy."""
+        found = {
+            "HF_ENDPOINT": self.hub_endpoint,
+            "HTTPS_PROXY": self.https_proxy,
+            "HTTP_PROXY": self.http_proxy,
+            "NO_PROXY": self.no_proxy,
+        }
+        return {name: value for name, value in found.items() if value}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +56,7 @@ class Settings:
     otlp_endpoint: str = ""  # for topologies that name none; empty: no export
     tracing_sampling_percent: int = 10
     queue_metric: str = ""  # name of a custom metric of queue milliseconds per pod; empty: scale on CPU
+    outside: Outside = dataclasses.field(default_factory=Outside)
 
     @property
     def version(self) -> str:
@@ -53,11 +82,24 @@ def read(environment: Mapping[str, str]) -> Settings:
             environment, "MILLINER_TRACING_SAMPLING_PERCENT", default=10, least=0, most=100
         ),
         queue_metric=environment.get("MILLINER_QUEUE_METRIC", ""),
+        outside=Outside(
+            hub_endpoint=_url(environment, "MILLINER_HUB_ENDPOINT").rstrip("/"),
+            https_proxy=_url(environment, "MILLINER_SOURCE_HTTPS_PROXY"),
+            http_proxy=_url(environment, "MILLINER_SOURCE_HTTP_PROXY"),
+            no_proxy=environment.get("MILLINER_SOURCE_NO_PROXY", ""),
+        ),
     )
 
 
 def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in environment.get(name, "").split(",") if part.strip())
+
+
+def _url(environment: Mapping[str, str], name: str) -> str:
+    text = environment.get(name, "")
+    if text and _URL.fullmatch(text) is None:
+        raise errors.SettingsInvalid(name, "is no URL: write http://host:port or https://host/path")
+    return text
 
 
 def _one_of(environment: Mapping[str, str], name: str, allowed: tuple[str, ...], *, default: str) -> str:

@@ -10,7 +10,7 @@ from milliner.contract.devices import DevicePool
 from milliner_operator import inspection, revision, sameness
 from milliner_operator.certificates import Identities
 from milliner_operator.children import cloud, common, device, network, plain, pod
-from milliner_operator.children.files import Files, model_files
+from milliner_operator.children.files import Files, model_files, source_ports
 from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
 from milliner_operator.observed import ClusterRef, Manifest
 from milliner_operator.plan import RolePlan
@@ -42,7 +42,7 @@ class Context:
     @property
     def source_ports(self) -> tuple[int, ...]:
         """The ports that tiers need to fetch their files."""
-        return tuple(port for each in (self.model, self.drafter) if each is not None for port in each.source_ports)
+        return source_ports((self.model, self.drafter), outside=self.scope.settings.outside)
 
     @property
     def otlp_endpoint(self) -> str:
@@ -104,6 +104,7 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
         claims=inspection.claims(context.model),
         tls_secret=tls_names(context.wanted.name)[1] if context.identities else None,
         credentials=context.credentials if context.model.fetched_over_network else None,
+        fetches=context.model.fetched_over_network,
         spread=True,
         grace_s=_CLOUD_GRACE_S,
     )
@@ -177,6 +178,7 @@ def pool_children(
         tls_secret=tls_names(context.wanted.name)[2] if context.identities else None,
         keys_secret=keys.name if keys else None,
         credentials=context.credentials if fetched else None,
+        fetches=fetched,
         spread=pool.replicas is not None,
         grace_s=_DEVICE_GRACE_S,
     )

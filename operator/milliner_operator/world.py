@@ -88,7 +88,7 @@ async def _inspect_answer(
     client: Api, wanted: topology.InferenceTopology, scope: common.Scope, objects: Mapping[Ref, Manifest]
 ) -> tuple[Answer | None, Trouble | None]:
     """The termination message of the inspect Job's pod, or why it does not run."""
-    name = inspection.job_name(wanted)
+    name = inspection.job_name(wanted, scope=scope)
     if ("Job", name) not in objects:
         return None, None
     labels = f"batch.kubernetes.io/job-name={name}"

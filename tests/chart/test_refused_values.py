@@ -29,6 +29,8 @@ BAD = {
     "networkPolicy.apiServerPorts": "[0]",
     "tracing.samplingPercent": "101",
     "tracing.otlpEndpoint": '"otel-collector:4317"',
+    "sources.hubEndpoint": '"hub.example.com"',
+    "sources.httpsProxy": '"proxy:3128"',
     "prometheusRule.runbookUrl": '"docs/operations.md"',
     "extraEnv": '["A=b"]',
     "nodeSelector": '{"gpu": true}',

@@ -107,6 +107,12 @@ def test_the_operator_takes_every_setting_of_the_chart() -> None:
     read = settings.read(environment)
     assert read.otlp_endpoint == "http://otel-collector.observability:4317"
     assert (read.tracing_sampling_percent, read.queue_metric) == (100, "milliner_queue_milliseconds")
+    assert read.outside == settings.Outside(
+        hub_endpoint="https://hub.example.com",
+        https_proxy="http://proxy.example.com:3128",
+        http_proxy="http://proxy.example.com:3129",
+        no_proxy=".svc,hub.example.com",
+    )
     _, environment = _operator(charts.rendered(charts.OPERATOR_CHART / "ci" / "namespaced-values.yaml"))
     assert settings.read(environment).watch_namespaces == ("team-a", "team-b")
 

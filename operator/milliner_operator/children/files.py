@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 
 from milliner.contract import errors, role_config, sources
+from milliner_operator.settings import Outside
 
 CACHE_DIR = "/var/cache/milliner"
 CLAIMS_DIR = "/models"
@@ -26,14 +28,6 @@ class Files:
     @property
     def fetched_over_network(self) -> bool:
         return self.source is not None and sources.parse(self.source).fetched
-
-    @property
-    def source_ports(self) -> tuple[int, ...]:
-        """The ports that fetching needs: those of HTTP, where redirects lead, and the one that the source names."""
-        if self.source is None or not self.fetched_over_network:
-            return ()
-        named = _named_port(self.source)
-        return (*_HTTP_PORTS, *([named] if named else []))
 
 
 def locate(text: str, *, field: str, folder: str) -> Files:
@@ -80,6 +74,16 @@ def model_files(
     )
 
 
-def _named_port(source: str) -> int | None:
-    found = re.fullmatch(r"https?://[^/]*:(\d{1,5})(/.*)?", source)
+def source_ports(found: Sequence[Files | None], *, outside: Outside) -> tuple[int, ...]:
+    """The ports that fetching needs, in no order: those of HTTP, where redirects lead, and those that sources, the
+    hub's mirror and proxies name."""
+    fetched = [each.source for each in found if each is not None and each.source and each.fetched_over_network]
+    if not fetched:
+        return ()
+    named = (_named_port(each) for each in (*fetched, *outside.urls))
+    return (*_HTTP_PORTS, *(each for each in named if each))
+
+
+def _named_port(url: str) -> int | None:
+    found = re.fullmatch(r"https?://[^/]*:(\d{1,5})(/.*)?", url)
     return int(found[1]) if found else None

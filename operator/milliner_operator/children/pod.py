@@ -38,6 +38,7 @@ class PodShape:
     ports: Sequence[dict[str, Any]] = ()
     runs: str = ""  # the process's role where that is not `role`
     serves: bool = True  # has probes; an inspect Job has not
+    fetches: bool = False  # reads sources over the network
     limits: dict[str, str] = dataclasses.field(default_factory=dict)
     node_selector: dict[str, str] = dataclasses.field(default_factory=dict)
     tolerations: Sequence[dict[str, Any]] = ()
@@ -97,6 +98,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
             {"name": "MILLINER_LOG_LEVEL", "value": scope.settings.log_level},
             _downward("MILLINER_NAME", "metadata.name"),
             _downward("MILLINER_REVISION", f"metadata.labels['{names.LABEL_REVISION}']"),
+            *({"name": name, "value": value} for name, value in _variables(scope, shape).items()),
         ],
         "ports": list(shape.ports),
         "resources": _without_empty(
@@ -122,6 +124,10 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
     else:
         content["terminationMessagePolicy"] = "File"
     return _without_empty(content)
+
+
+def _variables(scope: common.Scope, shape: PodShape) -> dict[str, str]:
+    return scope.settings.outside.variables if shape.fetches else {}
 
 
 def _downward(name: str, path: str) -> dict[str, Any]:

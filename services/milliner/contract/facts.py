@@ -97,8 +97,12 @@ def drafter_source(wanted: topology.InferenceTopology) -> str | None:
     return "builtin://demo" if is_demo else None
 
 
-def key_of(wanted: topology.InferenceTopology) -> str:
-    """Identity of all that the facts depend on: model source with revision, drafter source, dtype, strategy."""
-    model = wanted.spec.model
-    parts = [SCHEMA, model.source, drafter_source(wanted), model.dtype.value, wanted.spec.strategy.type.value]
+def key_of(wanted: topology.InferenceTopology, *, runtime_image: str = "", hub_endpoint: str = "") -> str:
+    """Identity of all that the facts depend on: model source with revision, drafter source, dtype, strategy; the image
+    where it brings a source with it, the hub's mirror where a source lies there."""
+    model, drafter = wanted.spec.model, drafter_source(wanted)
+    parts = [SCHEMA, model.source, drafter, model.dtype.value, wanted.spec.strategy.type.value]
+    schemes = {sources.parse(each).scheme for each in (model.source, drafter) if each is not None}
+    parts += [f"image={runtime_image}"] if runtime_image and sources.Scheme.BUILTIN in schemes else []
+    parts += [f"hub={hub_endpoint}"] if hub_endpoint and sources.Scheme.HUGGING_FACE in schemes else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_CHARACTERS]

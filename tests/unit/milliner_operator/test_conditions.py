@@ -62,3 +62,10 @@ def test_settings_come_from_the_environment() -> None:
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(errors.SettingsInvalid, match=f"{name}: is '{value}'"):
         settings.read({name: value})
+
+
+@pytest.mark.parametrize("name", ["MILLINER_HUB_ENDPOINT", "MILLINER_SOURCE_HTTPS_PROXY", "MILLINER_SOURCE_HTTP_PROXY"])
+def test_a_wrong_url_is_named_but_not_shown_for_it_may_hold_a_password(name: str) -> None:
+    with pytest.raises(errors.SettingsInvalid, match=f"{name}: is no URL") as raised:
+        settings.read({name: "user:secret@proxy:3128"})
+    assert "secret" not in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from tests.unit.milliner_operator import worlds
 
 from milliner.contract import facts, role_config
-from milliner_operator import inspection, planner
+from milliner_operator import inspection, planner, settings
 from milliner_operator.children import common
 from milliner_operator.conditions import Reason, Type
 from milliner_operator.observed import Answer, ClusterRef, RemoteCluster, World
@@ -56,7 +57,7 @@ def test_children_of_a_topology(changes: dict[str, Any], expected: set[tuple[str
 def test_without_facts_only_an_inspect_job_is_wanted_and_nothing_is_deleted() -> None:
     wanted = worlds.parsed()
     plan = planner.plan_topology(wanted, scope=worlds.scope(), world=World(objects={}), now=worlds.NOW)
-    name = inspection.job_name(wanted)
+    name = inspection.job_name(wanted, scope=worlds.scope())
     kinds = ("ServiceAccount", "ConfigMap", "NetworkPolicy", "Job")
     assert worlds.kinds_and_names(plan.local) == {(kind, name) for kind in kinds}
     assert not plan.complete
@@ -64,16 +65,22 @@ def test_without_facts_only_an_inspect_job_is_wanted_and_nothing_is_deleted() ->
     assert condition is not None and condition.status is None and condition.reason is Reason.INSPECTING
     config = json.loads(worlds.child(plan, "ConfigMap", name)["data"]["config.json"])
     asked = facts.InspectConfig.model_validate_json(json.dumps(config))
-    assert (asked.key, asked.model.source, asked.drafter_source) == (facts.key_of(wanted), *["builtin://demo"] * 2)
+    assert (asked.key, asked.model.source, asked.drafter_source) == (
+        inspection.key_of(wanted, scope=worlds.scope()),
+        *["builtin://demo"] * 2,
+    )
 
 
 def test_the_jobs_answer_is_kept_and_the_job_goes() -> None:
     wanted = worlds.parsed()
-    job = {"kind": "Job", "metadata": {"name": inspection.job_name(wanted)}}
-    seen = World(objects={("Job", inspection.job_name(wanted)): job}, inspect_answer=worlds.answered(wanted))
+    job = {"kind": "Job", "metadata": {"name": inspection.job_name(wanted, scope=worlds.scope())}}
+    seen = World(
+        objects={("Job", inspection.job_name(wanted, scope=worlds.scope())): job},
+        inspect_answer=worlds.answered(wanted),
+    )
     plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
     assert plan.complete
-    assert ("Job", inspection.job_name(wanted)) not in worlds.kinds_and_names(plan.local)
+    assert ("Job", inspection.job_name(wanted, scope=worlds.scope())) not in worlds.kinds_and_names(plan.local)
     stored = worlds.child(plan, "ConfigMap", "chat-facts")["data"]
     assert facts.parse_line(stored["facts.json"]).layers == 8
 
@@ -97,12 +104,12 @@ def test_facts_of_other_sources_do_not_count() -> None:
     wanted = worlds.parsed()
     seen = worlds.world(wanted, line=worlds.facts_line(wanted, key="another"))
     plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
-    assert ("Job", inspection.job_name(wanted)) in worlds.kinds_and_names(plan.local)
+    assert ("Job", inspection.job_name(wanted, scope=worlds.scope())) in worlds.kinds_and_names(plan.local)
 
 
 def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew() -> None:
     wanted = worlds.parsed()
-    ref = ("Job", inspection.job_name(wanted))
+    ref = ("Job", inspection.job_name(wanted, scope=worlds.scope()))
     ended = {"type": "Complete", "status": "True", "lastTransitionTime": worlds.STAMP}
     job = {"kind": "Job", "metadata": {"name": ref[1]}, "status": {"conditions": [ended]}}
     seen = World(objects={ref: job}, inspect_answer=Answer(line='{"schema": 99}', at=worlds.STAMP))
@@ -201,6 +208,59 @@ def test_policies_open_the_port_that_a_source_names() -> None:
             for port in rule.get("ports", ())
         }
         assert {80, 443, 8080} <= ports
+
+
+OUTSIDE = settings.Outside(hub_endpoint="https://hub.example:8443", https_proxy="http://proxy.example:3128")
+VARIABLES = {"HF_ENDPOINT": "https://hub.example:8443", "HTTPS_PROXY": "http://proxy.example:3128"}
+
+
+def test_all_who_fetch_go_the_way_that_the_settings_name_and_may_go_it() -> None:
+    wanted = worlds.parsed({"spec.model.source": "hf://org/name", "spec.strategy": {"type": "UShape"}})
+    scope = worlds.scope(dataclasses.replace(worlds.SETTINGS, outside=OUTSIDE))
+    first = planner.plan_topology(wanted, scope=scope, world=World(objects={}), now=worlds.NOW)
+    line = worlds.facts_line(wanted, at=scope, drafterKind=None, drafterSplit=None)
+    second = planner.plan_topology(wanted, scope=scope, world=worlds.world(wanted, line=line), now=worlds.NOW)
+    workloads = [each for each in (*first.local, *second.local) if each["kind"] in ("Job", "Deployment")]
+    policies = [each for each in (*first.local, *second.local) if each["kind"] == "NetworkPolicy"]
+    assert (len(workloads), len(policies)) == (3, 3)
+    for each in workloads:
+        variables = {one["name"]: one.get("value") for one in each["spec"]["template"]["spec"]["containers"][0]["env"]}
+        assert variables.items() >= VARIABLES.items()
+        assert "NO_PROXY" not in variables
+    for each in policies:
+        ports = {port["port"] for rule in each["spec"]["egress"] for port in rule.get("ports", ())}
+        assert {8443, 3128} <= ports
+
+
+def test_pods_that_fetch_nothing_are_not_replaced_for_a_mirror() -> None:
+    wanted = worlds.parsed()
+    revisions = []
+    for chosen in (settings.Outside(), OUTSIDE):
+        scope = worlds.scope(dataclasses.replace(worlds.SETTINGS, outside=chosen))
+        plan = planner.plan_topology(wanted, scope=scope, world=worlds.world(wanted), now=worlds.NOW)
+        revisions.append([each.revision for each in plan.roles])
+    assert revisions[0] == revisions[1] and all(revisions[0])
+
+
+@pytest.mark.parametrize(
+    ("source", "changed", "asked_again"),
+    [
+        ("builtin://demo", {"runtime_image": "registry.example/milliner/runtime:1.2.4"}, True),
+        ("builtin://demo", {"outside": OUTSIDE}, False),
+        ("hf://org/name", {"outside": OUTSIDE}, True),
+        ("hf://org/name", {"runtime_image": "registry.example/milliner/runtime:1.2.4"}, False),
+        ("pvc://models/name", {"outside": OUTSIDE}, False),
+    ],
+)
+def test_facts_hold_for_the_place_that_they_were_read_at(
+    source: str, changed: dict[str, Any], asked_again: bool
+) -> None:
+    wanted = worlds.parsed({"spec.model.source": source, "spec.strategy": {"type": "UShape"}})
+    scope = worlds.scope(dataclasses.replace(worlds.SETTINGS, **changed))
+    known = worlds.world(wanted, line=worlds.facts_line(wanted, drafterKind=None, drafterSplit=None))
+    plan = planner.plan_topology(wanted, scope=scope, world=known, now=worlds.NOW)
+    assert (plan.facts is None) == asked_again
+    assert any(each["kind"] == "Job" for each in plan.local) == asked_again
 
 
 def test_a_change_of_one_role_leaves_the_others_revision() -> None:

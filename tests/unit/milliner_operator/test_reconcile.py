@@ -53,7 +53,7 @@ class Bench:
     def answer(self, **content: Any) -> None:
         """The inspect Job's pod ends with an answer."""
         wanted = topology.parse(self.topology)
-        name = inspection.job_name(wanted)
+        name = inspection.job_name(wanted, scope=worlds.scope())
         ended = {"exitCode": 0, "message": worlds.facts_line(wanted, **content), "finishedAt": worlds.STAMP}
         labels = {"batch.kubernetes.io/job-name": name}
         status = {"phase": "Succeeded", "containerStatuses": [{"name": "m", "state": {"terminated": ended}}]}

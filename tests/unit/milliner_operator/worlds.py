@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.unit.milliner.contract import documents_of
 
-from milliner.contract import facts, topology
+from milliner.contract import topology
 from milliner_operator import certificates, inspection, plan, planner, tiers
 from milliner_operator.children import common, plain
 from milliner_operator.observed import Answer, Manifest, World
@@ -36,9 +36,10 @@ def scope(settings: Settings = SETTINGS) -> common.Scope:
     return common.Scope(topology="chat", namespace="default", uid=UID, settings=settings)
 
 
-def facts_line(wanted: topology.InferenceTopology, **changes: Any) -> str:
+def facts_line(wanted: topology.InferenceTopology, *, at: common.Scope | None = None, **changes: Any) -> str:
     """A good answer to the question of `wanted`, changed."""
-    content = {"schema": 1, "key": facts.key_of(wanted), "layers": 8, "hiddenSize": 64, "dtype": "Float32"}
+    key = inspection.key_of(wanted, scope=at or scope())
+    content = {"schema": 1, "key": key, "layers": 8, "hiddenSize": 64, "dtype": "Float32"}
     content |= {"digest": DIGEST, "fingerprint": "f00d", "drafterKind": "adapter", "drafterSplit": 2}
     return json.dumps(content | changes)
 
