@@ -127,7 +127,16 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
 
 
 def _variables(scope: common.Scope, shape: PodShape) -> dict[str, str]:
-    return scope.settings.outside.variables if shape.fetches else {}
+    found = dict(scope.settings.outside.variables) if shape.fetches else {}
+    return found | {"NVIDIA_VISIBLE_DEVICES": "all"} if _sees_gpus_by_runtime(shape) else found
+
+
+def _sees_gpus_by_runtime(shape: PodShape) -> bool:
+    """Whether the GPU comes of the RuntimeClass alone, as on a Jetson without a device plugin: NVIDIA's runtime shows
+    those that this variable names, and none without it. Where an extended resource is asked for, a plugin decides."""
+    resources = shape.options.resources
+    asked = {*resources.requests, *resources.limits, *shape.limits}
+    return shape.serves and bool(shape.options.runtime_class_name) and not any("/" in name for name in asked)
 
 
 def _downward(name: str, path: str) -> dict[str, Any]:

@@ -99,6 +99,27 @@ def test_the_spec_reaches_the_pod() -> None:
     assert any(each.get("secret", {}).get("secretName") == "k" for each in device["volumes"])
 
 
+@pytest.mark.parametrize(
+    ("pod", "visible"),
+    [
+        ({"runtimeClassName": "nvidia"}, "all"),
+        ({"runtimeClassName": "nvidia", "resources": {"limits": {"memory": "8Gi"}}}, "all"),
+        ({"runtimeClassName": "nvidia", "resources": {"limits": {"nvidia.com/gpu": 1}}}, None),
+        ({}, None),
+    ],
+)
+def test_a_jetson_sees_its_gpu_by_the_runtime_alone(pod: dict[str, Any], visible: str | None) -> None:
+    pools = {"spec.devicePools": [{"name": "p", "pod": pod}]}
+    variables = container(pools, name="chat-device-p", kind="DaemonSet")["env"]
+    found = {each["name"]: each.get("value") for each in variables}
+    assert found.get("NVIDIA_VISIBLE_DEVICES") == visible
+
+
+def test_an_accelerator_is_handed_out_by_its_plugin() -> None:
+    changes = {"spec.cloud.accelerator": {}, "spec.cloud.pod": {"runtimeClassName": "nvidia"}}
+    assert not any(each["name"] == "NVIDIA_VISIBLE_DEVICES" for each in container(changes, name="chat-cloud")["env"])
+
+
 def test_names_and_revisions_come_from_the_pod_itself() -> None:
     variables = {each["name"]: each for each in container(name="chat-cloud")["env"]}
     assert variables["MILLINER_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
