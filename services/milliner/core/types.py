@@ -123,6 +123,7 @@ class SessionOpen:
     max_positions: int  # KV positions that the session may come to need; checked against the budget at once
     traceparent: str = ""
     protocol_version: int = PROTOCOL_VERSION
+    claim: str = ""  # the same over all tries of one opening, so that a full cloud knows who has waited how long
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

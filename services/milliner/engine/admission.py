@@ -2,12 +2,14 @@
 
 A session names the positions that it may come to need and the pages for them are promised when it opens. Promises never
 exceed the cache, so an admitted session cannot run out of memory in the middle of an answer. The price is room that
-short answers leave unused; what is saved is preemption and recomputing.
+short answers leave unused; what is saved is preemption and recomputing. For who has waited long, room is kept
+(`claims`).
 """
 
 from __future__ import annotations
 
 from milliner.core import errors
+from milliner.engine import claims
 
 
 class Admission:
@@ -19,6 +21,7 @@ class Admission:
         self.max_sessions = max_sessions
         self.num_sessions = 0
         self.promised_pages = 0
+        self._claims = claims.Claims()
 
     @property
     def capacity_tokens(self) -> int:
@@ -30,8 +33,8 @@ class Admission:
         """The share of the cache that is promised, 0 … 1."""
         return self.promised_pages / self.num_pages
 
-    def admit(self, max_positions: int) -> int:
-        """Promises the pages for `max_positions` and returns how many.
+    def admit(self, max_positions: int, *, now_s: float, claim: str = "") -> int:
+        """Promises the pages for `max_positions` and returns how many; `claim` is the same over an opening's tries.
 
         Raises `TooManySessions` and `KVCacheFull`, which may pass, `PromptTooLong` for what can never fit, and
         `PositionMismatch` for less than one position.
@@ -45,16 +48,13 @@ class Admission:
                 "ask for fewer or enlarge cloud.engine.kvCacheMebibytes",
                 field="max_positions",
             )
-        if self.num_sessions >= self.max_sessions:
-            raise errors.TooManySessions(
-                f"{self.num_sessions} of {self.max_sessions} sessions are open: try again later", field="session_id"
-            )
-        if pages > self.num_pages - self.promised_pages:
-            raise errors.KVCacheFull(
-                f"{max_positions} positions need {pages} pages of {self.page_tokens} tokens, "
-                f"{self.num_pages - self.promised_pages} of {self.num_pages} are free: try again later",
-                field="max_positions",
-            )
+        kept_pages = self._claims.pages_kept_from(claim, now_s=now_s)
+        try:
+            self._check_room(pages, max_positions=max_positions, kept_pages=kept_pages)
+        except errors.CapacityError:
+            self._claims.refused(claim, pages, now_s=now_s)
+            raise
+        self._claims.admitted(claim, now_s=now_s)
         self.num_sessions += 1
         self.promised_pages += pages
         return pages
@@ -63,3 +63,21 @@ class Admission:
         """Takes the promise to one session back."""
         self.num_sessions -= 1
         self.promised_pages -= pages
+
+    def _check_room(self, pages: int, *, max_positions: int, kept_pages: int) -> None:
+        """Raises `CapacityError`s unless there is room beside what is kept for another: its pages and its session."""
+        kept_sessions = 1 if kept_pages else 0
+        if self.num_sessions + kept_sessions >= self.max_sessions:
+            raise errors.TooManySessions(
+                f"{self.num_sessions} of {self.max_sessions} sessions are open"
+                f"{' and one is kept for who has waited longer' if kept_sessions else ''}: try again later",
+                field="session_id",
+            )
+        free_pages = self.num_pages - self.promised_pages
+        if pages > free_pages - kept_pages:
+            raise errors.KVCacheFull(
+                f"{max_positions} positions need {pages} pages of {self.page_tokens} tokens, "
+                f"{free_pages} of {self.num_pages} are free"
+                f"{f' and {kept_pages} kept for who has waited longer' if kept_pages else ''}: try again later",
+                field="max_positions",
+            )

@@ -75,7 +75,7 @@ class Engine:
             raise errors.ForeignSession("a session of this id is open: choose an unguessable one", field="session_id")
         self._collect()
         max_positions = min(request.max_positions, self._backend.max_positions)
-        pages = self._admission.admit(max_positions)
+        pages = self._admission.admit(max_positions, now_s=self._clock.now(), claim=request.claim)
         self._sessions[request.session_id] = session.Session(
             session_id=request.session_id,
             max_positions=max_positions,

@@ -63,6 +63,7 @@ class CloudSession:
         self._max_positions = max_positions
         self._stream: ports.CloudStream | None = None
         self._session_id = ""
+        self._claim = ""  # chosen with the first opening
         self._max_frame_tokens = 0
         self._confirmed = False
         self._lost_since_s: float | None = None
@@ -91,6 +92,7 @@ class CloudSession:
         """
         info = self._ports.info
         self._session_id = self._ports.new_session_id()
+        self._claim = self._claim or self._ports.new_session_id()
         self._stream = await self._ports.transport.open(
             types.SessionOpen(
                 session_id=self._session_id,
@@ -100,6 +102,7 @@ class CloudSession:
                 hidden_size=info.hidden_size,
                 max_positions=self._max_positions,
                 traceparent=self._record.traceparent,
+                claim=self._claim,
             ),
             eager=eager,
         )

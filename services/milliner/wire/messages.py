@@ -14,7 +14,7 @@ from milliner.core import errors, types
 SERVICE = pb.DESCRIPTOR.services_by_name["HiddenStates"].full_name
 SESSION_METHOD = f"/{SERVICE}/Session"
 
-MAX_SESSION_ID_CHARACTERS = 256  # arbitrary: many times 128 random bits, and little to remember
+MAX_SESSION_ID_CHARACTERS = 256  # arbitrary: many times 128 random bits, and little to remember; of claims too
 
 _CODECS = {
     types.Codec.FLOAT32: pb.CODEC_FLOAT32,
@@ -77,6 +77,7 @@ def write_open(request: types.SessionOpen) -> bytes:
         hidden_size=request.hidden_size,
         max_positions=request.max_positions,
         traceparent=request.traceparent,
+        claim=request.claim,
     )
     return pb.DeviceMessage(open=body).SerializeToString()
 
@@ -141,6 +142,10 @@ def _read_open(message: pb.Open) -> types.SessionOpen:
         raise errors.ProtocolError(
             f"has {len(message.session_id)} characters: send at most {MAX_SESSION_ID_CHARACTERS}", field="session_id"
         )
+    if len(message.claim) > MAX_SESSION_ID_CHARACTERS:
+        raise errors.ProtocolError(
+            f"has {len(message.claim)} characters: send at most {MAX_SESSION_ID_CHARACTERS}", field="claim"
+        )
     return types.SessionOpen(
         session_id=message.session_id,
         model_digest=message.model_digest,
@@ -150,6 +155,7 @@ def _read_open(message: pb.Open) -> types.SessionOpen:
         max_positions=message.max_positions,
         traceparent=message.traceparent,
         protocol_version=message.protocol_version,
+        claim=message.claim,
     )
 
 

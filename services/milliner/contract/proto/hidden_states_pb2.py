@@ -24,37 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+milliner/contract/proto/hidden_states.proto\x12\x0bmilliner.v1\"_\n\rDeviceMessage\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.milliner.v1.OpenH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.milliner.v1.FrameH\x00\x42\x06\n\x04\x62ody\"\x87\x01\n\x0c\x43loudMessage\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.milliner.v1.OpenedH\x00\x12#\n\x05reply\x18\x02 \x01(\x0b\x32\x12.milliner.v1.ReplyH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.milliner.v1.ErrorH\x00\x42\x06\n\x04\x62ody\"\xb3\x01\n\x04Open\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x13\n\x0bslice_start\x18\x04 \x01(\r\x12\x11\n\tslice_end\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x15\n\rmax_positions\x18\x07 \x01(\r\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\"n\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10max_frame_tokens\x18\x02 \x01(\r\x12\x1f\n\x04load\x18\x03 \x01(\x0b\x32\x11.milliner.v1.Load\x12\x15\n\rmax_positions\x18\x04 \x01(\r\"\x93\x02\n\x05\x46rame\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\ncommit_pos\x18\x03 \x01(\r\x12\x11\n\tstart_pos\x18\x04 \x01(\r\x12$\n\x04kind\x18\x05 \x01(\x0e\x32\x16.milliner.v1.FrameKind\x12&\n\x08payloads\x18\x06 \x03(\x0b\x32\x14.milliner.v1.Payload\x12\x34\n\x0freply_positions\x18\x07 \x01(\x0e\x32\x1b.milliner.v1.ReplyPositions\x12\'\n\x0breply_codec\x18\x08 \x01(\x0e\x32\x12.milliner.v1.Codec\x12\x13\n\x0btraceparent\x18\t \x01(\t\"N\n\x07Payload\x12!\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x12.milliner.v1.Codec\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xe2\x01\n\x05Reply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x11\n\tstart_pos\x18\x03 \x01(\r\x12\x0e\n\x06kv_len\x18\x04 \x01(\r\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.milliner.v1.Payload\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x11\n\tcompute_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x63odec_s\x18\x08 \x01(\x01\x12\x16\n\x0e\x62\x61tched_tokens\x18\t \x01(\r\x12\x1f\n\x04load\x18\n \x01(\x0b\x32\x11.milliner.v1.Load\"\xb1\x01\n\x04Load\x12\x15\n\rdelay_fixed_s\x18\x01 \x01(\x01\x12\x19\n\x11\x64\x65lay_per_token_s\x18\x02 \x01(\x01\x12\x14\n\x0cother_tokens\x18\x03 \x01(\x01\x12\x18\n\x10running_sessions\x18\x04 \x01(\r\x12\x16\n\x0ewaiting_frames\x18\x05 \x01(\r\x12\x15\n\rkv_used_share\x18\x06 \x01(\x01\x12\x18\n\x10max_chunk_tokens\x18\x07 \x01(\r\"}\n\x05\x45rror\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rretry_after_s\x18\x04 \x01(\x01\x12\r\n\x05\x66inal\x18\x05 \x01(\x08\x12\r\n\x05round\x18\x06 \x01(\r\x12\x11\n\tstart_pos\x18\x07 \x01(\r*x\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x11\n\rCODEC_FLOAT32\x10\x01\x12\x12\n\x0e\x43ODEC_BFLOAT16\x10\x02\x12\x11\n\rCODEC_FLOAT16\x10\x03\x12\x0e\n\nCODEC_INT8\x10\x04\x12\x0e\n\nCODEC_INT4\x10\x05*o\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46RAME_KIND_VERIFY\x10\x01\x12\x19\n\x15\x46RAME_KIND_LAST_CHUNK\x10\x02\x12\x14\n\x10\x46RAME_KIND_CHUNK\x10\x03*~\n\x0eReplyPositions\x12\x1f\n\x1bREPLY_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14REPLY_POSITIONS_NONE\x10\x01\x12\x18\n\x14REPLY_POSITIONS_LAST\x10\x02\x12\x17\n\x13REPLY_POSITIONS_ALL\x10\x03\x32T\n\x0cHiddenStates\x12\x44\n\x07Session\x12\x1a.milliner.v1.DeviceMessage\x1a\x19.milliner.v1.CloudMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+milliner/contract/proto/hidden_states.proto\x12\x0bmilliner.v1\"_\n\rDeviceMessage\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.milliner.v1.OpenH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.milliner.v1.FrameH\x00\x42\x06\n\x04\x62ody\"\x87\x01\n\x0c\x43loudMessage\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.milliner.v1.OpenedH\x00\x12#\n\x05reply\x18\x02 \x01(\x0b\x32\x12.milliner.v1.ReplyH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.milliner.v1.ErrorH\x00\x42\x06\n\x04\x62ody\"\xc2\x01\n\x04Open\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x13\n\x0bslice_start\x18\x04 \x01(\r\x12\x11\n\tslice_end\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x15\n\rmax_positions\x18\x07 \x01(\r\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\r\n\x05\x63laim\x18\t \x01(\t\"n\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10max_frame_tokens\x18\x02 \x01(\r\x12\x1f\n\x04load\x18\x03 \x01(\x0b\x32\x11.milliner.v1.Load\x12\x15\n\rmax_positions\x18\x04 \x01(\r\"\x93\x02\n\x05\x46rame\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\ncommit_pos\x18\x03 \x01(\r\x12\x11\n\tstart_pos\x18\x04 \x01(\r\x12$\n\x04kind\x18\x05 \x01(\x0e\x32\x16.milliner.v1.FrameKind\x12&\n\x08payloads\x18\x06 \x03(\x0b\x32\x14.milliner.v1.Payload\x12\x34\n\x0freply_positions\x18\x07 \x01(\x0e\x32\x1b.milliner.v1.ReplyPositions\x12\'\n\x0breply_codec\x18\x08 \x01(\x0e\x32\x12.milliner.v1.Codec\x12\x13\n\x0btraceparent\x18\t \x01(\t\"N\n\x07Payload\x12!\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x12.milliner.v1.Codec\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xe2\x01\n\x05Reply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x11\n\tstart_pos\x18\x03 \x01(\r\x12\x0e\n\x06kv_len\x18\x04 \x01(\r\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.milliner.v1.Payload\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x11\n\tcompute_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x63odec_s\x18\x08 \x01(\x01\x12\x16\n\x0e\x62\x61tched_tokens\x18\t \x01(\r\x12\x1f\n\x04load\x18\n \x01(\x0b\x32\x11.milliner.v1.Load\"\xb1\x01\n\x04Load\x12\x15\n\rdelay_fixed_s\x18\x01 \x01(\x01\x12\x19\n\x11\x64\x65lay_per_token_s\x18\x02 \x01(\x01\x12\x14\n\x0cother_tokens\x18\x03 \x01(\x01\x12\x18\n\x10running_sessions\x18\x04 \x01(\r\x12\x16\n\x0ewaiting_frames\x18\x05 \x01(\r\x12\x15\n\rkv_used_share\x18\x06 \x01(\x01\x12\x18\n\x10max_chunk_tokens\x18\x07 \x01(\r\"}\n\x05\x45rror\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rretry_after_s\x18\x04 \x01(\x01\x12\r\n\x05\x66inal\x18\x05 \x01(\x08\x12\r\n\x05round\x18\x06 \x01(\r\x12\x11\n\tstart_pos\x18\x07 \x01(\r*x\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x11\n\rCODEC_FLOAT32\x10\x01\x12\x12\n\x0e\x43ODEC_BFLOAT16\x10\x02\x12\x11\n\rCODEC_FLOAT16\x10\x03\x12\x0e\n\nCODEC_INT8\x10\x04\x12\x0e\n\nCODEC_INT4\x10\x05*o\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46RAME_KIND_VERIFY\x10\x01\x12\x19\n\x15\x46RAME_KIND_LAST_CHUNK\x10\x02\x12\x14\n\x10\x46RAME_KIND_CHUNK\x10\x03*~\n\x0eReplyPositions\x12\x1f\n\x1bREPLY_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14REPLY_POSITIONS_NONE\x10\x01\x12\x18\n\x14REPLY_POSITIONS_LAST\x10\x02\x12\x17\n\x13REPLY_POSITIONS_ALL\x10\x03\x32T\n\x0cHiddenStates\x12\x44\n\x07Session\x12\x1a.milliner.v1.DeviceMessage\x1a\x19.milliner.v1.CloudMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milliner.contract.proto.hidden_states_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEC']._serialized_start=1483
-  _globals['_CODEC']._serialized_end=1603
-  _globals['_FRAMEKIND']._serialized_start=1605
-  _globals['_FRAMEKIND']._serialized_end=1716
-  _globals['_REPLYPOSITIONS']._serialized_start=1718
-  _globals['_REPLYPOSITIONS']._serialized_end=1844
+  _globals['_CODEC']._serialized_start=1498
+  _globals['_CODEC']._serialized_end=1618
+  _globals['_FRAMEKIND']._serialized_start=1620
+  _globals['_FRAMEKIND']._serialized_end=1731
+  _globals['_REPLYPOSITIONS']._serialized_start=1733
+  _globals['_REPLYPOSITIONS']._serialized_end=1859
   _globals['_DEVICEMESSAGE']._serialized_start=60
   _globals['_DEVICEMESSAGE']._serialized_end=155
   _globals['_CLOUDMESSAGE']._serialized_start=158
   _globals['_CLOUDMESSAGE']._serialized_end=293
   _globals['_OPEN']._serialized_start=296
-  _globals['_OPEN']._serialized_end=475
-  _globals['_OPENED']._serialized_start=477
-  _globals['_OPENED']._serialized_end=587
-  _globals['_FRAME']._serialized_start=590
-  _globals['_FRAME']._serialized_end=865
-  _globals['_PAYLOAD']._serialized_start=867
-  _globals['_PAYLOAD']._serialized_end=945
-  _globals['_REPLY']._serialized_start=948
-  _globals['_REPLY']._serialized_end=1174
-  _globals['_LOAD']._serialized_start=1177
-  _globals['_LOAD']._serialized_end=1354
-  _globals['_ERROR']._serialized_start=1356
-  _globals['_ERROR']._serialized_end=1481
-  _globals['_HIDDENSTATES']._serialized_start=1846
-  _globals['_HIDDENSTATES']._serialized_end=1930
+  _globals['_OPEN']._serialized_end=490
+  _globals['_OPENED']._serialized_start=492
+  _globals['_OPENED']._serialized_end=602
+  _globals['_FRAME']._serialized_start=605
+  _globals['_FRAME']._serialized_end=880
+  _globals['_PAYLOAD']._serialized_start=882
+  _globals['_PAYLOAD']._serialized_end=960
+  _globals['_REPLY']._serialized_start=963
+  _globals['_REPLY']._serialized_end=1189
+  _globals['_LOAD']._serialized_start=1192
+  _globals['_LOAD']._serialized_end=1369
+  _globals['_ERROR']._serialized_start=1371
+  _globals['_ERROR']._serialized_end=1496
+  _globals['_HIDDENSTATES']._serialized_start=1861
+  _globals['_HIDDENSTATES']._serialized_end=1945
 # @@protoc_insertion_point(module_scope)

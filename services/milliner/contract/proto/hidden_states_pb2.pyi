@@ -63,7 +63,7 @@ class CloudMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "session_id", "model_digest", "slice_start", "slice_end", "hidden_size", "max_positions", "traceparent")
+    __slots__ = ("protocol_version", "session_id", "model_digest", "slice_start", "slice_end", "hidden_size", "max_positions", "traceparent", "claim")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class Open(_message.Message):
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     session_id: str
     model_digest: str
@@ -80,7 +81,8 @@ class Open(_message.Message):
     hidden_size: int
     max_positions: int
     traceparent: str
-    def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., slice_start: _Optional[int] = ..., slice_end: _Optional[int] = ..., hidden_size: _Optional[int] = ..., max_positions: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    claim: str
+    def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., slice_start: _Optional[int] = ..., slice_end: _Optional[int] = ..., hidden_size: _Optional[int] = ..., max_positions: _Optional[int] = ..., traceparent: _Optional[str] = ..., claim: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("session_id", "max_frame_tokens", "load", "max_positions")

@@ -10,21 +10,21 @@ from milliner.engine import admission
 
 def test_promises_whole_pages_up_to_the_cache_and_takes_them_back() -> None:
     account = admission.Admission(num_pages=4, page_tokens=16, max_sessions=8)
-    assert account.admit(17) == 2
-    assert account.admit(32) == 2
+    assert account.admit(17, now_s=0.0) == 2
+    assert account.admit(32, now_s=0.0) == 2
     with pytest.raises(errors.KVCacheFull) as refusal:
-        account.admit(1)
+        account.admit(1, now_s=0.0)
     assert refusal.value.field == "max_positions"
     assert account.promised_share == 1.0
     account.release(2)
-    assert account.admit(16) == 1
+    assert account.admit(16, now_s=0.0) == 1
 
 
 def test_refuses_one_session_too_many() -> None:
     account = admission.Admission(num_pages=4, page_tokens=16, max_sessions=1)
-    account.admit(1)
+    account.admit(1, now_s=0.0)
     with pytest.raises(errors.TooManySessions):
-        account.admit(1)
+        account.admit(1, now_s=0.0)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,6 @@ def test_refuses_one_session_too_many() -> None:
 def test_what_never_fits_is_no_reason_to_try_again(max_positions: int, expected: type[errors.MillinerError]) -> None:
     account = admission.Admission(num_pages=4, page_tokens=16, max_sessions=8)
     with pytest.raises(expected) as refusal:
-        account.admit(max_positions)
+        account.admit(max_positions, now_s=0.0)
     assert refusal.value.field == "max_positions"
     assert account.promised_pages == 0

@@ -22,9 +22,13 @@ class FullCloud:
     def __init__(self) -> None:
         self.clock = virtual_time.VirtualClock()
         self.asked_s: list[float] = []
+        self.claims: set[str] = set()
+        self.session_ids: set[str] = set()
 
     async def open(self, request: types.SessionOpen, *, eager: bool = False) -> Any:
         self.asked_s.append(self.clock.now())
+        self.claims.add(request.claim)
+        self.session_ids.add(request.session_id)
         raise errors.KVCacheFull("full", field="kv_cache")
 
 
@@ -56,3 +60,5 @@ def test_a_lost_session_asks_a_full_cloud_ever_more_rarely_until_it_gives_up() -
     pauses_s = [after - before for before, after in itertools.pairwise(cloud.asked_s)]
     assert pauses_s[:5] == pytest.approx([0.2, 0.4, 0.8, 1.6, 2.0])
     assert len(cloud.asked_s) <= 20
+    assert len(cloud.claims) == 1, "the replica knows that it is the same one who asks"
+    assert cloud.claims.isdisjoint(cloud.session_ids) and len(cloud.session_ids) == len(cloud.asked_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -9,7 +10,7 @@ from google.protobuf import descriptor_pb2
 
 from milliner.contract import proto
 from milliner.contract.proto import hidden_states_pb2 as pb
-from milliner.core import types
+from milliner.core import errors, types
 from milliner.wire import messages
 
 SERVICES = pathlib.Path(proto.__file__).parents[3]
@@ -59,10 +60,21 @@ def test_a_frame_crosses_the_wire(
     assert messages.parse_device_message(messages.write_frame(frame)) == frame
 
 
+@pytest.mark.parametrize("field", ["session_id", "claim"])
+def test_names_that_are_too_long_are_refused(field: str) -> None:
+    request = types.SessionOpen("s", "sha256:ab", 2, 32, 4096, 8192)
+    longest = dataclasses.replace(request, **{field: "x" * messages.MAX_SESSION_ID_CHARACTERS})
+    assert messages.parse_device_message(messages.write_open(longest)) == longest
+    too_long = dataclasses.replace(request, **{field: "x" * (messages.MAX_SESSION_ID_CHARACTERS + 1)})
+    with pytest.raises(errors.ProtocolError) as refusal:
+        messages.parse_device_message(messages.write_open(too_long))
+    assert refusal.value.field == field
+
+
 def test_open_opened_and_reply_cross_the_wire() -> None:
     load = types.LoadReport(0.024, 0.00021, 17.5, 3, 4, 0.25, 512)
     opened = types.SessionOpened("s", 2048, load, max_positions=640)
-    request = types.SessionOpen("s", "sha256:ab", 2, 32, 4096, 8192, "00-a-b-01", 1)
+    request = types.SessionOpen("s", "sha256:ab", 2, 32, 4096, 8192, "00-a-b-01", 1, "c")
     payload = types.Payload(types.Codec.INT8, 1, b"12")
     replies = [
         types.HiddenReply("s", 1, 2, 3, payload, 0.1, 0.2, 5, load, 0.3),
