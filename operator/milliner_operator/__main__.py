@@ -21,6 +21,7 @@ from milliner_operator.reconcile import Reconciler
 from milliner_operator.remote import Clusters
 
 EXIT_WRONG_SETTINGS = 2
+_TOLD_FOR_EACH_PROBE = ("kopf.activities.probe", "aiohttp.access")
 
 
 def main() -> int:
@@ -30,10 +31,17 @@ def main() -> int:
     except errors.SettingsInvalid as error:
         print(f"milliner_operator: {error}", file=sys.stderr)
         return EXIT_WRONG_SETTINGS
-    logging.basicConfig(level=chosen.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it tells of every event of every child
+    set_up_logging(chosen.log_level)
     asyncio.run(serve(chosen))
     return 0
+
+
+def set_up_logging(level: str) -> None:
+    """Logs to standard error; what is told for every event or probe is left out above DEBUG."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it tells of every event of every child
+    for chatty in _TOLD_FOR_EACH_PROBE:
+        logging.getLogger(chatty).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
 
 
 async def serve(chosen: settings.Settings) -> None:

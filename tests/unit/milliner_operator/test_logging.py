@@ -1,0 +1,35 @@
+"""What the operator's log holds at which level: a probe every twenty seconds is no news, a failing one is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from milliner_operator import __main__ as program
+
+NAMES = ("", "kopf.objects", "kopf.activities.probe", "aiohttp.access")
+
+
+@pytest.fixture(autouse=True)
+def levels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process's loggers as they were."""
+    before = {name: logging.getLogger(name).level for name in NAMES}
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.parametrize("name", ["kopf.activities.probe", "aiohttp.access"])
+def test_probes_are_told_at_debug_only_and_their_failures_always(name: str) -> None:
+    program.set_up_logging("INFO")
+    assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+    assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+    assert logging.getLogger("milliner_operator.queue").isEnabledFor(logging.INFO)
+
+
+def test_everything_is_told_at_debug() -> None:
+    program.set_up_logging("DEBUG")
+    assert logging.getLogger("kopf.activities.probe").isEnabledFor(logging.INFO)
