@@ -13,23 +13,29 @@ NAMES = ("", "kopf.objects", "kopf.activities.probe", "aiohttp.access")
 
 
 @pytest.fixture(autouse=True)
-def levels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def levels() -> Iterator[None]:
     """The process's loggers as they were."""
     before = {name: logging.getLogger(name).level for name in NAMES}
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     yield
     for name, level in before.items():
         logging.getLogger(name).setLevel(level)
 
 
+def set_up(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own: without pytest's handlers, which would keep the level as it is."""
+    with monkeypatch.context() as context:
+        context.setattr(logging.getLogger(), "handlers", [])
+        program.set_up_logging(level)
+
+
 @pytest.mark.parametrize("name", ["kopf.activities.probe", "aiohttp.access"])
-def test_probes_are_told_at_debug_only_and_their_failures_always(name: str) -> None:
-    program.set_up_logging("INFO")
+def test_probes_are_told_at_debug_only_and_their_failures_always(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up("INFO", monkeypatch)
     assert not logging.getLogger(name).isEnabledFor(logging.INFO)
     assert logging.getLogger(name).isEnabledFor(logging.ERROR)
     assert logging.getLogger("milliner_operator.queue").isEnabledFor(logging.INFO)
 
 
-def test_everything_is_told_at_debug() -> None:
-    program.set_up_logging("DEBUG")
+def test_everything_is_told_at_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up("DEBUG", monkeypatch)
     assert logging.getLogger("kopf.activities.probe").isEnabledFor(logging.INFO)
