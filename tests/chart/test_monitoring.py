@@ -1,4 +1,4 @@
-"""Alerts and dashboards ask for metrics that exist, with labels that these have."""
+"""Alerts, dashboards and autoscalers ask for metrics that exist, with labels that these have."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ import pytest
 import yaml
 from tests.chart import charts
 
-from milliner.telemetry import metrics
+from milliner.contract import cloud, names
+from milliner.core import clock
+from milliner.telemetry import cloud_metrics, metrics
 from milliner_operator import metrics as operator_metrics
 
 FILES = sorted(
     [*(charts.OPERATOR_CHART / "alerts").glob("*.yaml"), *(charts.OPERATOR_CHART / "dashboards").glob("*.json")]
 )
+AUTOSCALING = charts.ROOT / "manifests" / "autoscaling"
 LABEL = re.compile(r"\bmilliner_dev_\w+")  # of pods, made by Prometheus
 METRIC = re.compile(r"\bmilliner_\w+")
 
 
 def known() -> set[str]:
-    """The names that Prometheus knows the metrics of devices and of the operator by."""
+    """The names that Prometheus knows the metrics of devices, cloud pods and the operator by."""
     operators = prometheus_client.CollectorRegistry()
     operator_metrics.Metrics(operators)
     devices = metrics.DeviceMetrics(model="any", strategy="any").registry
-    names = set()
-    for family in (*operators.collect(), *devices.collect()):
+    replicas = cloud_metrics.CloudMetrics(clock=clock.LoopClock()).registry
+    found = set()
+    for family in (*operators.collect(), *devices.collect(), *replicas.collect()):
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
-        names |= {family.name + suffix for suffix in suffixes}
-    return names
+        found |= {family.name + suffix for suffix in suffixes}
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -55,6 +59,22 @@ def test_dashboards_can_be_imported() -> None:
             panels = dashboard["panels"]
             assert dashboard["uid"] and len({panel["id"] for panel in panels}) == len(panels)
             assert {each["name"] for each in dashboard["templating"]["list"]} >= {"datasource"}
+
+
+def test_the_adapter_serves_the_metric_that_the_operator_is_told_of() -> None:
+    [rule] = yaml.safe_load((AUTOSCALING / "prometheus-adapter-values.yaml").read_text())["rules"]["custom"]
+    told = yaml.safe_load((charts.OPERATOR_CHART / "ci" / "monitored-values.yaml").read_text())
+    assert rule["name"]["as"] == told["operator"]["queueMetric"]
+    assert set(METRIC.findall(rule["seriesQuery"])) == {rule["name"]["as"]} <= known()
+
+
+def test_keda_scales_topologies_on_a_metric_that_exists() -> None:
+    scaled = yaml.safe_load((AUTOSCALING / "keda-scaledobject.yaml").read_text())["spec"]
+    assert scaled["scaleTargetRef"] == {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "chat"}
+    [trigger] = scaled["triggers"]
+    query = trigger["metadata"]["query"]
+    assert set(METRIC.findall(LABEL.sub("", query))) <= known()
+    assert int(trigger["metadata"]["threshold"]) == cloud.Scaling(max_replicas=1).target_queue_milliseconds
 
 
 def _queries(path: pathlib.Path) -> list[str]:
