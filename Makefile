@@ -66,8 +66,10 @@ docs: $(STAMP) ## Generate docs/topology.md from the schema
 	$(BIN)/python -m milliner.contract.reference docs/topology.md
 
 CRD_FILES := manifests/crd/inferencetopologies.milliner.dev.yaml charts/milliner-crds/templates/inferencetopologies.milliner.dev.yaml
-crd: $(STAMP) ## Generate the CustomResourceDefinition from the schema
+crd: $(STAMP) ## Generate the CustomResourceDefinition from the schema, and with helm what manifests/ has of it
 	$(foreach file,$(CRD_FILES),$(BIN)/milliner crd --out $(file) &&) true
+	@if command -v helm >/dev/null; then $(BIN)/python manifests/render.py; \
+	else echo "manifests/install.yaml holds the definition too: where helm is, run make manifests"; fi
 
 manifests: $(STAMP) ## Render manifests/ from the charts; needs helm
 	$(BIN)/python manifests/render.py
