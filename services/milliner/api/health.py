@@ -16,13 +16,14 @@ _LOADING = "the model is being loaded"
 class Health:
     """See the module. `loading` says why the role is not up yet, and is empty from then on.
 
-    `why_not_ready` says in words what is missing, or ""; `render_metrics` takes an `Accept` header and returns a body
-    and its content type; `probe` returns the last round trip as JSON.
+    `why_not_ready` says in words what is missing, or ""; `why_dead` what only a restart mends; `render_metrics` takes an
+    `Accept` header and returns a body and its content type; `probe` returns the last round trip as JSON.
     """
 
     def __init__(self) -> None:
         self.loading = _LOADING
         self.why_not_ready: Callable[[], str] = lambda: ""
+        self.why_dead: Callable[[], str] = lambda: ""
         self.render_metrics: Callable[[str], tuple[bytes, str]] | None = None
         self.probe: Callable[[], Mapping[str, object]] | None = None
 
@@ -39,7 +40,7 @@ class Health:
         return applications.Starlette(routes=self.routes())
 
     async def healthz(self, request: requests.Request) -> responses.Response:
-        return _said(self.loading)
+        return _said(self.loading or self.why_dead())
 
     async def readyz(self, request: requests.Request) -> responses.Response:
         return _said(self.loading or self.why_not_ready())

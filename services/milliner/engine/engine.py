@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Sequence
 
 from milliner.core import compute, errors, ports, types
-from milliner.engine import admission, delay_model, limits, scheduler, session, work
+from milliner.engine import admission, delay_model, limits, progress, scheduler, session, work
 from milliner.engine import executor as executor_module
 
 # Batch sizes computed before the first frame, so that the first prompt finds warm kernels and a delay model. Arbitrary.
@@ -55,6 +55,7 @@ class Engine:
         self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
         self._tickets = itertools.count()
         self._delay = delay_model.DelayModel()
+        self._progress = progress.Progress()
         self._service_floor = 0  # counters of sessions that become busy are lifted to it
         self._wake = asyncio.Event()
         self._running = False
@@ -65,10 +66,12 @@ class Engine:
         """Admits a session.
 
         Raises `UnknownSession` (empty id), `ForeignSession` (the id is taken), `PromptTooLong` (more positions than the
-        whole cache holds), `TooManySessions`, `KVCacheFull`, and `UnavailableError` when the engine stops.
+        whole cache holds), `TooManySessions`, `KVCacheFull`, and `UnavailableError` when the engine stops or hangs.
         """
         if self._stopping:
             raise errors.UnavailableError("the cloud engine is stopping")
+        if self.hung:
+            raise errors.UnavailableError(self.hung, field="cloud")
         if not request.session_id:
             raise errors.UnknownSession("the id is empty", field="session_id")
         if request.session_id in self._sessions:
@@ -119,6 +122,11 @@ class Engine:
         if owner is not None:
             self._end(owner, errors.UnknownSession("the session was closed", field="session_id"))
 
+    @property
+    def hung(self) -> str:
+        """Why the accelerator counts as hung (`progress`), or ""; found while `run` serves."""
+        return self._progress.hung
+
     def load(self) -> types.LoadReport:
         """What every reply carries (docs/algorithms.md, chunk size)."""
         return types.LoadReport(
@@ -148,16 +156,16 @@ class Engine:
         self._running = True
         try:
             async with asyncio.TaskGroup() as tasks:
-                expiry = tasks.create_task(self._expire_for_ever())
+                watches = [tasks.create_task(watch) for watch in (self._expire_for_ever(), self._watch_progress())]
                 while not self._stopping:
                     if not await self.step():
                         await self._wake.wait()
                         self._wake.clear()
-                expiry.cancel()
+                for watch in watches:
+                    watch.cancel()
         finally:
             self._stopping = True
-            for owner in list(self._sessions.values()):
-                self._end(owner, errors.UnavailableError("the cloud engine stopped"))
+            self._end_all("the cloud engine stopped")
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -203,10 +211,15 @@ class Engine:
         released, self._released = self._released, []
         pieces = [piece for _, _, piece in batch]
         cost = self._cost
-        return await self._executor.run(
-            lambda: self._backend.run(pieces, release=released),
-            modelled_s=None if cost is None else lambda outcome: _modelled_s(cost, outcome),
-        )
+        expected_s = self._delay.seconds(sum(piece.num_tokens for piece in pieces))
+        self._progress.started(expected_s, now_s=self._clock.now())
+        try:
+            return await self._executor.run(
+                lambda: self._backend.run(pieces, release=released),
+                modelled_s=None if cost is None else lambda outcome: _modelled_s(cost, outcome),
+            )
+        finally:
+            self._progress.ended()
 
     def _postprocess(self, batch: Sequence[BatchEntry], outcome: work.BatchOutcome, duration_s: float) -> None:
         """Books durations, answers frames that are done and fails those that failed."""
@@ -245,6 +258,14 @@ class Engine:
             await self._clock.sleep(self._config.session_idle_s / EXPIRY_CHECKS)
             self._collect()
 
+    async def _watch_progress(self) -> None:
+        """Ends all sessions when the accelerator hangs: their devices go on elsewhere instead of waiting for it."""
+        while True:
+            await self._clock.sleep(progress.LOOK_EVERY_S)
+            self._progress.look(now_s=self._clock.now())
+            if self.hung:
+                self._end_all(self.hung)
+
     def _take_in(self, owner: session.Session, frame: work.Work) -> session.Pending:
         if frame.num_tokens < 1:
             raise errors.ShapeMismatch("a frame needs at least one position", field="payloads")
@@ -264,6 +285,10 @@ class Engine:
         frame.abandoned = True
         if not frame.in_batch:
             owner.fail_from(frame, _abandoned(), now_s=self._clock.now())
+
+    def _end_all(self, reason: str) -> None:
+        for owner in list(self._sessions.values()):
+            self._end(owner, errors.UnavailableError(reason, field="cloud"))
 
     def _end(self, owner: session.Session, error: Exception) -> None:
         del self._sessions[owner.id]

@@ -3,7 +3,8 @@
 Life: open the folder, check digest and bounds, load the slice, listen, warm up, report ready, serve; at SIGTERM refuse
 new sessions, give open ones `drain_seconds`, end. SIGUSR1 writes the counters that benches read. While its own
 certificate is no good the replica says NOT_SERVING: no device could open a session. So does a stage of a pipeline while
-the stages behind it cannot be used (`chain`); it is ready when they are.
+the stages behind it cannot be used (`chain`); it is ready when they are. One whose accelerator hangs says so by all
+means, liveness too: only a restart mends it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from milliner.roles import (
     certificate_watch,
     chain,
     counters,
+    engine_watch,
     exporting,
     hidden_state_service,
     http_server,
@@ -85,9 +87,9 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             if stopping.is_set():
                 return "the replica is stopping"
             trouble = identity.trouble() if identity is not None else ""
-            return trouble or (behind.reason if behind is not None else "")
+            return engine.hung or trouble or (behind.reason if behind is not None else "")
 
-        told.loading, told.why_not_ready = "", why_not_ready
+        told.loading, told.why_not_ready, told.why_dead = "", why_not_ready, lambda: engine.hung
         told.render_metrics = lambda accept: metrics.render(accept, engine.load())
         async with asyncio.TaskGroup() as group:
             group.create_task(engine.run())
@@ -102,7 +104,7 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
                     data={"model_digest": served.model_digest},
                 )
 
-            async def on_chain_change() -> None:
+            async def on_change() -> None:
                 reason = why_not_ready()
                 await listening.set_serving(not reason)
                 if reason:
@@ -113,11 +115,11 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             async def on_certificate_change(_: str) -> None:
                 await listening.set_serving(not why_not_ready())
 
-            watches = []
+            watches = [engine_watch.keep(lambda: engine.hung, clock=time, on_change=on_change)]
             if identity is not None:
                 watches.append(certificate_watch.keep(identity, clock=time, on_change=on_certificate_change))
             if behind is not None:
-                watches.append(behind.keep(on_chain_change))
+                watches.append(behind.keep(on_change))
             else:
                 say_ready()
             watching = [group.create_task(watch) for watch in watches]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -86,15 +87,18 @@ async def test_a_frame_that_waits_long_does_not_expire_its_session() -> None:
     clock = toys.ManualClock()
     backend = toys.ToyBackend()
     gate = running.Gate(backend)
-    async with running.serving(backend, clock=clock) as cloud:
+    config = dataclasses.replace(
+        running.CONFIG, session_idle_s=2.0
+    )  # less than what makes an accelerator count as hung
+    async with running.serving(backend, clock=clock, config=config) as cloud:
         await cloud.open(toys.session_open())
         task = asyncio.create_task(cloud.forward(toys.frame()))
         await gate.until_busy()
-        await clock.advance(1000)
+        await clock.advance(18)
         gate.opened.set()
         done = await task
         assert done.kv_len == 1
-        assert done.queue_s == pytest.approx(1000, abs=5)
+        assert done.queue_s == pytest.approx(18, abs=5)
 
 
 async def test_stopping_fails_what_waits_and_refuses_new_sessions() -> None:

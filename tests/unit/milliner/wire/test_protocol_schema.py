@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
@@ -63,9 +64,11 @@ def test_a_frame_crosses_the_wire(
 @pytest.mark.parametrize("field", ["session_id", "claim"])
 def test_names_that_are_too_long_are_refused(field: str) -> None:
     request = types.SessionOpen("s", "sha256:ab", 2, 32, 4096, 8192)
-    longest = dataclasses.replace(request, **{field: "x" * messages.MAX_SESSION_ID_CHARACTERS})
+    names: dict[str, Any] = {field: "x" * messages.MAX_SESSION_ID_CHARACTERS}
+    longest = dataclasses.replace(request, **names)
     assert messages.parse_device_message(messages.write_open(longest)) == longest
-    too_long = dataclasses.replace(request, **{field: "x" * (messages.MAX_SESSION_ID_CHARACTERS + 1)})
+    names[field] += "x"
+    too_long = dataclasses.replace(request, **names)
     with pytest.raises(errors.ProtocolError) as refusal:
         messages.parse_device_message(messages.write_open(too_long))
     assert refusal.value.field == field
