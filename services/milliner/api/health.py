@@ -16,8 +16,8 @@ _LOADING = "the model is being loaded"
 class Health:
     """See the module. `loading` says why the role is not up yet, and is empty from then on.
 
-    `why_not_ready` says in words what is missing, or ""; `why_dead` what only a restart mends; `render_metrics` takes an
-    `Accept` header and returns a body and its content type; `probe` returns the last round trip as JSON.
+    `why_not_ready` says in words what is missing, or ""; `why_dead` what only a restart mends; `render_metrics` takes
+    an `Accept` header and returns a body and its content type; `probe` returns the last round trip as JSON.
     """
 
     def __init__(self) -> None:
