@@ -58,6 +58,7 @@ class Reason(enum.StrEnum):
     UPDATING = "Updating"
     PODS_NOT_READY = "PodsNotReady"
     PARTLY_SERVING = "PartlyServing"
+    SCALED_TO_ZERO = "ScaledToZero"
     SPEC_INVALID = "SpecInvalid"
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_DIGEST_MISMATCH = "ModelDigestMismatch"
@@ -112,6 +113,10 @@ GUIDES: Mapping[Reason, Guide] = {
     ),
     Reason.PARTLY_SERVING: Guide(
         "Requests are served while some pods are away.", "See CloudReady and DevicesReady for which and why."
+    ),
+    Reason.SCALED_TO_ZERO: Guide(
+        "cloud.replicas is 0: nothing runs in the cloud, as it was asked for; devices answer 503.",
+        "Scale it up: `kubectl scale itopo NAME --replicas=1`.",
     ),
     Reason.SPEC_INVALID: Guide(
         "The spec breaks a rule; running pods are left as they are.", "Correct the field that the message names."

@@ -13,7 +13,8 @@ from milliner_operator.conditions import Reason
 from milliner_operator.observed import Manifest
 
 _logger = logging.getLogger(__name__)
-_PASSING = (Reason.UPDATING, Reason.PODS_NOT_READY)  # of every rollout that goes well
+# of every rollout that goes well, and of what was asked for
+_PASSING = (Reason.UPDATING, Reason.PODS_NOT_READY, Reason.SCALED_TO_ZERO)
 _MESSAGE_BYTES = 1024  # the API server refuses more
 
 

@@ -70,7 +70,11 @@ def _cloud(seen: Seen) -> Condition:
 def _stage(seen: Seen, role: RolePlan) -> Condition:
     trouble = seen.troubles.get(role.role) or seen.sightings.troubles.get(role.workload)
     prefix = "" if role.role == names.ROLE_CLOUD else f"{role.workload[1]}: "
-    return _tier(Type.CLOUD_READY, role, seen.progress(role), trouble, prefix=prefix)
+    progress = seen.progress(role)
+    if progress.revision and progress.desired == 0 and trouble is None:
+        message = f"{role.workload[1]} is scaled to 0 replicas: requests wait or fail until it is scaled up"
+        return Condition(Type.CLOUD_READY, False, Reason.SCALED_TO_ZERO, message)
+    return _tier(Type.CLOUD_READY, role, progress, trouble, prefix=prefix)
 
 
 def _devices(seen: Seen) -> Condition:

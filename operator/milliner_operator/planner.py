@@ -50,7 +50,7 @@ def plan_topology(
     except errors.SpecInvalid as error:
         return refusal(error, wanted)
     try:
-        resolved = plan.resolve(wanted, facts=_model_facts(found.facts, model, drafter))
+        resolved = plan.resolve(wanted, facts=_model_facts(found.facts, model, drafter), may_rest=True)
     except errors.SpecInvalid as error:
         refused_plan = refusal(error, wanted)
         return dataclasses.replace(

@@ -195,7 +195,8 @@ class Reconciler:
         value = {"True": 1, "False": 0}.get(ready["status"], -1)
         self._metrics.ready.labels(scope.namespace, scope.topology).set(value)
         self._metrics.settled(scope.uid, seen.generation, ready=value == 1)
-        return float(self._settings.resync_s) if value == 1 else _UNSETTLED_S
+        settled = value == 1 or ready["reason"] == conditions.Reason.SCALED_TO_ZERO.value
+        return float(self._settings.resync_s) if settled else _UNSETTLED_S
 
     def _stamp(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -45,7 +45,7 @@ def rolling_update(cloud: CloudSpec) -> dict[str, int]:
     unavailable = cloud.rollout.max_unavailable
     if cloud.accelerator is not None and unavailable > 0:
         return {"maxSurge": 0, "maxUnavailable": unavailable}
-    return {"maxSurge": 1, "maxUnavailable": min(unavailable, cloud.desired_replicas - 1)}
+    return {"maxSurge": 1, "maxUnavailable": min(unavailable, max(0, cloud.desired_replicas - 1))}
 
 
 def disruption_budget(scope: common.Scope, name: str, *, role: str) -> dict[str, Any]:

@@ -13,11 +13,12 @@ def unavailable(kind: kinds.StrategyType) -> errors.Problem:
     )
 
 
-def refused(wanted: topology.InferenceTopology) -> list[errors.Problem]:
-    """Problems of what this version's roles do not do."""
+def refused(wanted: topology.InferenceTopology, *, may_rest: bool = False) -> list[errors.Problem]:
+    """Problems of what this version's roles do not do; `may_rest`: a cloud without replicas is taken, because it can
+    be scaled up while the topology is there."""
     spec = wanted.spec
     found: list[errors.Problem] = []
-    if spec.cloud.desired_replicas < 1:
+    if spec.cloud.desired_replicas < 1 and not may_rest:
         found.append(
             errors.Problem(
                 "spec.cloud.replicas", "cloud.replicas is 0: at least one is needed to answer, use 1 or more"

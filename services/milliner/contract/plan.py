@@ -52,8 +52,13 @@ class DevicePlace:
     wanted_port: int
 
 
-def resolve(wanted: topology.InferenceTopology, *, facts: ModelFacts, time_scale: float = 1.0) -> Resolved:
-    """Resolves defaults and checks against the model; raises `SpecInvalid` with every problem (*expected*)."""
+def resolve(
+    wanted: topology.InferenceTopology, *, facts: ModelFacts, time_scale: float = 1.0, may_rest: bool = False
+) -> Resolved:
+    """Resolves defaults and checks against the model; `may_rest`: the cloud may have 0 replicas.
+
+    Raises `SpecInvalid` with every problem (*expected*).
+    """
     check_time_scale(time_scale)
     spec = wanted.spec
     if spec.strategy.type not in (kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE):
@@ -71,7 +76,7 @@ def resolve(wanted: topology.InferenceTopology, *, facts: ModelFacts, time_scale
     if not problems:
         cloud_layers = facts.num_layers - options.tail_layers - split_layer
         problems += model_checks.check_stages(stages=spec.cloud.pipeline_stages, cloud_layers=cloud_layers)
-    problems += availability.refused(wanted)
+    problems += availability.refused(wanted, may_rest=may_rest)
     problems += _missing_adapter(options, facts=facts)
     if problems:
         raise errors.SpecInvalid(problems)

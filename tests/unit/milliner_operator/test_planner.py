@@ -134,7 +134,6 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
         ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
         ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),
-        ({"spec.cloud.replicas": 0}, "cloud.replicas is 0"),
     ],
 )
 def test_refused_specs_leave_everything_as_it_is(changes: dict[str, Any], message: str) -> None:

@@ -142,6 +142,7 @@ def test_selectors_are_labels_of_the_pods_and_have_no_version() -> None:
     [
         ({}, {"maxSurge": 1, "maxUnavailable": 0}),
         ({"spec.cloud.replicas": 4}, {"maxSurge": 1, "maxUnavailable": 1}),
+        ({"spec.cloud.replicas": 0}, {"maxSurge": 1, "maxUnavailable": 0}),
         ({"spec.cloud.accelerator": {}}, {"maxSurge": 0, "maxUnavailable": 1}),
         (
             {"spec.cloud.accelerator": {}, "spec.cloud.rollout": {"maxUnavailable": 0}},

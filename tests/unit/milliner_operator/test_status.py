@@ -17,9 +17,9 @@ from milliner_operator.seen import Seen
 GOOD = Probe(ok=True, reason="", model_digest=worlds.DIGEST, round_trip_us=21_000, ttft_ms=40, tokens_per_second=30)
 
 
-def serving(probe: Probe | None = GOOD) -> Seen:
+def serving(probe: Probe | None = GOOD, changes: dict[str, Any] | None = None) -> Seen:
     """A topology whose workloads are all brought about; its pool's probe answered so."""
-    plan = worlds.planned()
+    plan = worlds.planned(changes)
     objects = {
         observed.ref(each): worlds.serving(each) if each["kind"] in ("Deployment", "DaemonSet") else each
         for each in plan.local
@@ -69,6 +69,16 @@ def test_figures_move_only_by_a_tenth() -> None:
     assert built(serving(dataclasses.replace(GOOD, round_trip_us=22_900)), before=before) == before
     moved = built(serving(dataclasses.replace(GOOD, round_trip_us=24_000)), before=before)
     assert moved["probe"]["roundTripMicroseconds"] == 24_000
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_cloud_that_is_scaled_to_zero_says_so_and_is_no_fault(stages: int) -> None:
+    resting = {"spec.cloud": {"replicas": 0, "pipelineStages": stages}}
+    document = built(serving(Probe(ok=False, reason="no cloud replica answers"), resting))
+    assert condition(document) == condition(document, "CloudReady") == ("False", "ScaledToZero")
+    assert condition(document, "Progressing") == ("False", "RolloutComplete")
+    assert document["summary"] == {"cloud": "0/0", "devices": "1/1"}
+    assert not any(each["type"] in ("Stalled", "Reconciling") for each in document["conditions"])
 
 
 def test_what_could_not_be_applied_is_told() -> None:

@@ -128,6 +128,11 @@ def test_refused_against_the_model(changes: dict[str, Any], facts: plan.ModelFac
     assert message in refusal(changes, facts=facts)
 
 
+def test_a_cloud_may_rest_where_it_can_be_scaled_up_again() -> None:
+    wanted = topology.parse(documents_of.changed({"spec.cloud.replicas": 0}))
+    assert plan.resolve(wanted, facts=FACTS, may_rest=True).split.layers == FACTS.num_layers
+
+
 def test_a_pinned_digest_must_match() -> None:
     pinned, found = "sha256:" + "0" * 64, "sha256:" + "1" * 64
     assert model_checks.check_digest(pinned=None, found=found) == []
