@@ -9,8 +9,10 @@ import sys
 import pytest
 
 # Sends SIGINT the moment that the named module is imported: later than any person can, earlier than most.
+# A shell starts its background jobs with SIGINT ignored, and children inherit that: a terminal's program has it as here.
 CODE = """
-import importlib.abc, os, signal, sys, threading
+import importlib.abc, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Interrupt(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == {module!r}:
