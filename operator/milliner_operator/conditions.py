@@ -168,8 +168,8 @@ GUIDES: Mapping[Reason, Guide] = {
         "Install metrics-server, or the adapter that serves the custom metric.",
     ),
     Reason.PROGRESS_DEADLINE_EXCEEDED: Guide(
-        "A rollout made no progress within cloud.rollout.progressDeadlineSeconds.",
-        "See CloudReady for the cause; correct or revert the spec.",
+        "A rollout made no progress within cloud.rollout.progressDeadlineSeconds, that of devices within ten minutes.",
+        "See CloudReady and DevicesReady for the cause; correct or revert the spec.",
     ),
     Reason.RECONCILE_ERROR: Guide(
         "The API server refused or failed a call of the operator.", "Read the message; it is tried again with backoff."

@@ -77,10 +77,12 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sightings:
-    """What only the status needs: troubles by role's object, the best probe of each pool."""
+    """What only the status needs: troubles by role's object, the best probe of each pool, and the DaemonSets of which
+    a pod is stuck: unlike Deployments they have no deadline of their own."""
 
     troubles: Mapping[Ref, Trouble] = dataclasses.field(default_factory=dict)
     probes: Mapping[str, Probe] = dataclasses.field(default_factory=dict)
+    stuck: frozenset[Ref] = frozenset()
 
 
 def ref(manifest: Mapping[str, Any]) -> Ref:

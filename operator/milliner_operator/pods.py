@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from milliner_operator.observed import Manifest, Trouble, condition
 _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MESSAGE_CHARACTERS = 400
+PROGRESS = datetime.timedelta(seconds=600)  # Kubernetes' own deadline for the rollout of a Deployment
 # The cause that helps most first: a pod that cannot be pulled matters more than one that still starts.
 _ORDER = (
     Reason.IMAGE_PULL_FAILED,
@@ -26,6 +28,15 @@ def trouble(pods: Iterable[Manifest]) -> Trouble | None:
     """The most telling trouble among pods that are not ready; None if all are."""
     found = [each for each in map(_of_pod, pods) if each is not None]
     return min(found, key=lambda each: _ORDER.index(each.reason), default=None)
+
+
+def is_stuck(pod: Manifest, *, now: datetime.datetime) -> bool:
+    """Whether a pod has not been ready for `PROGRESS` although its node answers: what rolls out behind it waits."""
+    found = _of_pod(pod)
+    if found is None or found.reason is Reason.DEVICE_UNREACHABLE:
+        return False
+    since = condition(pod, "Ready").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+    return since is not None and now - datetime.datetime.fromisoformat(str(since)) >= PROGRESS
 
 
 def is_ready(pod: Manifest) -> bool:

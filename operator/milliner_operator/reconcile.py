@@ -158,7 +158,9 @@ class Reconciler:
             troubles=troubles or {},
             sightings=observed.Sightings(),
         )
-        found = await sightings.look(seen, local=self._client, remote=clients, namespace=scope.namespace)
+        found = await sightings.look(
+            seen, local=self._client, remote=clients, namespace=scope.namespace, now=self._now()
+        )
         return dataclasses.replace(seen, sightings=found)
 
     async def _release(self, document: Manifest, objects: Mapping[Ref, Manifest]) -> float | None:

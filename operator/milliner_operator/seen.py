@@ -25,5 +25,8 @@ class Seen:
     def progress(self, role: RolePlan) -> Progress:
         """How far a role's workload is, in whichever cluster it lives."""
         if role.cluster is None:
-            return progress(self.objects.get(role.workload))
-        return progress(self.clusters.get(role.cluster, RemoteCluster()).objects.get(role.workload))
+            found = progress(self.objects.get(role.workload))
+        else:
+            found = progress(self.clusters.get(role.cluster, RemoteCluster()).objects.get(role.workload))
+        stuck = role.workload in self.sightings.stuck
+        return dataclasses.replace(found, deadline_exceeded=found.deadline_exceeded or stuck)

@@ -7,6 +7,8 @@ The number of calls depends on the number of roles, never on that of pods: lists
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime
 from collections.abc import Mapping, Sequence
 
 from milliner_operator import errors, pods, probes
@@ -23,43 +25,55 @@ _LISTED_PODS = 50  # arbitrary: enough to find a cause, few enough to cost the s
 _PROBE_S = 5.0
 
 
-async def look(seen: Seen, *, local: Api, remote: Mapping[ClusterRef, Api], namespace: str) -> Sightings:
+async def look(
+    seen: Seen, *, local: Api, remote: Mapping[ClusterRef, Api], namespace: str, now: datetime.datetime
+) -> Sightings:
     """Troubles of the roles that are not ready and the probe of each pool that has devices."""
-    troubles: dict[Ref, Trouble] = {}
-    found: dict[str, Probe] = {}
+    found = _Found()
     async with asyncio.TaskGroup() as group:
         for role in seen.plan.roles:
             client = local if role.cluster is None else remote.get(role.cluster)
             if client is not None:
-                group.create_task(_look_at(seen, role, client, namespace, troubles, found))
-    return Sightings(troubles=troubles, probes=found)
+                group.create_task(_look_at(seen, role, client, namespace, found, now=now))
+    return Sightings(troubles=found.troubles, probes=found.probes, stuck=frozenset(found.stuck))
+
+
+@dataclasses.dataclass(slots=True)
+class _Found:
+    """What the roles' looks fill in."""
+
+    troubles: dict[Ref, Trouble] = dataclasses.field(default_factory=dict)
+    probes: dict[str, Probe] = dataclasses.field(default_factory=dict)
+    stuck: set[Ref] = dataclasses.field(default_factory=set)
 
 
 async def _look_at(
-    seen: Seen, role: RolePlan, client: Api, namespace: str, troubles: dict[Ref, Trouble], found: dict[str, Probe]
+    seen: Seen, role: RolePlan, client: Api, namespace: str, found: _Found, *, now: datetime.datetime
 ) -> None:
     progress = seen.progress(role)
     revision = role.revision or progress.revision
     labels = common.role_selector(seen.topology, role=role.role, pool=role.pool, revision=revision)
     try:
         if not progress.all_ready and progress.revision:
-            pending = await client.list(
+            listed = await client.list(
                 POD, namespace, labels=labels, fields="status.phase!=Running", limit=_LISTED_PODS
             )
-            trouble = pods.trouble(pending)
-            if trouble is None:
-                trouble = pods.trouble(await _running(client, namespace, labels))
+            if pods.trouble(listed) is None:
+                listed = await _running(client, namespace, labels)
+            trouble = pods.trouble(listed)
+            if role.workload[0] == DAEMON_SET.kind and any(pods.is_stuck(each, now=now) for each in listed):
+                found.stuck.add(role.workload)
             if trouble is None and role.workload[0] == DAEMON_SET.kind and progress.total == 0:
                 trouble = await _refusal(client, namespace, role)
             if trouble is not None and not _only_starting(trouble):
-                troubles[role.workload] = trouble
+                found.troubles[role.workload] = trouble
         if role.pool is not None and progress.ready > 0:
             ready = [each for each in await _running(client, namespace, labels) if pods.is_ready(each)]
             if ready:
-                found[role.pool] = await _probe(client, namespace, ready[:_PROBED_PODS])
+                found.probes[role.pool] = await _probe(client, namespace, ready[:_PROBED_PODS])
     except errors.ApiError as error:
         if role.pool is not None:
-            found.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
+            found.probes.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
 
 
 async def _running(client: Api, namespace: str, labels: str) -> Sequence[Manifest]:

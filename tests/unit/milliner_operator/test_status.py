@@ -81,6 +81,19 @@ def test_a_cloud_that_is_scaled_to_zero_says_so_and_is_no_fault(stages: int) -> 
     assert not any(each["type"] in ("Stalled", "Reconciling") for each in document["conditions"])
 
 
+def test_a_pool_whose_rollout_stands_still_at_a_device_is_stalled() -> None:
+    seen = serving(changes={"spec.devicePools": [{"name": "local"}]})
+    ref = ("DaemonSet", "chat-device-local")
+    half = {**seen.objects, ref: worlds.serving(seen.objects[ref], ready=0)}
+    moving = dataclasses.replace(seen, objects=half)
+    assert condition(built(moving), "Progressing") == ("True", "NewRevision")
+    stuck = dataclasses.replace(moving, sightings=dataclasses.replace(seen.sightings, stuck=frozenset({ref})))
+    document = built(stuck)
+    assert condition(document, "Progressing") == ("False", "ProgressDeadlineExceeded")
+    assert condition(document, "DevicesReady") == ("False", "ProgressDeadlineExceeded")
+    assert condition(document, "Stalled") == ("True", "ProgressDeadlineExceeded")
+
+
 def test_what_could_not_be_applied_is_told() -> None:
     refused = {"cloud": Trouble(Reason.RECONCILE_ERROR, "PodDisruptionBudget chat-cloud: quota exceeded")}
     document = built(dataclasses.replace(serving(), troubles=refused))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.milliner_operator import worlds
 
 from milliner_operator import pods, probes
 from milliner_operator.conditions import Reason
@@ -76,6 +77,31 @@ def test_the_most_telling_trouble_is_told() -> None:
     documents = [each for each, *_ in reversed(CASES)]
     found = pods.trouble(documents)
     assert found is not None and found.reason is Reason.IMAGE_PULL_FAILED
+
+
+UNREADY = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-21T11:49:00Z"}
+RUNNING = {"ready": False, "state": {"running": {}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stuck"),
+    [
+        ({"conditions": [UNREADY], "containerStatuses": [RUNNING]}, True),
+        (
+            {"conditions": [UNREADY | {"lastTransitionTime": "2026-11-21T11:51:00Z"}], "containerStatuses": [RUNNING]},
+            False,
+        ),
+        ({"conditions": [UNREADY], "containerStatuses": [RUNNING | {"ready": True}]}, False),  # its node is offline
+        ({"conditions": [UNREADY | {"status": "True"}], "containerStatuses": [RUNNING | {"ready": True}]}, False),
+        ({"conditions": []}, True),  # not even scheduled: since it was made
+    ],
+)
+def test_who_has_not_been_ready_for_ten_minutes_is_stuck_unless_offline(changes: dict[str, Any], stuck: bool) -> None:
+    metadata = {"name": "p", "creationTimestamp": "2026-11-21T11:00:00Z"}
+    found = {"metadata": metadata, "spec": {"nodeName": "node-1"}, "status": changes}
+    assert pods.is_stuck(found, now=worlds.NOW) is stuck
+    leaving = found | {"metadata": metadata | {"deletionTimestamp": "2026-11-21T11:59:00Z"}}
+    assert not pods.is_stuck(leaving, now=worlds.NOW)
 
 
 def test_pods_that_end_are_no_trouble() -> None:
