@@ -34,7 +34,7 @@ _JSON = "application/json"
 
 
 class Api(Protocol):
-    """What the rest of the operator needs of a cluster; tests have one in memory."""
+    """What the rest of the operator needs of a cluster."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None: ...
 

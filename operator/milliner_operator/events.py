@@ -22,11 +22,25 @@ async def post_transition(
     client: Api, document: Manifest, *, before: Mapping[str, Any], after: Mapping[str, Any], now: str
 ) -> None:
     """Posts the transition, if there is one; an Event that cannot be posted is logged and stops nothing."""
+    event = of_transition(document, before=before, after=after, now=now)
+    if event is None:
+        return
+    try:
+        await client.create(kinds.EVENT, event)
+    except errors.ApiError as error:
+        metadata = document["metadata"]
+        _logger.warning("event of %s/%s not posted: %s", metadata["namespace"], metadata["name"], error)
+
+
+def of_transition(
+    document: Manifest, *, before: Mapping[str, Any], after: Mapping[str, Any], now: str
+) -> Manifest | None:
+    """The Event of a change of Ready's status or reason; None without such. Pure."""
     old, new = _ready(before), _ready(after)
     if (old.get("status"), old.get("reason")) == (new.get("status"), new.get("reason")):
-        return
+        return None
     metadata = document["metadata"]
-    event = {
+    return {
         "apiVersion": kinds.EVENT.api_version,
         "kind": kinds.EVENT.kind,
         "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
@@ -47,10 +61,6 @@ async def post_transition(
         "lastTimestamp": now,
         "count": 1,
     }
-    try:
-        await client.create(kinds.EVENT, event)
-    except errors.ApiError as error:
-        _logger.warning("event of %s/%s not posted: %s", metadata["namespace"], metadata["name"], error)
 
 
 def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:

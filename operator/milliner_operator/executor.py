@@ -1,7 +1,7 @@
 """Brings one cluster's children to what a plan wants: applies what differs, deletes what is ours and not wanted.
 
 An object that belongs to somebody else is left alone and reported. Used for the topology's own cluster and for others;
-the caller has listed what is there.
+the caller has listed what is there. `decide` says what to do from that alone, `execute` does it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,33 @@ class Outcome:
     writes: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Steps:
+    """What one pass does, in this order."""
+
+    delete_first: tuple[Ref, ...] = ()
+    apply: tuple[Manifest, ...] = ()
+    delete_last: tuple[Ref, ...] = ()  # only once everything could be applied
+
+
+def decide(
+    wanted: Iterable[Manifest],
+    *,
+    uid: str,
+    live: Mapping[Ref, Manifest],
+    unwanted: Iterable[Ref] = (),
+    complete: bool,
+) -> Steps:
+    """Applies what differs; deletes, of what is the topology's own, `unwanted` always and the rest that is not `wanted`
+    only if the plan is `complete`. Pure."""
+    desired = sorted(wanted, key=lambda each: _ORDER[each["kind"]])
+    first = tuple(ref for ref in unwanted if _deletable(live.get(ref), uid))
+    left = {ref: each for ref, each in live.items() if ref not in first}
+    kept = {observed.ref(manifest) for manifest in desired}
+    last = tuple(ref for ref, each in left.items() if complete and ref not in kept and _deletable(each, uid))
+    return Steps(first, tuple(each for each in desired if not _is_there(each, left, uid)), last)
+
+
 async def execute(
     client: api.Api,
     *,
@@ -37,29 +64,27 @@ async def execute(
     unwanted: Iterable[Ref] = (),
     complete: bool,
 ) -> Outcome:
-    """One pass: deletes `unwanted`, applies `wanted`, and, if the plan is `complete`, deletes the rest that is ours."""
-    desired = sorted(wanted, key=lambda each: _ORDER[each["kind"]])
+    """One pass: does what `decide` says."""
+    steps = decide(wanted, uid=uid, live=live, unwanted=unwanted, complete=complete)
     objects, writes = dict(live), 0
     troubles: dict[str, Trouble] = {}
-    for ref in unwanted:
-        writes += await _delete(client, namespace=namespace, uid=uid, ref=ref, objects=objects)
-    for manifest in desired:
+    for ref in steps.delete_first:
+        await _delete(client, namespace=namespace, ref=ref, objects=objects)
+        writes += 1
+    for manifest in steps.apply:
         ref = observed.ref(manifest)
-        found = objects.get(ref)
-        if found is not None and owned(found, uid) and sameness.unchanged(manifest, found):
-            continue
         try:
-            objects[ref] = await _apply(client, manifest, uid=uid, found=found)
+            objects[ref] = await _apply(client, manifest, uid=uid, found=objects.get(ref))
             writes += 1
         except _NotOwned as error:
             troubles.setdefault(_role(manifest), Trouble(Reason.CHILD_NOT_OWNED, str(error)))
         except (errors.Forbidden, errors.Refused, errors.NotFound) as error:
             message = f"{ref[0]} {ref[1]}: {error.message}"
             troubles.setdefault(_role(manifest), Trouble(Reason.RECONCILE_ERROR, message))
-    if complete and not troubles:
-        kept = {observed.ref(manifest) for manifest in desired}
-        for ref in [each for each in objects if each not in kept]:
-            writes += await _delete(client, namespace=namespace, uid=uid, ref=ref, objects=objects)
+    if not troubles:
+        for ref in steps.delete_last:
+            await _delete(client, namespace=namespace, ref=ref, objects=objects)
+            writes += 1
     return Outcome(objects=objects, troubles=troubles, writes=writes)
 
 
@@ -67,6 +92,15 @@ def owned(found: Manifest, uid: str) -> bool:
     """Whether an object is this topology's: by its controller, or by label in another cluster."""
     labels = found["metadata"].get("labels") or {}
     return uid in (observed.controller_uid(found), labels.get(common.LABEL_TOPOLOGY_UID))
+
+
+def _is_there(manifest: Manifest, live: Mapping[Ref, Manifest], uid: str) -> bool:
+    found = live.get(observed.ref(manifest))
+    return found is not None and owned(found, uid) and sameness.unchanged(manifest, found)
+
+
+def _deletable(found: Manifest | None, uid: str) -> bool:
+    return found is not None and owned(found, uid) and "deletionTimestamp" not in found["metadata"]
 
 
 def _role(manifest: Manifest) -> str:
@@ -99,10 +133,6 @@ def _owner(found: Manifest) -> str:
     return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "somebody else"
 
 
-async def _delete(client: api.Api, *, namespace: str, uid: str, ref: Ref, objects: dict[Ref, Manifest]) -> int:
-    found = objects.get(ref)
-    if found is None or not owned(found, uid) or "deletionTimestamp" in found["metadata"]:
-        return 0
+async def _delete(client: api.Api, *, namespace: str, ref: Ref, objects: dict[Ref, Manifest]) -> None:
+    found = objects.pop(ref)
     await client.delete(kinds.BY_KIND[ref[0]], namespace, ref[1], uid=found["metadata"]["uid"])
-    del objects[ref]
-    return 1

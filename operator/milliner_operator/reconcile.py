@@ -21,7 +21,7 @@ from milliner_operator.metrics import Metrics
 from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster, Trouble
 from milliner_operator.plan import Plan
 from milliner_operator.queue import Key
-from milliner_operator.remote import FINALIZER, Clusters
+from milliner_operator.remote import FINALIZER, Clusters, needs_finalizer
 from milliner_operator.seen import Seen
 from milliner_operator.settings import Settings
 
@@ -94,8 +94,10 @@ class Reconciler:
         clusters, clients = await self._clusters.look(scope.namespace, refs, topology=scope.topology, uid=scope.uid)
         there = await world.look(self._client, wanted, scope=scope, objects=objects, clusters=clusters, now=self._now())
         plan = planner.plan_topology(wanted, scope=scope, world=there, now=self._now())
-        if plan.remote and FINALIZER not in (document["metadata"].get("finalizers") or []):
-            await self._set_finalizer(document, present=True)
+        has = FINALIZER in (document["metadata"].get("finalizers") or [])
+        needs = needs_finalizer(planned=bool(plan.remote), recorded=bool(refs), has=has)
+        if needs and not has:
+            await self._set_finalizer(document, present=True)  # before anything is made there
         outcome = await executor.execute(
             self._client,
             namespace=scope.namespace,
@@ -110,7 +112,7 @@ class Reconciler:
         after = dict(clusters)
         for ref, client in clients.items():
             after[ref] = await self._remote(scope, ref, client, plan, clusters[ref], troubles)
-        if not refs and FINALIZER in (document["metadata"].get("finalizers") or []):
+        if has and not needs:
             await self._set_finalizer(document, present=False)
         return await self._with_sightings(scope, document, plan, outcome.objects, after, clients, troubles)
 

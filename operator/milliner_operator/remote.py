@@ -20,6 +20,13 @@ from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster
 FINALIZER = f"{names.GROUP}/remote-pools"
 _CONNECT_S = 8.0  # arbitrary: a cluster that does not answer must not hold up the topology's own
 
+
+def needs_finalizer(*, planned: bool, recorded: bool, has: bool) -> bool:
+    """Whether deletion must wait for cleaning up elsewhere: from the first plan of children in another cluster until no
+    pool names one and none is recorded to hold any."""
+    return planned or (has and recorded)
+
+
 Connect = Callable[[str], Api]  # kubeconfig text -> client; raises ValueError
 
 

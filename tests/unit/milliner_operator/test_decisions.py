@@ -1,0 +1,146 @@
+"""What a pass does with what it found: writes, Events, finalizer. How it goes with an API server is in tests/cluster."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from tests.unit.milliner_operator import worlds
+
+from milliner.contract import errors as contract_errors
+from milliner.contract import topology
+from milliner_operator import events, executor, observed, planner, remote, workloads
+from milliner_operator.conditions import Reason, Type
+from milliner_operator.observed import Manifest, Ref
+from milliner_operator.sameness import FIELD_MANAGER
+
+
+def applied(manifest: Manifest) -> Manifest:
+    """A manifest as an API server has it once this operator has applied it."""
+    stored = copy.deepcopy(manifest)
+    fields = {f"f:{key}": owned(value) for key, value in manifest.items() if key not in ("kind", "apiVersion")}
+    stored["metadata"] |= {
+        "uid": f"uid-{manifest['kind']}-{manifest['metadata']['name']}",
+        "resourceVersion": "7",
+        "managedFields": [{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}],
+    }
+    return stored
+
+
+def owned(value: Any) -> dict[str, Any]:
+    return {f"f:{key}": owned(below) for key, below in value.items()} if isinstance(value, dict) else {}
+
+
+def world(manifests: tuple[Manifest, ...]) -> dict[Ref, Manifest]:
+    return {observed.ref(each): applied(each) for each in manifests}
+
+
+def refs(manifests: tuple[Manifest, ...]) -> list[Ref]:
+    return [observed.ref(each) for each in manifests]
+
+
+def decided(wanted: tuple[Manifest, ...], live: Mapping[Ref, Manifest], **options: Any) -> executor.Steps:
+    return executor.decide(wanted, uid=worlds.UID, live=live, **{"complete": True} | options)
+
+
+def test_nothing_is_written_where_everything_is_there() -> None:
+    wanted = worlds.planned().local
+    assert decided(wanted, world(wanted)) == executor.Steps()
+
+
+def test_what_pods_mount_and_obey_is_applied_before_the_pods() -> None:
+    steps = decided(worlds.planned().local, {})
+    order = [kind for kind, _ in refs(steps.apply)]
+    assert len(order) == len(worlds.planned().local)
+    assert order.index("Deployment") > max(order.index(each) for each in ("ConfigMap", "NetworkPolicy", "Service"))
+
+
+def test_only_what_differs_is_applied() -> None:
+    wanted = worlds.planned().local
+    live = world(wanted)
+    live["Service", "chat-cloud"]["spec"]["ports"][0]["port"] = 1
+    assert refs(decided(wanted, live).apply) == [("Service", "chat-cloud")]
+
+
+def test_what_is_no_longer_wanted_goes_last_and_only_by_a_complete_plan() -> None:
+    wanted = worlds.planned().local
+    live = world((*wanted, *worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local))
+    gone = decided(wanted, live).delete_last
+    assert {name for _, name in gone} == {"chat-device-old"} and ("Deployment", "chat-device-old") in gone
+    assert decided(wanted, live, complete=False) == executor.Steps()
+
+
+def test_what_is_leaving_or_somebody_elses_is_not_deleted() -> None:
+    wanted = worlds.planned().local
+    live = world((*wanted, *worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local))
+    live["Deployment", "chat-device-old"]["metadata"]["deletionTimestamp"] = worlds.STAMP
+    live["ConfigMap", "chat-device-old"]["metadata"]["ownerReferences"][0]["uid"] = "uid-other"
+    gone = decided(wanted, live).delete_last
+    assert gone and not {("Deployment", "chat-device-old"), ("ConfigMap", "chat-device-old")} & set(gone)
+
+
+def test_what_a_plan_does_not_want_goes_at_once_even_if_it_is_incomplete() -> None:
+    wanted = worlds.planned().local
+    live, ref = world(wanted), ("Deployment", "chat-cloud")
+    steps = decided(tuple(each for each in wanted if observed.ref(each) != ref), live, unwanted=[ref], complete=False)
+    assert steps == executor.Steps(delete_first=(ref,))
+    assert refs(decided(wanted, live, unwanted=[ref]).apply) == [ref]  # and is made anew where it is wanted
+    assert decided((), {}, unwanted=[ref]) == executor.Steps()
+
+
+def ready(status: str, reason: str, message: str = "") -> dict[str, Any]:
+    return {"conditions": [{"type": "Ready", "status": status, "reason": reason, "message": message}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        ({}, ready("Unknown", "Reconciling"), "Normal"),
+        (ready("Unknown", "Reconciling"), ready("True", "AllRolesReady"), "Normal"),
+        (ready("True", "AllRolesReady"), ready("False", "CrashLoop"), "Warning"),
+        (ready("True", "AllRolesReady"), ready("False", "Updating"), "Normal"),
+        (ready("True", "AllRolesReady"), ready("False", "ScaledToZero"), "Normal"),
+        (ready("False", "CrashLoop", "pod a"), ready("False", "CrashLoop", "pod b"), None),
+        (ready("True", "AllRolesReady"), ready("True", "AllRolesReady"), None),
+    ],
+)
+def test_events_tell_transitions_only(before: dict[str, Any], after: dict[str, Any], kind: str | None) -> None:
+    event = events.of_transition(worlds.document(), before=before, after=after, now=worlds.STAMP)
+    assert (event and event["type"]) == kind
+
+
+def test_a_long_message_is_cut_to_what_the_api_server_takes() -> None:
+    after = ready("False", "CrashLoop", "ö" * 2000)
+    event = events.of_transition(worlds.document(), before={}, after=after, now=worlds.STAMP)
+    assert event is not None and event["message"] == "ö" * 512
+    assert event["involvedObject"]["uid"] == worlds.UID
+
+
+@pytest.mark.parametrize(
+    ("planned", "recorded", "has", "needed"),
+    [
+        (True, True, False, True),  # the first children are about to be made there
+        (False, True, False, False),  # a pool names a cluster, nothing was ever made there
+        (False, True, True, True),  # a spec that is refused meanwhile: what was made is still there
+        (False, False, True, False),  # nothing is left there
+    ],
+)
+def test_deletion_waits_as_long_as_another_cluster_may_hold_children(
+    planned: bool, recorded: bool, has: bool, needed: bool
+) -> None:
+    assert remote.needs_finalizer(planned=planned, recorded=recorded, has=has) is needed
+
+
+def test_a_spec_that_does_not_parse_is_told_in_the_same_words() -> None:
+    with pytest.raises(contract_errors.SpecInvalid) as caught:
+        topology.parse(worlds.document({"spec.cloud": {"replicas": 2, "scaling": {"maxReplicas": 4}}}))
+    found = planner.refusal(caught.value).condition(Type.SPEC_VALID)
+    assert found is not None and (found.status, found.reason) == (False, Reason.SPEC_INVALID)
+    assert "cloud.replicas and cloud.scaling are both set" in found.message
+
+
+def test_progress_of_a_workload_that_is_not_there() -> None:
+    assert workloads.progress(None) == workloads.Progress()
+    assert not workloads.Progress().complete
