@@ -1,4 +1,4 @@
-"""What a pass does with what it found: writes, Events, finalizer. How it goes with an API server is in tests/cluster."""
+"""What a pass does with what it found: writes, Events, finalizer. With an API server it is shown in tests/cluster."""
 
 from __future__ import annotations
 
