@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Iterator
 
-from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, topology
+from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, quantities, topology
 from milliner_operator import inspection, tiers
 from milliner_operator import plan as plans
 from milliner_operator.children import common, files, plain
@@ -160,8 +161,24 @@ def _check_cluster(wanted: topology.InferenceTopology) -> None:
                 )
                 problems.append(errors.Problem("spec.cloud.service.type", message))
                 break
+    problems += _over_limits(wanted)
     if problems:
         raise errors.SpecInvalid(problems)
+
+
+def _over_limits(wanted: topology.InferenceTopology) -> Iterator[errors.Problem]:
+    """Requests above their limits, which the API server refuses in a pod."""
+    groups = [("cloud.pod", wanted.spec.cloud.pod)]
+    groups += [(f"devicePools[{index}].pod", pool.pod) for index, pool in enumerate(wanted.spec.device_pools)]
+    for field, options in groups:
+        requests, limits = options.resources.requests, options.resources.limits
+        for name in sorted(requests.keys() & limits.keys()):
+            if quantities.value(requests[name]) > quantities.value(limits[name]):
+                message = (
+                    f"{field}.resources.requests.{name} ({requests[name]}) is above limits.{name} ({limits[name]}): "
+                    "lower the request or raise the limit"
+                )
+                yield errors.Problem(f"spec.{field}.resources.requests.{name}", message)
 
 
 def _accepted(wanted: topology.InferenceTopology, world: World) -> tuple[Condition, ...]:

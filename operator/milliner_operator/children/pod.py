@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from milliner.contract import names
+from milliner.contract import names, quantities
 from milliner.contract.pod import PodOptions
 from milliner_operator.children import common
 from milliner_operator.children.files import CACHE_DIR, CLAIMS_DIR, CREDENTIALS_DIR
@@ -103,7 +103,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
         "ports": list(shape.ports),
         "resources": _without_empty(
             {
-                "requests": shape.options.resources.requests or _DEFAULT_REQUESTS,
+                "requests": _requests(shape),
                 "limits": {**shape.options.resources.limits, **shape.limits},
             }
         ),
@@ -124,6 +124,15 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
     else:
         content["terminationMessagePolicy"] = "File"
     return _without_empty(content)
+
+
+def _requests(shape: PodShape) -> dict[str, str]:
+    """The requests that were set, else the defaults: no larger than the limits, or the API server refuses the pod."""
+    limits = shape.options.resources.limits
+    defaults = {
+        name: min(limits.get(name, amount), amount, key=quantities.value) for name, amount in _DEFAULT_REQUESTS.items()
+    }
+    return shape.options.resources.requests or defaults
 
 
 def _variables(scope: common.Scope, shape: PodShape) -> dict[str, str]:

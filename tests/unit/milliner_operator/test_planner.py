@@ -131,6 +131,14 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
         ),
         ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
         ({"spec.tls.mode": "CertManager"}, "tls.mode CertManager is not available in this version"),
+        (
+            {"spec.cloud.pod": {"resources": {"requests": {"cpu": 2, "memory": "1Gi"}, "limits": {"cpu": "1500m"}}}},
+            "cloud.pod.resources.requests.cpu (2) is above limits.cpu (1500m): lower the request or raise the limit",
+        ),
+        (
+            {"spec.devicePools.0.pod": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1G"}}}},
+            "devicePools[0].pod.resources.requests.memory (1Gi) is above limits.memory (1G)",
+        ),
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
         ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
         ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),

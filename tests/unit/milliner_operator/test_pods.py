@@ -115,6 +115,19 @@ def test_a_jetson_sees_its_gpu_by_the_runtime_alone(pod: dict[str, Any], visible
     assert found.get("NVIDIA_VISIBLE_DEVICES") == visible
 
 
+@pytest.mark.parametrize(
+    ("limits", "requests"),
+    [
+        ({}, {"cpu": "100m", "memory": "256Mi"}),
+        ({"memory": "128Mi"}, {"cpu": "100m", "memory": "128Mi"}),
+        ({"cpu": "2", "memory": "1Gi"}, {"cpu": "100m", "memory": "256Mi"}),
+    ],
+)
+def test_default_requests_are_never_above_a_limit(limits: dict[str, str], requests: dict[str, str]) -> None:
+    changes = {"spec.cloud.pod": {"resources": {"limits": limits}}}
+    assert container(changes, name="chat-cloud")["resources"]["requests"] == requests
+
+
 def test_an_accelerator_is_handed_out_by_its_plugin() -> None:
     changes = {"spec.cloud.accelerator": {}, "spec.cloud.pod": {"runtimeClassName": "nvidia"}}
     assert not any(each["name"] == "NVIDIA_VISIBLE_DEVICES" for each in container(changes, name="chat-cloud")["env"])
