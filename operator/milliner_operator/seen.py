@@ -28,5 +28,12 @@ class Seen:
             found = progress(self.objects.get(role.workload))
         else:
             found = progress(self.clusters.get(role.cluster, RemoteCluster()).objects.get(role.workload))
-        stuck = role.workload in self.sightings.stuck
-        return dataclasses.replace(found, deadline_exceeded=found.deadline_exceeded or stuck)
+        exceeded = found.deadline_exceeded or role.workload in self.sightings.stuck
+        waits = role.pool is not None and self.rests  # devices get ready by a round trip through the cloud
+        return dataclasses.replace(found, deadline_exceeded=exceeded and not waits)
+
+    @property
+    def rests(self) -> bool:
+        """Whether a stage of the cloud is scaled to 0 replicas."""
+        stages = (progress(self.objects.get(role.workload)) for role in self.plan.stages)
+        return any(each.revision and each.desired == 0 for each in stages)

@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 
-from milliner_operator import errors, pods, probes
+from milliner_operator import errors, pods, probes, workloads
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.conditions import Reason
@@ -61,8 +61,8 @@ async def _look_at(
             if pods.trouble(listed) is None:
                 listed = await _running(client, namespace, labels)
             trouble = pods.trouble(listed)
-            if role.workload[0] == DAEMON_SET.kind and any(pods.is_stuck(each, now=now) for each in listed):
-                found.stuck.add(role.workload)
+            if role.workload[0] == DAEMON_SET.kind and _cloud_has_served(seen, now):
+                found.stuck |= {role.workload for each in listed if pods.is_stuck(each, now=now)}
             if trouble is None and role.workload[0] == DAEMON_SET.kind and progress.total == 0:
                 trouble = await _refusal(client, namespace, role)
             if trouble is not None and not _only_starting(trouble):
@@ -74,6 +74,12 @@ async def _look_at(
     except errors.ApiError as error:
         if role.pool is not None:
             found.probes.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
+
+
+def _cloud_has_served(seen: Seen, now: datetime.datetime) -> bool:
+    """Whether the cloud has been there long enough for devices to get ready: they do by a round trip through it."""
+    since = [workloads.serves_since(seen.objects.get(stage.workload)) for stage in seen.plan.stages]
+    return all(each is not None and now - each >= pods.PROGRESS for each in since)
 
 
 async def _running(client: Api, namespace: str, labels: str) -> Sequence[Manifest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 
 from milliner.contract import names
 from milliner_operator.observed import Manifest, condition
@@ -30,6 +31,14 @@ class Progress:
     @property
     def all_ready(self) -> bool:
         return self.complete and self.ready == self.desired
+
+
+def serves_since(workload: Manifest | None) -> datetime.datetime | None:
+    """Since when a Deployment has had enough ready pods, at least one; None where it has not."""
+    available = condition(workload, "Available")
+    if available.get("status") != "True" or progress(workload).ready == 0:
+        return None
+    return datetime.datetime.fromisoformat(str(available["lastTransitionTime"]))
 
 
 def progress(workload: Manifest | None) -> Progress:

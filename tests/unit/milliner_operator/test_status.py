@@ -81,6 +81,17 @@ def test_a_cloud_that_is_scaled_to_zero_says_so_and_is_no_fault(stages: int) -> 
     assert not any(each["type"] in ("Stalled", "Reconciling") for each in document["conditions"])
 
 
+def test_devices_that_wait_for_a_cloud_at_rest_are_not_stalled() -> None:
+    seen = serving(Probe(ok=False, reason="no cloud replica answers"), {"spec.cloud": {"replicas": 0}})
+    ref = ("Deployment", "chat-device-local")
+    waiting = worlds.serving(seen.objects[ref], ready=0)
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    waiting["status"]["conditions"] = [late]
+    document = built(dataclasses.replace(seen, objects={**seen.objects, ref: waiting}))
+    assert condition(document) == ("False", "ScaledToZero")
+    assert not any(each["type"] == "Stalled" for each in document["conditions"])
+
+
 def test_a_pool_whose_rollout_stands_still_at_a_device_is_stalled() -> None:
     seen = serving(changes={"spec.devicePools": [{"name": "local"}]})
     ref = ("DaemonSet", "chat-device-local")

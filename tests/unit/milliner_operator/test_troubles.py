@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.milliner_operator import worlds
 
-from milliner_operator import pods, probes
+from milliner_operator import pods, probes, workloads
 from milliner_operator.conditions import Reason
 
 
@@ -102,6 +102,23 @@ def test_who_has_not_been_ready_for_ten_minutes_is_stuck_unless_offline(changes:
     assert pods.is_stuck(found, now=worlds.NOW) is stuck
     leaving = found | {"metadata": metadata | {"deletionTimestamp": "2026-11-21T11:59:00Z"}}
     assert not pods.is_stuck(leaving, now=worlds.NOW)
+
+
+@pytest.mark.parametrize(
+    ("status", "ready", "since"),
+    [("True", 1, "2026-11-21T11:00:00+00:00"), ("True", 0, None), ("False", 1, None)],
+)
+def test_a_cloud_serves_since_it_has_pods_and_enough_of_them(status: str, ready: int, since: str | None) -> None:
+    available = {"type": "Available", "status": status, "lastTransitionTime": "2026-11-21T11:00:00Z"}
+    deployment = {
+        "kind": "Deployment",
+        "metadata": {},
+        "spec": {"template": {"metadata": {}}},
+        "status": {"readyReplicas": ready, "conditions": [available]},
+    }
+    found = workloads.serves_since(deployment)
+    assert (found and found.isoformat()) == since
+    assert workloads.serves_since(None) is None
 
 
 def test_pods_that_end_are_no_trouble() -> None:
