@@ -97,10 +97,11 @@ class World:
         return {name: each["metadata"]["resourceVersion"] for name, each in self.children(topology).items()}
 
     def uids(self, topology: str, part: str) -> set[str]:
+        """Of the pods whose name holds `part`, without those that are ending: they drain for a while."""
         return {
             each["metadata"]["uid"]
             for name, each in self.children(topology).items()
-            if name.startswith("pods/") and part in name
+            if name.startswith("pods/") and part in name and "deletionTimestamp" not in each["metadata"]
         }
 
 
