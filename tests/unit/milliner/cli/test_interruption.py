@@ -9,7 +9,7 @@ import sys
 import pytest
 
 # Sends SIGINT the moment that the named module is imported: later than any person can, earlier than most.
-# A shell starts its background jobs with SIGINT ignored, and children inherit that: a terminal's program has it as here.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: in a terminal it is as here.
 CODE = """
 import importlib.abc, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
