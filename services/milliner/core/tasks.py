@@ -1,4 +1,5 @@
-"""Running coroutines side by side under a TaskGroup, with one error out instead of a group of them; cancellation."""
+"""Running coroutines side by side under a TaskGroup, with one error out instead of a group of them; waiting for an
+event on the caller's clock; cancellation."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from milliner.core import errors
+from milliner.core import errors, ports
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -25,6 +26,18 @@ async def both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) ->
     except BaseExceptionGroup as failures:
         raise _cause(failures) from None
     return first_task.result(), second_task.result()
+
+
+async def set_within(event: asyncio.Event, within_s: float, *, clock: ports.Clock) -> bool:
+    """Waits for `event`, `within_s` seconds of `clock` at most; whether it is set. Nothing is left running."""
+    waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(max(0.0, within_s)))]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    return event.is_set()
 
 
 def being_cancelled() -> bool:

@@ -12,12 +12,7 @@ from typing import Any
 
 from milliner.contract import errors, kinds, plan, sources, topology
 from milliner.demo import assets
-
-_DTYPES = {
-    "float32": kinds.Dtype.FLOAT32,
-    "bfloat16": kinds.Dtype.BFLOAT16,
-    "float16": kinds.Dtype.FLOAT16,
-}
+from milliner.model import config_facts
 
 
 def read(wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Path]) -> plan.ModelFacts:
@@ -34,7 +29,7 @@ def read(wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Pa
     return plan.ModelFacts(
         model_path=str(model),
         num_layers=_layers(text_config, model),
-        dtype=_dtype(text_config, config),
+        dtype=config_facts.dtype(text_config, config),
         drafter_path=None if drafter is None else str(drafter[0]),
         drafter_split=None if drafter is None else _drafter_split(*drafter, kind=spec.strategy.type),
     )
@@ -45,15 +40,6 @@ def _layers(text_config: Mapping[str, Any], model: pathlib.Path) -> int:
     if not isinstance(layers, int):
         raise _invalid("spec.model.source", f"{model / 'config.json'} has no num_hidden_layers: not a decoder model")
     return layers
-
-
-def _dtype(*configs: Mapping[str, Any]) -> kinds.Dtype:
-    """What the checkpoint says; float32 where it says nothing, as transformers has it."""
-    for config in configs:
-        named = config.get("dtype") or config.get("torch_dtype")
-        if named is not None:
-            return _DTYPES.get(str(named).removeprefix("torch."), kinds.Dtype.FLOAT32)
-    return kinds.Dtype.FLOAT32
 
 
 def _drafter_folder(

@@ -14,7 +14,7 @@ import signal
 from typing import Protocol
 
 from milliner.contract import role_events
-from milliner.core import errors, ports
+from milliner.core import errors, ports, tasks
 from milliner.local import children
 
 _FIRST_DELAY_S = 0.5  # arbitrary
@@ -91,7 +91,7 @@ class Supervisor:
                 delay_s = _FIRST_DELAY_S
             self.restarts += 1
             self._enter(State.RESTARTING, f"{_describe(status)}; again in {delay_s:g} s")
-            await self._wait_unless_stopping(delay_s)
+            await tasks.set_within(self._stopping, delay_s, clock=self._clock)
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
         self._enter(State.STOPPED, "")
 
@@ -164,16 +164,6 @@ class Supervisor:
     def _enter(self, state: State, detail: str) -> None:
         self.state = state
         self._listener.on_state(self.spec.name, state, detail)
-
-    async def _wait_unless_stopping(self, delay_s: float) -> None:
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(delay_s))
-        try:
-            await asyncio.wait({stopping, sleeping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            sleeping.cancel()
-            await asyncio.gather(stopping, sleeping, return_exceptions=True)
 
 
 def _describe(status: int) -> str:

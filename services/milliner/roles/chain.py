@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from milliner.contract import role_config
-from milliner.core import errors, ports, types
+from milliner.core import errors, ports, tasks, types
 from milliner.roles import hidden_state_service
 from milliner.wire import client, pipeline, tls
 
@@ -94,13 +94,4 @@ class Chain:
         if self.reason:
             await self._clock.sleep(_RETRY_S)
             return
-        waits = [
-            asyncio.ensure_future(self._suspected.wait()),
-            asyncio.ensure_future(self._clock.sleep(_CHECK_EVERY_S)),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        await tasks.set_within(self._suspected, _CHECK_EVERY_S, clock=self._clock)

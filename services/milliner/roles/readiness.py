@@ -19,7 +19,7 @@ import random
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from milliner.core import errors, ports
+from milliner.core import errors, ports, tasks
 
 _FIRST_DELAY_S = 0.3  # arbitrary
 _LAST_DELAY_S = 2.4  # arbitrary: a cloud that is back is found soon
@@ -114,7 +114,7 @@ class Readiness:
     async def _until_lost(self) -> str:
         """Returns why the device is not ready any more."""
         while True:
-            await self._next_look()
+            await tasks.set_within(self._suspected, _CHECK_EVERY_S, clock=self._clock)
             failed, self._answer_failed = self._answer_failed, False
             self._suspected.clear()
             if reason := await self._cloud.why_unreachable():
@@ -143,19 +143,6 @@ class Readiness:
                 return error
             raise errors.ConfigError(error.message, field=error.field) from error
         return None
-
-    async def _next_look(self) -> None:
-        """Until somebody suspects a loss, `_CHECK_EVERY_S` at most."""
-        waits = [
-            asyncio.ensure_future(self._suspected.wait()),
-            asyncio.ensure_future(self._clock.sleep(_CHECK_EVERY_S)),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
 
     def _set(self, reason: str) -> None:
         if not self._stopping:

@@ -12,7 +12,7 @@ import asyncio
 import collections
 from collections.abc import Awaitable, Callable
 
-from milliner.core import errors, ports
+from milliner.core import errors, ports, tasks
 
 MAX_WAIT_S = 30.0  # arbitrary: as long as for room on the device itself
 _FIRST_DELAY_S = 0.05  # arbitrary: the cloud hears of an ended session a little later than the device
@@ -46,7 +46,7 @@ class Openings:
         self._line.append(turn)
         try:
             while self._line[0] is not turn:
-                if not await _until(turn, within_s=deadline_s - clock.now(), clock=clock):
+                if not await tasks.set_within(turn, deadline_s - clock.now(), clock=clock):
                     raise errors.CapacityError(
                         f"the cloud has no room and {self._line.index(turn)} requests of this device that came before "
                         f"wait for it; waited {self._max_wait_s:g} s: try again later"
@@ -72,19 +72,7 @@ class Openings:
                 if left_s <= 0.0:
                     raise
                 hint_s = max(_FIRST_DELAY_S, refusal.retry_after_s)
-                news = await _until(turn, within_s=min(delay_s, hint_s, left_s), clock=clock)
+                news = await tasks.set_within(turn, min(delay_s, hint_s, left_s), clock=clock)
                 delay_s = _FIRST_DELAY_S if news else min(2 * delay_s, _LAST_DELAY_S)
             else:
                 return
-
-
-async def _until(event: asyncio.Event, *, within_s: float, clock: ports.Clock) -> bool:
-    """Waits for `event`, `within_s` at most; whether it came."""
-    waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(max(0.0, within_s)))]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-    return event.is_set()

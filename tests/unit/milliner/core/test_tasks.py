@@ -1,4 +1,4 @@
-"""Two coroutines side by side: results, the error that counts, and no leftovers."""
+"""Two coroutines side by side: results, the error that counts, no leftovers; waiting for an event with a limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from milliner.core import errors, tasks
+from milliner.core import clock, errors, tasks
 
 
 async def give(value: int, *, after_s: float = 0.0) -> int:
@@ -55,3 +55,12 @@ async def test_cancelling_cancels_both() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [other for other in asyncio.all_tasks() if other is not asyncio.current_task()] == []
+
+
+async def test_waiting_for_an_event_ends_with_it_or_at_its_limit() -> None:
+    event = asyncio.Event()
+    assert not await tasks.set_within(event, 0.01, clock=clock.LoopClock())
+    asyncio.get_running_loop().call_later(0.01, event.set)
+    assert await tasks.set_within(event, 60.0, clock=clock.LoopClock())
+    assert await tasks.set_within(event, -1.0, clock=clock.LoopClock()), "set already; a limit that is past is none"
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
