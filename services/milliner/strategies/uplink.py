@@ -12,21 +12,21 @@ is known, it tells the two cases apart (the frame before had left at its arrival
 line through transits of small frames (verifications) and large ones (chunks) gives both, so the rate is known even
 where no prompt was ever long enough for a backlog.
 
-**Against bad luck.** A stall of the link looks like a slow link, and a sender that spaces its frames by too low a rate
-never sees a backlog again. So a rate by which a frame could not yet have arrived is forgotten, and what is believed to
-be on its way is at most what was sent after the last frame that was answered.
+**Against bad luck.** A stall of the link looks like a slow link, and then, when what it held up comes all at once, like
+a fast one. So both estimates are medians. A sender that spaces its frames by too low a rate never sees a backlog again.
+So a rate by which a frame could not yet have arrived is forgotten, and what is believed to be on its way is at most
+what was sent after the last frame that was answered.
 """
 
 from __future__ import annotations
 
 import collections
+import statistics
 
-from milliner.engine import delay_model
+from milliner.strategies import transit_line
 
-RATE_WEIGHT = 0.3  # of a new sample in the moving average; arbitrary: settles in about five chunks
-TRANSIT_UNIT_BYTES = 64  # the line's unit: frames of 0.5 to 64 KiB become 8 to 1,024 units; arbitrary
-MIN_SPREAD_BYTES = 4096  # frames must differ by this much before the line's slope means a rate; arbitrary
-DISPROOF_SHARE = 1.25  # a rate that makes an upload this much longer than it was is wrong, not jitter; arbitrary
+RATES_KEPT = 5  # arbitrary: two may be wrong, and a link that changes is followed after three chunks
+DISPROOF_SHARE = 1.25  # a rate that makes a transit this much longer than it was is wrong, not jitter; arbitrary
 BACKLOG_SHARE = 1.25  # arrivals this much further apart than the sends were prove a backlog; arbitrary
 
 
@@ -34,9 +34,8 @@ class Uplink:
     """Moving estimates of one device's uplink."""
 
     def __init__(self) -> None:
-        self._backlog_bytes_per_s: float | None = None
-        self._transit = delay_model.DelayModel()
-        self._smallest_bytes = self._largest_bytes = 0
+        self._backlog_rates: collections.deque[float] = collections.deque(maxlen=RATES_KEPT)  # bytes per second
+        self._transit = transit_line.TransitLine()
         self._free_at_s = 0.0
         self._unanswered: collections.deque[tuple[float, int]] = collections.deque()  # sent at, bytes
         self._last: tuple[str, float, float] | None = None  # session, sent, arrived + way back
@@ -44,9 +43,10 @@ class Uplink:
     @property
     def bytes_per_s(self) -> float | None:
         """The upload rate; None until a backlog, or frames of different sizes, have been seen."""
-        if self._backlog_bytes_per_s is not None:
-            return self._backlog_bytes_per_s
-        return None if self._round_trip_s is None else TRANSIT_UNIT_BYTES / self._transit.per_token_s
+        line = self._transit.line
+        votes = [*self._backlog_rates, *([] if line is None else [line.bytes_per_s])]
+        # Of an even number the faster: a stall in a first prompt is then outvoted by one good chunk.
+        return statistics.median_high(votes) if votes else None
 
     def sent(self, *, at_s: float, num_bytes: int) -> None:
         """A frame was handed to the transport."""
@@ -75,25 +75,23 @@ class Uplink:
             if gap_s <= 0.0:
                 return  # the way back stalled and delivered both replies at once: nothing can be learnt
             if self._had_to_wait(sent_s, gap_s, previous_sent_s=previous_sent_s, previous_arrived_s=previous_arrived_s):
-                self._learn_rate(num_bytes / gap_s)
+                self._backlog_rates.append(num_bytes / gap_s)
                 return
             if self._round_trip_s is None and sent_s < previous_arrived_s:
                 return  # whether it found the link idle is unknown
-        self._learn_transit(num_bytes, arrived_s - sent_s)
+        self._transit.observe(num_bytes, arrived_s - sent_s)
 
     @property
     def _round_trip_s(self) -> float | None:
         """The transit of no bytes at all; None until frames of different sizes have been seen."""
-        if self._largest_bytes - self._smallest_bytes < MIN_SPREAD_BYTES or self._transit.per_token_s == 0.0:
-            return None
-        return self._transit.fixed_s
+        line = self._transit.line
+        return None if line is None else line.round_trip_s
 
     def _forget_if_disproved(self, num_bytes: int, transit_s: float) -> None:
         """A frame's own upload is a part of its transit: a rate by which it takes longer is wrong."""
-        rate = self._backlog_bytes_per_s
-        upload_s = transit_s - (self._round_trip_s or 0.0)
-        if rate is not None and num_bytes >= MIN_SPREAD_BYTES and num_bytes / rate > DISPROOF_SHARE * upload_s:
-            self._backlog_bytes_per_s = None
+        limit_s = DISPROOF_SHARE * transit_s - (self._round_trip_s or 0.0)
+        possible = [rate for rate in self._backlog_rates if num_bytes / rate <= limit_s]
+        self._backlog_rates = collections.deque(possible, maxlen=RATES_KEPT)
 
     def _forget_what_left(self, sent_s: float, *, now_s: float) -> None:
         """The frame sent at `sent_s` was answered at `now_s`, so it has left, and all that went before it."""
@@ -111,13 +109,3 @@ class Uplink:
         if self._round_trip_s is not None:
             return sent_s < previous_arrived_s - self._round_trip_s
         return sent_s < previous_arrived_s and gap_s > BACKLOG_SHARE * (sent_s - previous_sent_s)
-
-    def _learn_rate(self, sample: float) -> None:
-        old = self._backlog_bytes_per_s
-        self._backlog_bytes_per_s = sample if old is None else old + RATE_WEIGHT * (sample - old)
-
-    def _learn_transit(self, num_bytes: int, transit_s: float) -> None:
-        known = self._transit.num_batches > 0
-        self._smallest_bytes = min(self._smallest_bytes, num_bytes) if known else num_bytes
-        self._largest_bytes = max(self._largest_bytes, num_bytes)
-        self._transit.observe_batch(num_bytes // TRANSIT_UNIT_BYTES, transit_s)
