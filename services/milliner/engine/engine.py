@@ -238,7 +238,9 @@ class Engine:
                 continue
             self._delay.observe_frame(max(0, outcome.num_tokens - own_tokens[owner.order]))
             if frame.left_tokens == 0:
-                owner.finish(frame, result.payload, now_s=now_s)
+                following = owner.finish(frame, result.payload, now_s=now_s)
+                if following is not None:
+                    self._take_in(owner, following)
             elif frame.abandoned:
                 owner.fail_from(frame, _abandoned(), now_s=now_s)
 

@@ -73,7 +73,7 @@ class Pending:
         self.codec_s += outcome.codec_s
         self.batched_tokens = max(self.batched_tokens, batched_tokens)
 
-    def resolve(self, payload: types.Payload | None, *, now_s: float) -> None:
+    def resolve(self, payload: types.Payload | None, *, now_s: float) -> work_module.Done:
         """Ends the frame well. What is neither compute nor codec of the time in the engine counts as queueing."""
         queue_s = max(0.0, now_s - self.arrived_s - self.compute_s - self.codec_s)
         done = work_module.Done(
@@ -85,15 +85,18 @@ class Pending:
             codec_s=self.codec_s,
         )
         self.future.set_result(done)
+        return done
 
     def forget_payload(self, kv: work_module.KVHandle) -> None:
         """Drops the frame's bytes and tensors; what stays is what a repeat is recognised by, and its answer."""
-        self.work = dataclasses.replace(self.work, decode=_spent, encode=_spent)
+        self.work = dataclasses.replace(self.work, decode=_spent, encode=_spent, continuation=None)
         self.job = work_module.Job(self.work, kv)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+            if self.work.continuation is not None:
+                self.work.continuation.failed(error)
 
 
 class Session:
@@ -189,13 +192,15 @@ class Session:
         self.last_used_s = now_s
         return pending
 
-    def finish(self, pending: Pending, payload: types.Payload | None, *, now_s: float) -> None:
-        """The oldest frame is done."""
+    def finish(self, pending: Pending, payload: types.Payload | None, *, now_s: float) -> work_module.Work | None:
+        """The oldest frame is done; returns the frame that continues it, if one does."""
         oldest = self.queue.popleft()
         assert oldest is pending, "frames of a session end in their order"
-        pending.resolve(payload, now_s=now_s)
+        continuation = pending.work.continuation
+        done = pending.resolve(payload, now_s=now_s)
         pending.forget_payload(self.kv)
         self.last_used_s = now_s
+        return continuation.follow(done) if continuation is not None else None
 
     def fail_from(self, pending: Pending, error: Exception, *, now_s: float) -> None:
         """A queued frame fails: the session goes back to its start, and frames that continue it are refused.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,6 +73,7 @@ class SliceBackend:
             ready = [span for span in spans if span.num_tokens]
             if ready:
                 self._forward_isolated(ready)
+                self._project(ready)
             outcomes = tuple(itertools.chain.from_iterable(self._encode(span) for span in spans))
             if self._slice.torch_device.type == "cuda":
                 torch.cuda.synchronize(self._slice.torch_device)  # or the duration would leave out what still runs
@@ -147,6 +148,25 @@ class SliceBackend:
         for span, rows in zip(spans, deep.split([span.num_tokens for span in spans]), strict=True):
             span.deep = rows
 
+    def _project(self, spans: Sequence[_Span]) -> None:
+        """Logits of all frames that end in this batch and ask for them, in one product with lm_head."""
+        ending = [(span, index, row) for span in spans for index, row in span.ending_rows()]
+        if not ending:
+            return
+        try:
+            logits = self._slice.logits(torch.cat([row for *_, row in ending]))  # [R, V]
+        except Exception as error:
+            if len(spans) == 1:
+                _log.exception("lm_head failed for one session")
+                spans[0].fail_from(0, _as_compute_error(error))
+                return
+            _log.warning("lm_head over %d sessions failed (%s): computing each alone", len(spans), error)
+            for span in spans:
+                self._project([span])
+            return
+        for (span, index, _), row in zip(ending, logits.split(1), strict=True):
+            span.pieces[index].job.logits = row
+
     def _sequence(self, kv: work.KVHandle) -> kv_cache.SequenceKV:
         if kv.sequence is None:
             kv.sequence = self._cache.open()
@@ -189,6 +209,14 @@ class _Span:
     def num_tokens(self) -> int:
         return sum(rows.shape[0] for rows in self.rows)
 
+    def ending_rows(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Index and last deep state [1, D] of the pieces that end a frame which asks for logits."""
+        at = 0
+        for index, (piece, rows) in enumerate(zip(self.pieces, self.rows, strict=False)):
+            at += rows.shape[0]
+            if self.deep is not None and piece.is_last and piece.job.work.of_logits:
+                yield index, self.deep[at - 1 : at]
+
     def fail_from(self, index: int, error: Exception) -> None:
         """The piece fails, and those behind it, which continue positions that will not exist."""
         self.errors[index] = error
@@ -204,6 +232,8 @@ def _reply(piece: work.Piece, rows: torch.Tensor) -> types.Payload | None:
         job.outputs.append(rows)
     if not piece.is_last or job.work.reply_positions is types.ReplyPositions.NONE:
         return None
+    if job.work.of_logits:
+        return job.work.encode(job.logits)
     wanted = rows[-1:] if job.work.reply_positions is types.ReplyPositions.LAST else torch.cat(job.outputs)
     return job.work.encode(wanted)
 

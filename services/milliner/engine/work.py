@@ -22,7 +22,8 @@ class Work:
     """One frame: hidden states of positions [start_pos, start_pos + num_tokens) of a session.
 
     `decode` gives them as `[T, D]` and `encode` writes the deep states of the positions that `reply_positions` asks
-    for; both run on the executor's thread. Errors of the `core.errors` tree that they raise reach the caller as such.
+    for, or with `of_logits` takes their logits `[1, V]` (a whole model's; `reply_positions` is LAST then); both run on
+    the executor's thread. Errors of the `core.errors` tree that they raise reach the caller as such.
     """
 
     session_id: str
@@ -33,11 +34,28 @@ class Work:
     kind: types.FrameKind
     reply_positions: types.ReplyPositions
     decode: Callable[[], torch.Tensor]
-    encode: Callable[[torch.Tensor], types.Payload]
+    encode: Callable[[torch.Tensor], types.Payload | None]
+    of_logits: bool = False
+    continuation: Continuation | None = None
 
     @property
     def end_pos(self) -> int:
         return self.start_pos + self.num_tokens
+
+
+class Continuation(Protocol):
+    """What follows a frame without waiting for whoever sent it, so that generation fills every batch.
+
+    Called on the event loop, within the engine's bookkeeping: at once, and never raising.
+    """
+
+    def follow(self, done: Done) -> Work | None:
+        """The session's next frame, or None where it ends."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """The frame failed, or its session ended."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,12 +87,13 @@ class KVHandle:
 class Job:
     """A work item with what the backend keeps of it between two of its pieces."""
 
-    __slots__ = ("hidden", "kv", "outputs", "work")
+    __slots__ = ("hidden", "kv", "logits", "outputs", "work")
 
     def __init__(self, work: Work, kv: KVHandle) -> None:
         self.work = work
         self.kv = kv
         self.hidden: Any = None  # [T, D], decoded once
+        self.logits: Any = None  # [1, V] of the last position, where the frame asks for them
         self.outputs: list[Any] = []  # deep states of earlier pieces, kept when all positions are asked for
 
 

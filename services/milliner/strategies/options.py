@@ -59,3 +59,13 @@ class HatOptions:
     drafting: DraftingOptions = DraftingOptions()
     codec: CodecOptions = CodecOptions()
     recovery: RecoveryOptions = RecoveryOptions()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PDDeviceOptions:
+    """`max_cloud_tokens` bounds what the cloud gives of an answer; tokens are shown between `min_interval_s` and
+    `max_interval_s` apart, the latter being the aim for the time per output token."""
+
+    max_cloud_tokens: int = 512
+    min_interval_s: float = 0.005
+    max_interval_s: float = 0.05

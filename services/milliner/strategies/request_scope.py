@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from milliner.core import compute, errors, ports, types
 from milliner.engine import delay_model
-from milliner.strategies import answer, chunking, cloud_session, openings, prefill, uplink
+from milliner.strategies import answer, chunking, cloud_session, lengths, openings, prefill, uplink
 from milliner.strategies import options as strategy_options
 from milliner.strategies.context import RequestContext
 from milliner.telemetry import record as records
@@ -43,7 +43,7 @@ async def open_request(
     """
     info = scope.device.info
     prompt_tokens = len(request.prompt_ids)
-    _check_length(request, max_positions=info.max_positions)
+    lengths.check(request, max_positions=info.max_positions)
     device = await scope.device.open(request, _wire_format(scope.codec, prompt_tokens))
     cloud = cloud_session.CloudSession(
         cloud_session.SessionPorts(
@@ -82,19 +82,6 @@ async def open_request(
             scope.openings.freed()
         finally:
             await device.close()
-
-
-def _check_length(request: types.GenerationRequest, *, max_positions: int) -> None:
-    """Raises `InputError` for an empty prompt, `PromptTooLong` where prompt and answer exceed the model's context."""
-    prompt_tokens = len(request.prompt_ids)
-    if prompt_tokens == 0:
-        raise errors.InputError("the prompt has no tokens: send at least one", field="prompt")
-    if prompt_tokens + request.max_new_tokens > max_positions:
-        raise errors.PromptTooLong(
-            f"prompt ({prompt_tokens} tokens) and answer ({request.max_new_tokens}) exceed the context of "
-            f"{max_positions}: shorten the prompt or ask for fewer tokens",
-            field="max_tokens",
-        )
 
 
 async def first_emission(

@@ -18,4 +18,5 @@ class Phase(enum.StrEnum):
     VERIFY = "verify"  # norm, lm_head and comparison of drafts with the target's choice (device)
     SAMPLE = "sample"  # picking a token where nothing was drafted (device)
     ROLLBACK = "rollback"  # truncating and re-rooting KV caches (device)
+    PACE = "pace"  # a known token waits for its turn to be shown
     TAKEOVER = "takeover"  # hand-over from cloud to device, or replay on another replica

@@ -1,0 +1,200 @@
+"""A whole model behind `core.generation.WholeModel`: sequences over the engine, which batches them all.
+
+Known tokens go in as chunks. From then on every generated token is the next frame of its session, which the engine
+takes in within its own bookkeeping (`work.Continuation`): no sequence misses a batch because somebody was waiting for
+its last token to be sent. Event loop only, torch-free; the codec's parts run on the executor's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from milliner.core import errors, generation, types
+from milliner.engine import engine as engines
+from milliner.engine import work
+
+if TYPE_CHECKING:
+    import torch
+
+_SESSION_ID_BYTES = 16  # 128 random bits, as every session's
+
+
+class Chooser(Protocol):
+    """How one sequence picks its tokens (`token_codec.TokenChooser`)."""
+
+    def choose(self, logits: torch.Tensor, *, position: int) -> types.EmittedToken: ...
+
+
+class Codec(Protocol):
+    """Tokens to embeddings, logits to tokens (`token_codec.TokenCodec`)."""
+
+    def embed(self, token_ids: Sequence[int]) -> torch.Tensor: ...
+
+    def chooser(self, sampler: generation.Sampler, *, origin: types.TokenOrigin) -> Chooser: ...
+
+
+class EngineModel:
+    """Implements `core.generation.WholeModel` over an engine that runs elsewhere (`Engine.run`)."""
+
+    def __init__(
+        self, engine: engines.Engine, *, codec: Codec, info: generation.WholeModelInfo, origin: types.TokenOrigin
+    ) -> None:
+        self._engine = engine
+        self._codec = codec
+        self._origin = origin
+        self.info = info
+
+    async def open(self, sampler: generation.Sampler, *, max_positions: int) -> EngineSession:
+        """See `core.generation.WholeModel.open`."""
+        opened = await self._engine.open(
+            types.SessionOpen(
+                session_id=secrets.token_hex(_SESSION_ID_BYTES),
+                model_digest=self.info.model_digest,
+                slice_start=0,
+                slice_end=self.info.num_layers,
+                hidden_size=0,  # nothing of a hidden state is exchanged
+                max_positions=max_positions,
+            )
+        )
+        chooser = self._codec.chooser(sampler, origin=self._origin)
+        return EngineSession(self._engine, opened=opened, codec=self._codec, chooser=chooser)
+
+
+class EngineSession:
+    """Implements `core.generation.WholeSession`."""
+
+    def __init__(self, engine: engines.Engine, *, opened: types.SessionOpened, codec: Codec, chooser: Chooser) -> None:
+        self._engine = engine
+        self._id = opened.session_id
+        self._max_frame_tokens = opened.max_frame_tokens
+        self._codec = codec
+        self._chooser = chooser
+        self._round = 0
+        self._run: _Run | None = None
+        self.position = 0
+
+    async def prefill(self, token_ids: Sequence[int]) -> float:
+        """See `core.generation.WholeSession.prefill`."""
+        seconds = 0.0
+        for start in range(0, len(token_ids), self._max_frame_tokens):
+            done = await self._engine.forward(
+                self.frame(token_ids[start : start + self._max_frame_tokens], kind=types.FrameKind.CHUNK)
+            )
+            seconds += done.compute_s
+        return seconds
+
+    async def generate(
+        self, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int] = frozenset()
+    ) -> AsyncGenerator[generation.Step, None]:
+        """See `core.generation.WholeSession.generate`."""
+        assert token_ids and limit >= 1, "a token follows known ones"
+        *_, tail_start = range(0, len(token_ids), self._max_frame_tokens)
+        await self.prefill(token_ids[:tail_start])
+        run = self._run = _Run(self, token_ids[tail_start:], limit=limit, stop_token_ids=stop_token_ids)
+        first = asyncio.ensure_future(self._engine.forward(run.first))
+        try:
+            last = False
+            while not last:
+                step = await run.steps.get()
+                last = step.last
+                yield step
+        finally:
+            run.limit = 0
+            first.cancel()
+            with contextlib.suppress(asyncio.CancelledError, errors.MillinerError):
+                await first
+
+    def set_limit(self, limit: int) -> None:
+        """See `core.generation.WholeSession.set_limit`."""
+        if self._run is not None:
+            self._run.limit = limit
+
+    async def close(self) -> None:
+        """See `core.generation.WholeSession.close`."""
+        await self._engine.close(self._id)
+
+    def frame(self, token_ids: Sequence[int], *, kind: types.FrameKind, run: _Run | None = None) -> work.Work:
+        """The session's next frame; with `run` its last position is followed by a token of the model's own."""
+        self._round += 1
+        start, ids = self.position, tuple(token_ids)
+        self.position = end = start + len(ids)
+        return work.Work(
+            session_id=self._id,
+            round=self._round,
+            commit_pos=start,
+            start_pos=start,
+            num_tokens=len(ids),
+            kind=kind,
+            reply_positions=types.ReplyPositions.NONE if run is None else types.ReplyPositions.LAST,
+            decode=lambda: self._codec.embed(ids),
+            encode=lambda logits: None if run is None else run.choose(logits, position=end),
+            of_logits=run is not None,
+            continuation=run,
+        )
+
+    @property
+    def chooser(self) -> Chooser:
+        return self._chooser
+
+
+class _Run:
+    """One `generate`: implements `work.Continuation`, and hands the steps over to whoever reads them."""
+
+    def __init__(
+        self, session: EngineSession, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int]
+    ) -> None:
+        self._session = session
+        self._stop_token_ids = stop_token_ids
+        self._generated = 0
+        self._chosen: types.EmittedToken | None = None  # written on the executor's thread, before `follow`
+        self.limit = limit
+        self.steps = _Steps()
+        self.first = session.frame(token_ids, kind=types.FrameKind.LAST_CHUNK, run=self)
+
+    def choose(self, logits: torch.Tensor, *, position: int) -> None:
+        """Picks the token at `position`. On the executor's thread."""
+        self._chosen = self._session.chooser.choose(logits, position=position)
+
+    def follow(self, done: work.Done) -> work.Work | None:
+        """See `work.Continuation`."""
+        token = self._chosen
+        assert token is not None, "the frame was encoded"
+        self._generated += 1
+        last = self._generated >= self.limit or token.token_id in self._stop_token_ids
+        self.steps.put(
+            generation.Step(
+                token=token,
+                queue_s=done.queue_s,
+                compute_s=done.compute_s,
+                batched_tokens=done.batched_tokens,
+                last=last,
+            )
+        )
+        return None if last else self._session.frame([token.token_id], kind=types.FrameKind.VERIFY, run=self)
+
+    def failed(self, error: Exception) -> None:
+        """See `work.Continuation`."""
+        self.steps.fail(error)
+
+
+class _Steps:
+    """What a run has generated and nobody has read yet; a failure comes after it."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[generation.Step | Exception] = asyncio.Queue()
+
+    def put(self, step: generation.Step) -> None:
+        self._queue.put_nowait(step)
+
+    def fail(self, error: Exception) -> None:
+        self._queue.put_nowait(error)
+
+    async def get(self) -> generation.Step:
+        found = await self._queue.get()
+        if isinstance(found, Exception):
+            raise found
+        return found

@@ -1,0 +1,57 @@
+"""Asking a whole model in the cloud for tokens: the ports, and opening a stream that waits in turn for room."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+
+from milliner.core import generation, ports, types
+from milliner.strategies import openings, whole_request
+from milliner.telemetry import record as records
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CloudPorts:
+    """A cloud that runs a model whole. `info` is what the device expects of it."""
+
+    clock: ports.Clock
+    transport: generation.TokenTransport
+    info: generation.WholeModelInfo
+    new_session_id: Callable[[], str]
+    new_seed: Callable[[], int] = lambda: secrets.randbits(whole_request.SEED_BITS)
+    openings: openings.Openings = dataclasses.field(default_factory=openings.Openings)
+
+
+async def open_stream(
+    scope: CloudPorts, request: types.GenerationRequest, sampler: generation.Sampler, *, record: records.RequestRecord
+) -> generation.TokenStream:
+    """A stream of the tokens that follow the request's prompt.
+
+    Raises what the cloud says; for lack of room only after a wait in turn, if the request wants to wait.
+    """
+    claim = scope.new_session_id()
+    opened: list[generation.TokenStream] = []
+
+    async def attempt() -> None:
+        opened.append(
+            await scope.transport.open(
+                generation.GenerationOpen(
+                    session_id=scope.new_session_id(),
+                    model_digest=scope.info.model_digest,
+                    tokenizer_digest=scope.info.tokenizer_digest,
+                    prompt_ids=request.prompt_ids,
+                    max_tokens=request.max_new_tokens,
+                    sampler=sampler,
+                    stop_token_ids=request.stop_token_ids,
+                    traceparent=record.traceparent,
+                    claim=claim,
+                )
+            )
+        )
+
+    if request.waits_for_room:
+        await scope.openings.open(attempt, clock=scope.clock)
+    else:
+        await attempt()
+    return opened[0]

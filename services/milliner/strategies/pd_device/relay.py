@@ -1,0 +1,78 @@
+"""The tokens of one answer as they become known, from whichever tier: in order, none twice, none lost.
+
+The cloud writes until the device takes over; from then on only the device does. A token is known by its index, so a
+cloud that is still sending what the device has generated meanwhile changes nothing. Event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from milliner.core import ports, tasks, types
+
+
+class Relay:
+    """See the module. One per request; one reader."""
+
+    def __init__(self) -> None:
+        self._tokens: list[types.EmittedToken] = []
+        self._news = asyncio.Event()
+        self._error: Exception | None = None
+        self.taken_over = False
+        self.cloud_done = False  # no more tokens will come from the cloud
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._tokens)
+
+    def token(self, index: int) -> types.EmittedToken:
+        return self._tokens[index]
+
+    def ids_from(self, index: int) -> list[int]:
+        """Token ids known from `index` on."""
+        return [token.token_id for token in self._tokens[index:]]
+
+    def put_cloud(self, index: int, token: types.EmittedToken) -> None:
+        """A token of the cloud's; ignored once the device has taken over."""
+        if not self.taken_over:
+            self._put(index, token)
+
+    def put_device(self, token: types.EmittedToken) -> None:
+        """The device's next token, after it has taken over."""
+        assert self.taken_over
+        self._put(len(self._tokens), token)
+
+    def end_cloud(self) -> None:
+        """The cloud gives no more: it has given its share, or it is lost."""
+        self.cloud_done = True
+        self._news.set()
+
+    def take_over(self) -> int:
+        """From now on the device writes; returns how many tokens the cloud has given."""
+        self.taken_over = True
+        self._news.set()
+        return len(self._tokens)
+
+    def fail(self, error: Exception) -> None:
+        """The answer cannot go on: whoever waits for more than is known gets `error`."""
+        self._error = error
+        self._news.set()
+
+    async def known(self, index: int) -> types.EmittedToken:
+        """The token at `index`, once it is known. Raises what `fail` was called with."""
+        while len(self._tokens) <= index:
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+        return self._tokens[index]
+
+    async def news(self, *, within_s: float, clock: ports.Clock) -> None:
+        """Until a token comes or a tier ends, `within_s` at most."""
+        self._news.clear()
+        await tasks.set_within(self._news, within_s, clock=clock)
+
+    def _put(self, index: int, token: types.EmittedToken) -> None:
+        if index == len(self._tokens):
+            self._tokens.append(token)
+            self._news.set()
