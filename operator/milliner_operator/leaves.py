@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from milliner.contract import names
 from milliner_operator.children import common
 from milliner_operator.conditions import LEAVES, Condition, Reason, Type
-from milliner_operator.observed import RemoteCluster, Trouble, condition
+from milliner_operator.observed import Manifest, RemoteCluster, Trouble, condition
 from milliner_operator.plan import RolePlan
 from milliner_operator.seen import Seen
 from milliner_operator.workloads import Progress
@@ -29,17 +29,23 @@ def of(seen: Seen) -> list[Condition]:
 
 
 def scaling(seen: Seen) -> Condition | None:
-    """ScalingReady where an autoscaler is wanted or there."""
-    name = names.cloud_name(seen.topology)
-    autoscaler = seen.objects.get(("HorizontalPodAutoscaler", name))
-    if autoscaler is None:
-        return None
+    """ScalingReady where an autoscaler is wanted or there; of several pipeline stages the first that fails decides."""
+    names_of_stages = [role.workload[1] for role in seen.plan.stages] or [names.cloud_name(seen.topology)]
+    autoscalers = [seen.objects.get(("HorizontalPodAutoscaler", name)) for name in names_of_stages]
+    found = [_scaling(each) for each in autoscalers if each is not None]
+    failing = [each for each in found if each.status is False] or [each for each in found if each.status is None]
+    return next(iter([*failing, *found]), None)
+
+
+def _scaling(autoscaler: Manifest) -> Condition:
     active = condition(autoscaler, "ScalingActive")
+    message = str(active.get("message") or "")
     if active.get("status") == "True" or active.get("reason") == "ScalingDisabled":
-        return Condition(Type.SCALING_READY, True, Reason.METRIC_AVAILABLE, str(active.get("message") or ""))
+        return Condition(Type.SCALING_READY, True, Reason.METRIC_AVAILABLE, message)
+    name = autoscaler["metadata"]["name"]
     if not active:
-        return Condition(Type.SCALING_READY, None, Reason.RECONCILING, "the autoscaler has not looked yet")
-    return Condition(Type.SCALING_READY, False, Reason.METRIC_MISSING, str(active.get("message") or ""))
+        return Condition(Type.SCALING_READY, None, Reason.RECONCILING, f"{name}: the autoscaler has not looked yet")
+    return Condition(Type.SCALING_READY, False, Reason.METRIC_MISSING, f"{name}: {message}")
 
 
 def _applied(seen: Seen) -> Iterator[Condition]:

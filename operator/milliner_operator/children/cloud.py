@@ -10,9 +10,6 @@ from milliner_operator import kinds
 from milliner_operator.children import common, pod
 from milliner_operator.settings import Settings
 
-_CPU_TARGET_PERCENT = 70  # the customary target of Kubernetes' own examples
-_SCALE_DOWN_WINDOW_S = 120  # arbitrary: longer than most answers take
-
 
 def ports() -> list[dict[str, Any]]:
     return [_port("grpc", common.GRPC_PORT), _port("metrics", common.HEALTH_PORT)]
@@ -62,7 +59,7 @@ def autoscaler(scope: common.Scope, name: str, *, role: str, scaling: Scaling) -
         "minReplicas": scaling.min_replicas,
         "maxReplicas": scaling.max_replicas,
         "metrics": [_metric(scaling, scope.settings)],
-        "behavior": {"scaleDown": {"stabilizationWindowSeconds": _SCALE_DOWN_WINDOW_S}},
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": scaling.scale_down_stabilization_seconds}},
     }
     return common.manifest(scope, kinds.AUTOSCALER, name, role=role, spec=spec)
 
@@ -71,7 +68,7 @@ def _metric(scaling: Scaling, settings: Settings) -> dict[str, Any]:
     if settings.queue_metric:
         target = {"type": "AverageValue", "averageValue": str(scaling.target_queue_milliseconds)}
         return {"type": "Pods", "pods": {"metric": {"name": settings.queue_metric}, "target": target}}
-    target_cpu = {"type": "Utilization", "averageUtilization": _CPU_TARGET_PERCENT}
+    target_cpu = {"type": "Utilization", "averageUtilization": scaling.target_cpu_percent}
     return {"type": "ContainerResource", "containerResource": _container_cpu(target_cpu)}
 
 

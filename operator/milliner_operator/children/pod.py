@@ -127,12 +127,13 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
 
 
 def _requests(shape: PodShape) -> dict[str, str]:
-    """The requests that were set, else the defaults: no larger than the limits, or the API server refuses the pod."""
+    """The requests that were set, and a default for each other: no larger than the limit, or the API server refuses the
+    pod; never none, or an autoscaler by CPU has nothing to relate to."""
     limits = shape.options.resources.limits
     defaults = {
         name: min(limits.get(name, amount), amount, key=quantities.value) for name, amount in _DEFAULT_REQUESTS.items()
     }
-    return shape.options.resources.requests or defaults
+    return defaults | shape.options.resources.requests
 
 
 def _variables(scope: common.Scope, shape: PodShape) -> dict[str, str]:

@@ -14,12 +14,26 @@ OneOrMore = Annotated[int, pydantic.Field(ge=1, le=10_000)]
 
 
 class Scaling(base.Model):
-    """Autoscaling of the cloud replicas by queue time."""
+    """Autoscaling of the cloud replicas: by queue time where the operator is told of a metric for it, else by CPU. Each
+    pipeline stage is scaled for itself."""
 
     min_replicas: OneOrMore = pydantic.Field(default=1, description="Fewest replicas.")
     max_replicas: OneOrMore = pydantic.Field(description="Most replicas.")
     target_queue_milliseconds: int = pydantic.Field(
         default=20, ge=1, le=60_000, description="Queue time that is aimed at, in milliseconds."
+    )
+    # The customary target of Kubernetes' own examples; a share of the request may well be above 100.
+    target_cpu_percent: int = pydantic.Field(
+        default=70,
+        ge=1,
+        le=1000,
+        description="CPU use that is aimed at where queue time is not read, in percent of the pods' CPU request.",
+    )
+    scale_down_stabilization_seconds: int = pydantic.Field(
+        default=120,  # arbitrary: longer than most answers take
+        ge=0,
+        le=3600,  # autoscaling/v2 takes no more
+        description="Replicas go only when fewer have been enough for this long, in seconds.",
     )
 
 
@@ -55,7 +69,10 @@ class Engine(base.Model):
         default=None,
         ge=1,
         le=16_777_216,
-        description="Memory for KV caches, in mebibytes. Default: 1024 without an accelerator, 16384 with one.",
+        description=(
+            "Memory for KV caches of one replica, in mebibytes; its pipeline stages share it by their layers. "
+            "Default: 1024 without an accelerator, 16384 with one."
+        ),
     )
     max_sessions: int = pydantic.Field(default=256, ge=1, le=65_536, description="Most sessions at once.")
     session_idle_seconds: int = pydantic.Field(
@@ -113,7 +130,7 @@ class CloudSpec(base.Model):
 
     @property
     def kv_cache_bytes(self) -> int:
-        """Budget for KV caches of one replica, in bytes, with the default resolved."""
+        """Budget for KV caches of one replica, over all its pipeline stages, in bytes, with the default resolved."""
         mebibytes = self.engine.kv_cache_mebibytes
         if mebibytes is None:
             mebibytes = 1024 if self.accelerator is None else 16_384

@@ -148,7 +148,8 @@ def cloud_config(
         engine=role_config.EngineLimits(
             max_batch_tokens=cloud.engine.max_batch_tokens,
             max_frame_tokens=cloud.engine.max_batch_tokens,
-            kv_cache_bytes=cloud.kv_cache_bytes,
+            # By layers, so that each stage has room for as many positions: a session needs them on all.
+            kv_cache_bytes=cloud.kv_cache_bytes * (bounds.end - bounds.start) // (whole.end - whole.start),
             page_tokens=cloud.engine.page_tokens,
             max_sessions=cloud.engine.max_sessions,
             session_idle_s=float(cloud.engine.session_idle_seconds),

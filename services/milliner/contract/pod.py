@@ -26,7 +26,9 @@ class Toleration(base.Model):
 class PodResources(base.Model):
     """Resource requests and limits of the role's container; Kubernetes quantities."""
 
-    requests: fields.Quantities = pydantic.Field(default={}, description="Requests by resource name.")
+    requests: fields.Quantities = pydantic.Field(
+        default={}, description="Requests by resource name. Where none is set: cpu 100m and memory 256Mi, or the limit."
+    )
     limits: fields.Quantities = pydantic.Field(default={}, description="Limits by resource name.")
 
 

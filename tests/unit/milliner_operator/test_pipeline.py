@@ -50,6 +50,14 @@ def test_each_stage_has_its_layers_and_knows_the_next() -> None:
     assert devices["cloudEndpoints"] == ["dns:chat-cloud.default.svc:50051"]
 
 
+@pytest.mark.parametrize(("stages", "shares"), [(1, [96]), (2, [48, 48]), (4, [32, 32, 16, 16])])
+def test_stages_share_the_memory_for_keys_by_their_layers(stages: int, shares: list[int]) -> None:
+    engine = {"kvCacheMebibytes": 96}
+    made = worlds.planned({"spec.cloud.pipelineStages": stages, "spec.cloud.engine": engine})
+    found = [config(made, names.cloud_name("chat", stage=stage)).engine.kv_cache_bytes for stage in range(stages)]
+    assert found == [share << 20 for share in shares]
+
+
 def test_pods_of_one_stage_are_never_taken_for_anothers() -> None:
     made = worlds.planned(STAGES)
     for name, role in zip(NAMES, ROLES, strict=True):

@@ -87,7 +87,8 @@ def test_the_spec_reaches_the_pod() -> None:
         "nvidia",
         "serving",
     )
-    assert cloud["containers"][0]["resources"] == {"requests": {"cpu": "2"}, "limits": {"nvidia.com/gpu": "2"}}
+    requests = {"cpu": "2", "memory": "256Mi"}
+    assert cloud["containers"][0]["resources"] == {"requests": requests, "limits": {"nvidia.com/gpu": "2"}}
     assert {"name": "credentials", "mountPath": "/etc/milliner-credentials", "readOnly": True} in cloud["containers"][
         0
     ]["volumeMounts"]
@@ -126,6 +127,11 @@ def test_a_jetson_sees_its_gpu_by_the_runtime_alone(pod: dict[str, Any], visible
 def test_default_requests_are_never_above_a_limit(limits: dict[str, str], requests: dict[str, str]) -> None:
     changes = {"spec.cloud.pod": {"resources": {"limits": limits}}}
     assert container(changes, name="chat-cloud")["resources"]["requests"] == requests
+
+
+def test_a_cpu_request_is_always_there_for_autoscaling_to_relate_to() -> None:
+    changes = {"spec.cloud.pod": {"resources": {"requests": {"memory": "8Gi"}}}}
+    assert container(changes, name="chat-cloud")["resources"]["requests"] == {"cpu": "100m", "memory": "8Gi"}
 
 
 def test_an_accelerator_is_handed_out_by_its_plugin() -> None:
