@@ -11,8 +11,9 @@ from milliner.contract import base, checks, sources
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 LABEL_VALUE = r"([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?"
 DIGEST = r"sha256:[0-9a-f]{64}"
-# apimachinery's resource.Quantity, without a sign: there is no negative amount of a resource
-QUANTITY = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?"
+# apimachinery's resource.Quantity, without a sign: there is no negative amount of a resource. Exponents have two
+# digits: with more, comparing two amounts would take an API server longer than a request may.
+QUANTITY = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?"
 
 _is_label = checks.matching(
     DNS_LABEL,

@@ -11,7 +11,6 @@ _FORM = re.compile(fields.QUANTITY, re.ASCII)
 _BINARY = {f"{letter}i": Fraction(1024) ** (power + 1) for power, letter in enumerate("KMGTPE")}
 _DECIMAL = {letter: Fraction(1000) ** power for power, letter in enumerate("num", start=-3)}
 _DECIMAL |= {letter: Fraction(1000) ** (power + 1) for power, letter in enumerate("kMGTPE")}
-_LARGEST_EXPONENT = 100  # arbitrary, far beyond any machine: an exponent of many digits must not become a number
 
 
 def value(text: str) -> Fraction:
@@ -22,5 +21,4 @@ def value(text: str) -> Fraction:
     number, suffix = Fraction(f"0{found[1].rstrip('.')}"), found[3] or ""
     if suffix in _BINARY or suffix in _DECIMAL:
         return number * (_BINARY | _DECIMAL)[suffix]
-    exponent = int(suffix[1:] or 0)
-    return number * Fraction(10) ** max(-_LARGEST_EXPONENT, min(exponent, _LARGEST_EXPONENT))
+    return number * Fraction(10) ** int(suffix[1:] or 0)

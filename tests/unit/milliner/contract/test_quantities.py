@@ -24,18 +24,14 @@ from milliner.contract import quantities
         ("1E3", 1000),
         ("1e-3", Fraction(1, 1000)),
         ("7n", Fraction(7, 10**9)),
-        ("0e99999999999999999999", 0),
+        ("0e99", 0),
     ],
 )
 def test_amounts(text: str, amount: Fraction | int) -> None:
     assert quantities.value(text) == amount
 
 
-def test_an_exponent_of_many_digits_takes_no_time() -> None:
-    assert quantities.value("1e99999999999999999999") > quantities.value("999E")
-
-
-@pytest.mark.parametrize("text", ["", "two", "-1", "1 Gi", "1gi"])
+@pytest.mark.parametrize("text", ["", "two", "-1", "1 Gi", "1gi", "1e100", "1e-999999999"])
 def test_what_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no quantity"):
         quantities.value(text)
