@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 import socket
 from collections.abc import Callable
 from typing import NoReturn
@@ -70,6 +71,29 @@ async def test_each_address_behind_a_name_is_a_target(names: Names) -> None:
         "[::1]:8": "[::1]:8",
     }
     assert names.num_asked == 1  # addresses are no names
+
+
+async def test_a_file_is_read_again_and_one_that_is_of_no_use_changes_nothing(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "endpoints"
+    one = made(f"file:{file}")
+    with pytest.raises(errors.UnavailableError, match=f"no endpoint of the cloud is known: none in {file}"):
+        await one.find()
+    file.write_text("dns:127.0.0.1:7\n127.0.0.2:7\n")
+    assert list(await one.find()) == ["127.0.0.1:7", "127.0.0.2:7"]
+    file.write_text("127.0.0.3:8\n")
+    assert list(await one.find()) == ["127.0.0.3:8"]
+    file.write_text("")
+    assert list(await one.find()) == ["127.0.0.3:8"]
+    for broken in ("127.0.0.4", "host:no port"):
+        file.write_text(broken)
+        assert list(await one.find()) == ["127.0.0.3:8"]
+        assert "expected host:port" in caplog.text
+        caplog.clear()
+    file.unlink()
+    assert list(await one.find()) == ["127.0.0.3:8"]
+    assert f"{file} is of no use" in caplog.text
 
 
 async def test_names_are_looked_up_again_after_a_while_and_after_a_loss(names: Names) -> None:

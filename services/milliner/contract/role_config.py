@@ -172,7 +172,9 @@ class DeviceRoleConfig(RoleConfig):
     split: Split = pydantic.Field(description="How the model is cut.")
     strategy: DeviceStrategy = pydantic.Field(description="How answers are made.")
     cloud_endpoints: tuple[str, ...] = pydantic.Field(
-        min_length=1, description="host:port of each cloud replica; dns:host:port stands for each address of the name."
+        min_length=1,
+        description="host:port of each cloud replica; dns:host:port stands for each address of the name, file:path for "
+        "the lines of a file, which is read again whenever a session is opened.",
     )
     max_concurrent_requests: int = pydantic.Field(default=8, ge=1, description="Requests served at once.")
     objectives: operations.Objectives = pydantic.Field(default=operations.Objectives(), description="Aims.")

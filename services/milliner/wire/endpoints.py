@@ -1,8 +1,9 @@
-"""Which addresses the cloud's endpoints lead to now: "host:port" or "dns:host:port", looked up again as time goes by.
+"""Which addresses the cloud's endpoints lead to now: "host:port", "dns:host:port" or "file:path" of a file of those.
 
 Every address behind a name is a replica of its own; a headless Service has one for each pod. Answers are used for
 `_FRESH_S`, or until `forget` is called because a replica was lost. A name server that does not answer changes nothing:
-the last addresses stay. One that says that there are none is believed. Called by `client` on the event loop.
+the last addresses stay. One that says that there are none is believed. Files, one endpoint a line, are read each time:
+a cloud in another cluster may move without a restart here. Called by `client` on the event loop.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import dataclasses
 import ipaddress
 import logging
+import pathlib
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from collections.abc import Callable, Sequence
 from milliner.core import errors
 
 _DNS = "dns:"
+_FILE = "file:"
 _FRESH_S = 8.0  # arbitrary: a device that only watches looks every few seconds, so that requests seldom wait for a name
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,22 @@ def parse(text: str) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
+class _File:
+    """Endpoints in a file of a few lines. One that cannot be read or understood leaves them as they were."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self._known: tuple[Endpoint, ...] = ()
+
+    def read(self) -> tuple[Endpoint, ...]:
+        """The endpoints of now; empty only where there has never been one."""
+        try:
+            self._known = tuple(map(parse, self.path.read_text().split())) or self._known
+        except (OSError, UnicodeDecodeError, errors.ConfigError) as error:
+            _log.warning("%s is of no use (%s): going on with what was known", self.path, error)
+        return self._known
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Answer:
     addresses: tuple[str, ...]
@@ -57,7 +76,8 @@ class Endpoints:
     ) -> None:
         if not texts:
             raise errors.ConfigError("at least one endpoint is needed, as host:port", field="endpoints")
-        self._endpoints = [parse(text) for text in texts]
+        self._endpoints = [parse(text) for text in texts if not text.startswith(_FILE)]
+        self._files = [_File(pathlib.Path(text.removeprefix(_FILE))) for text in texts if text.startswith(_FILE)]
         self._within_s = within_s
         self._monotonic = monotonic
         self._answers: dict[Endpoint, _Answer] = {}
@@ -75,12 +95,15 @@ class Endpoints:
         again, self._stale = fresh or self._stale, False
         found: dict[str, str] = {}
         refusals: list[errors.UnavailableError] = []
-        for endpoint in self._endpoints:
+        for endpoint in [*self._endpoints, *(each for file in self._files for each in file.read())]:
             try:
                 for address in await self._addresses(endpoint, again=again):
                     found[_join(address, endpoint.port)] = endpoint.text
             except errors.UnavailableError as error:
                 refusals.append(error)
+        if not found and not refusals:
+            files = ", ".join(str(file.path) for file in self._files)
+            raise errors.UnavailableError(f"no endpoint of the cloud is known: none in {files}", field="cloud")
         if not found:
             raise refusals[0]
         return found
