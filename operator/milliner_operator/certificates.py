@@ -26,6 +26,8 @@ _BACKDATED = datetime.timedelta(minutes=5)  # clocks of the tiers differ
 _SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 Data = Mapping[str, str]  # as in a Secret: base64 of PEM
+CA_KEY = "ca.crt"
+_TIER_KEYS = ("tls.crt", "tls.key", CA_KEY)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ class Pair:
     @property
     def parsed(self) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self.certificate.encode())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """What a tier's Secret holds: a chain with the leaf first, and the CAs that it trusts, PEM."""
+
+    certificate: str
+    ca: str
+    expires: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,11 +82,38 @@ def ensure(
     bundle = _decode(ca_data["ca.crt"])
     cloud_usages = [_SERVER, _CLIENT] if cloud_calls else [_SERVER]
     cloud_data = _ensure_leaf(_data(cloud), signer, bundle, names=cloud_names, usages=cloud_usages, now=now)
-    device_names = (f"device.{topology}.milliner.internal",)
+    device_names = (device_name(topology),)
     device_data = _ensure_leaf(_data(device), signer, bundle, names=device_names, usages=[_CLIENT], now=now)
     expiries = [x509.load_pem_x509_certificate(_decode(each["tls.crt"]).encode()) for each in (cloud_data, device_data)]
     expires = min(each.not_valid_after_utc for each in expiries)
     return Identities(ca=ca_data, cloud=cloud_data, device=device_data, expires=expires)
+
+
+def device_name(topology: str) -> str:
+    """The name in the devices' certificate."""
+    return f"device.{topology}.milliner.internal"
+
+
+def identity(secret: Mapping[str, Any] | None) -> Identity | None:
+    """What a Secret holds, whoever filled it; None where something is missing or damaged. Dates are not looked at."""
+    data = _data(secret)
+    pair, ca = _pair(data, "tls"), _decode(data.get(CA_KEY, ""))
+    return Identity(pair.certificate, ca, pair.parsed.not_valid_after_utc) if pair is not None and ca else None
+
+
+def tier_data(secret: Mapping[str, Any] | None) -> Data:
+    """What pods read of a Secret's data."""
+    return {key: value for key, value in _data(secret).items() if key in _TIER_KEYS}
+
+
+def is_trusted(chain: str, *, roots: str) -> bool:
+    """Whether one of the `roots` has issued a certificate of the chain (PEM, each issued by the next)."""
+    try:
+        trusted = x509.load_pem_x509_certificates(roots.encode())
+        links = x509.load_pem_x509_certificates(chain.encode())
+    except ValueError:
+        return False
+    return any(_is_issued(link, by=root) for link in links for root in trusted)
 
 
 def renewal_due(certificate: x509.Certificate, now: datetime.datetime) -> bool:
@@ -120,12 +158,18 @@ def _ensure_leaf(
 
 
 def _holds(leaf: x509.Certificate, signer: x509.Certificate, *, names: Sequence[str], now: datetime.datetime) -> bool:
-    try:
-        leaf.verify_directly_issued_by(signer)
-    except Exception:  # the library raises several kinds; each means: not this CA's
+    if not _is_issued(leaf, by=signer):
         return False
     alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return alternatives.get_values_for_type(x509.DNSName) == list(names) and not renewal_due(leaf, now)
+
+
+def _is_issued(certificate: x509.Certificate, *, by: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(by)
+    except Exception:  # the library raises several kinds; each means: not this CA's
+        return False
+    return True
 
 
 def _new_ca(topology: str, *, now: datetime.datetime) -> Pair:
@@ -203,7 +247,7 @@ def _pair(data: Data, prefix: str) -> Pair | None:
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
         matches = pair.parsed.public_key() == private.public_key()
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: the key is encrypted
         return None
     return pair if matches else None
 

@@ -158,7 +158,10 @@ GUIDES: Mapping[Reason, Guide] = {
         "No device of a pool has made a hidden-state round trip in the last minute.",
         "Read the message: network policy, certificates or the cloud are the usual causes.",
     ),
-    Reason.CERTIFICATE_NOT_READY: Guide("CA or certificates are missing or expired.", _WAIT),
+    Reason.CERTIFICATE_NOT_READY: Guide(
+        "Certificates are missing, expired, or not issued by cert-manager.",
+        "Wait; if it lasts, see the message, and with cert-manager `kubectl describe certificate`.",
+    ),
     Reason.CHILD_NOT_OWNED: Guide(
         "An object with the name of a child belongs to somebody else and is not touched.",
         "Delete or rename that object, or rename the topology.",

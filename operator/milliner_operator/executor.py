@@ -15,7 +15,7 @@ from milliner_operator.children import common
 from milliner_operator.conditions import Reason
 from milliner_operator.observed import Manifest, Ref, Trouble
 
-_ORDER = {kind.kind: index for index, kind in enumerate(kinds.CHILDREN)}
+_ORDER = {kind.kind: index for index, kind in enumerate((*kinds.CHILDREN, kinds.CERTIFICATE))}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ async def execute(
 
 
 def owned(found: Manifest, uid: str) -> bool:
-    """Whether an object is this topology's: by its controller, or by label in another cluster."""
+    """Whether an object is this topology's: by its controller, or by label."""
     labels = found["metadata"].get("labels") or {}
     return uid in (observed.controller_uid(found), labels.get(common.LABEL_TOPOLOGY_UID))
 

@@ -50,7 +50,7 @@ def register(registry: kopf.OperatorRegistry, *, add: Callable[[Key], None], is_
 
     async def on_child(*, namespace: str | None, body: kopf.Body, **_: Any) -> None:
         for owner in body["metadata"].get("ownerReferences") or ():
-            if namespace and owner.get("controller") and owner["kind"] == names.KIND:
+            if namespace and owner["kind"] == names.KIND:
                 add((namespace, owner["name"]))
 
     async def alive(**_: Any) -> str:

@@ -40,6 +40,7 @@ JOB = Kind("Job", "batch", "v1", "jobs")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
 DAEMON_SET = Kind("DaemonSet", "apps", "v1", "daemonsets")
 AUTOSCALER = Kind("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers")
+CERTIFICATE = Kind("Certificate", "cert-manager.io", "v1", "certificates")  # a child too, but nothing watches it
 
 # In the order of applying: what pods mount and obey exists before the pods do.
 CHILDREN = (
@@ -56,4 +57,4 @@ CHILDREN = (
 )
 # What a device pool in another cluster is made of.
 REMOTE_CHILDREN = (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, NETWORK_POLICY, SERVICE, DEPLOYMENT, DAEMON_SET)
-BY_KIND = {each.kind: each for each in (*CHILDREN, TOPOLOGY, POD, EVENT)}
+BY_KIND = {each.kind: each for each in (*CHILDREN, CERTIFICATE, TOPOLOGY, POD, EVENT)}

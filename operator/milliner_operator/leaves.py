@@ -53,6 +53,9 @@ def _applied(seen: Seen) -> Iterator[Condition]:
     trouble = seen.troubles.get(common.ROLE_INSPECT) or seen.troubles.get(common.ROLE_SHARED)
     if trouble is not None:
         yield Condition(Type.MODEL_READY, False, trouble.reason, trouble.message)
+    trouble = seen.troubles.get(common.ROLE_TLS)
+    if trouble is not None:
+        yield Condition(Type.TLS_READY, False, trouble.reason, trouble.message)
 
 
 def _digest_mismatch(seen: Seen) -> Condition | None:

@@ -53,7 +53,8 @@ class World:
     """What the planner decides from; `objects` are this cluster's children of the topology."""
 
     objects: Mapping[Ref, Manifest]
-    identities: Identities | None = None  # None: TLS is off
+    identities: Identities | None = None  # of the operator's own CA; None with another tls.mode
+    certificates_error: str = ""  # why the API server has no Certificates for cert-manager
     inspect_answer: Answer | None = None
     inspect_trouble: Trouble | None = None  # why the Job's pod does not run
     node_addresses: tuple[str, ...] = ()  # of nodes that run cloud pods, for NodePort Services

@@ -24,6 +24,22 @@ class RolePlan:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Tls:
+    """What is wanted for mutual TLS; `device` is the data of the devices' Secret, None until both tiers have theirs."""
+
+    on: bool = False
+    children: tuple[Manifest, ...] = ()
+    unwanted: tuple[Ref, ...] = ()
+    ready: Condition | None = None
+    device: Mapping[str, str] | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether pods could not start for want of a certificate."""
+        return self.on and self.device is None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """The desired world. What is ours and not `wanted` is deleted only if the plan is `complete`; `unwanted` always."""
 

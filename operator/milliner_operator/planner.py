@@ -2,8 +2,9 @@
 
 1. What no cluster can do is refused (`SpecInvalid`), and everything that runs is left as it is.
 2. The model's facts: without them only the inspect Job is wanted, beside what runs already.
-3. Facts and spec resolve to role configurations, as the local runner does it; they become pods, Services, policies.
-4. A pool in another cluster is planned once the cloud has an address that it can reach.
+3. With `tls.mode: CertManager` the tiers wait for their first certificates.
+4. Facts and spec resolve to role configurations, as the local runner does it; they become pods, Services, policies.
+5. A pool in another cluster is planned once the cloud has an address that it can reach.
 The plan is complete when all of it could be planned; only then is anything deleted for not being in it.
 """
 
@@ -14,7 +15,7 @@ import datetime
 from collections.abc import Iterator
 
 from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, quantities, topology
-from milliner_operator import inspection, tiers
+from milliner_operator import inspection, tiers, tls
 from milliner_operator import plan as plans
 from milliner_operator.children import common, files, plain
 from milliner_operator.conditions import Condition, Reason, Type
@@ -34,13 +35,14 @@ def plan_topology(
         source = facts.drafter_source(wanted)
         drafter = None if source is None else files.locate(source, field=_drafter_field(wanted), folder="drafter")
         found = inspection.state(wanted, scope=scope, world=world, model=model, drafter=drafter, now=now)
-        shared = [*found.children, *_tls_children(wanted, scope=scope, world=world), *_clusters(wanted, scope, world)]
-        before = (*_accepted(wanted, world), found.model_ready)
+        shared = [*found.children, *_clusters(wanted, scope, world)]
+        certified = tls.plan(wanted, scope=scope, world=world, now=now)
+        before = (*_accepted(certified), found.model_ready)
         if found.facts is None:
             return plans.Plan(local=tuple(shared), conditions=before, unwanted=found.unwanted, roles=_roles(wanted))
         refused = _model_problems(wanted, found.facts)
         if refused is not None:
-            conditions = (*_accepted(wanted, world), refused)
+            conditions = (*_accepted(certified), refused)
             return plans.Plan(
                 local=tuple(shared),
                 conditions=conditions,
@@ -61,6 +63,12 @@ def plan_topology(
             facts=found.facts,
             conditions=(*refused_plan.conditions, *before[1:]),
         )
+    shared += certified.children
+    unwanted = (*found.unwanted, *certified.unwanted)
+    if certified.awaited:
+        return plans.Plan(
+            local=tuple(shared), conditions=before, unwanted=unwanted, roles=_roles(wanted), facts=found.facts
+        )
     context = tiers.Context(
         wanted=wanted,
         resolved=resolved,
@@ -69,9 +77,10 @@ def plan_topology(
         drafter=drafter,
         digest=found.facts.digest,
         fingerprint=found.facts.fingerprint,
-        identities=world.identities,
+        certified=certified,
     )
-    return _tiers_plan(context, shared=shared, world=world, conditions=before, inspected=found.facts)
+    planned = _tiers_plan(context, shared=shared, world=world, conditions=before, inspected=found.facts)
+    return dataclasses.replace(planned, unwanted=unwanted)
 
 
 def refusal(error: errors.SpecInvalid, wanted: topology.InferenceTopology | None = None) -> plans.Plan:
@@ -149,9 +158,6 @@ def _check_cluster(wanted: topology.InferenceTopology) -> None:
     spec, problems = wanted.spec, []
     if spec.strategy.type not in _PLANNED_TYPES:
         raise errors.SpecInvalid([availability.unavailable(spec.strategy.type)])
-    if spec.tls.mode is kinds.TlsMode.CERT_MANAGER:
-        message = "tls.mode CertManager is not available in this version: use Managed or Disabled"
-        problems.append(errors.Problem("spec.tls.mode", message))
     if spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP:
         for index, pool in enumerate(spec.device_pools):
             if pool.cluster_secret_ref is not None:
@@ -181,12 +187,9 @@ def _over_limits(wanted: topology.InferenceTopology) -> Iterator[errors.Problem]
                 yield errors.Problem(f"spec.{field}.resources.requests.{name}", message)
 
 
-def _accepted(wanted: topology.InferenceTopology, world: World) -> tuple[Condition, ...]:
+def _accepted(certified: plans.Tls) -> tuple[Condition, ...]:
     found = (Condition(Type.SPEC_VALID, True, Reason.SPEC_ACCEPTED),)
-    if world.identities is None:
-        return found
-    until = world.identities.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return (*found, Condition(Type.TLS_READY, True, Reason.CERTIFICATES_VALID, f"valid until {until}"))
+    return found if certified.ready is None else (*found, certified.ready)
 
 
 def _model_problems(wanted: topology.InferenceTopology, inspected: facts.InspectedFacts) -> Condition | None:
@@ -220,21 +223,12 @@ def _drafter_field(wanted: topology.InferenceTopology) -> str:
     return "strategy.hat.adapter.source" if hat else "strategy.uShape.heads.source"
 
 
-def _tls_children(wanted: topology.InferenceTopology, *, scope: common.Scope, world: World) -> list[Manifest]:
-    if world.identities is None:
-        return []
-    found = world.identities
-    data = (found.ca, found.cloud, found.device)
-    pairs = zip(tiers.tls_names(wanted.name), data, strict=True)
-    return [plain.tls_secret(scope, name, data=each) for name, each in pairs]
-
-
 def _remote_tls(context: tiers.Context) -> list[Manifest]:
-    if context.identities is None:
+    if context.certified.device is None:
         return []
     scope = dataclasses.replace(context.scope, remote=True)
     name = tiers.tls_names(context.wanted.name)[2]
-    return [plain.tls_secret(scope, name, data=context.identities.device)]
+    return [plain.tls_secret(scope, name, data=context.certified.device)]
 
 
 def _clusters(wanted: topology.InferenceTopology, scope: common.Scope, world: World) -> list[Manifest]:

@@ -66,7 +66,7 @@ class Reconciler:
         if document is None:
             self._metrics.forget(namespace, name)
             return None
-        objects = await world.children(self._client, namespace, name)
+        objects = await world.children(self._client, document)
         if "deletionTimestamp" in document["metadata"]:
             return await self._release(document, objects)
         before = document.get("status") or {}

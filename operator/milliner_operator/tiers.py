@@ -8,12 +8,11 @@ from milliner.contract import kinds as spec_kinds
 from milliner.contract import names, plan, role_config, topology
 from milliner.contract.devices import DevicePool
 from milliner_operator import inspection, revision, sameness
-from milliner_operator.certificates import Identities
 from milliner_operator.children import cloud, common, device, network, plain, pod
 from milliner_operator.children.files import Files, model_files, source_ports
 from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
 from milliner_operator.observed import ClusterRef, Manifest
-from milliner_operator.plan import RolePlan
+from milliner_operator.plan import RolePlan, Tls
 from milliner_operator.sameness import FIELD_MANAGER
 
 # Arbitrary: most answers end within it, and what does not goes on at another replica from where it was.
@@ -32,7 +31,7 @@ class Context:
     drafter: Files | None
     digest: str | None
     fingerprint: str
-    identities: Identities | None
+    certified: Tls
 
     @property
     def credentials(self) -> tuple[str, str] | None:
@@ -102,7 +101,7 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
         ports=cloud.ports(),
         limits=cloud.limits(spec),
         claims=inspection.claims(context.model),
-        tls_secret=tls_names(context.wanted.name)[1] if context.identities else None,
+        tls_secret=tls_names(context.wanted.name)[1] if context.certified.on else None,
         credentials=context.credentials if context.model.fetched_over_network else None,
         fetches=context.model.fetched_over_network,
         spread=True,
@@ -175,7 +174,7 @@ def pool_children(
         node_selector=pool.node_selector,
         tolerations=device.tolerations(pool),
         claims=inspection.claims(context.model, context.drafter),
-        tls_secret=tls_names(context.wanted.name)[2] if context.identities else None,
+        tls_secret=tls_names(context.wanted.name)[2] if context.certified.on else None,
         keys_secret=keys.name if keys else None,
         credentials=context.credentials if fetched else None,
         fetches=fetched,
@@ -222,7 +221,7 @@ def _common_update(context: Context, base: role_config.RoleConfig, *, host: str,
             fingerprint=context.fingerprint,
             has_credentials=context.credentials is not None,
         ),
-        "tls": tls if context.identities else None,
+        "tls": tls if context.certified.on else None,
         "tracing": _tracing(context),
     }
 

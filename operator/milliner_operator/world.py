@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from milliner.contract import kinds as spec_kinds
 from milliner.contract import names, topology
-from milliner_operator import certificates, executor, inspection, kinds, observed, planner, pods, tiers
+from milliner_operator import (
+    cert_manager,
+    certificates,
+    errors,
+    executor,
+    inspection,
+    kinds,
+    observed,
+    planner,
+    pods,
+    tiers,
+)
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.observed import Answer, ClusterRef, Manifest, Ref, RemoteCluster, Trouble, World
@@ -20,11 +31,16 @@ from milliner_operator.remote import listed
 _FEW = 5  # pods of a Job or nodes of the cloud tier that are looked at
 
 
-async def children(client: Api, namespace: str, name: str) -> dict[Ref, Manifest]:
+async def children(client: Api, document: Manifest) -> dict[Ref, Manifest]:
     """All children of a topology in its own cluster, by label."""
+    namespace, name = document["metadata"]["namespace"], document["metadata"]["name"]
     labels = common.selector(name)
     lists = await asyncio.gather(*(client.list(kind, namespace, labels=labels) for kind in kinds.CHILDREN))
-    return observed.by_ref([item for items in lists for item in items])
+    found = observed.by_ref([item for items in lists for item in items])
+    mode = ((document.get("spec") or {}).get("tls") or {}).get("mode") or spec_kinds.TlsMode.MANAGED
+    if cert_manager.are_possible(mode, found, topology_name=name):
+        found |= observed.by_ref((await _certificates(client, namespace, name))[0])
+    return found
 
 
 def cluster_refs(wanted: topology.InferenceTopology, objects: Mapping[Ref, Manifest]) -> set[ClusterRef]:
@@ -57,12 +73,33 @@ async def look(
         addresses = tuple(sorted(host for host in hosts if host))
     return World(
         objects=objects,
+        certificates_error=await _certificates_error(client, wanted, scope, objects),
         identities=await _identities(wanted, scope, objects, now=now),
         inspect_answer=answer,
         inspect_trouble=trouble,
         node_addresses=addresses,
         clusters=clusters,
     )
+
+
+async def _certificates(client: Api, namespace: str, name: str) -> tuple[Sequence[Manifest], str]:
+    """cert-manager's Certificates of a topology, and why the API server does not tell of any."""
+    try:
+        return await client.list(kinds.CERTIFICATE, namespace, labels=common.selector(name)), ""
+    except errors.NotFound:
+        return (), cert_manager.UNKNOWN_KIND
+    except errors.Forbidden as error:
+        return (), f"Certificates of cert-manager cannot be listed: {error.message}"
+
+
+async def _certificates_error(
+    client: Api, wanted: topology.InferenceTopology, scope: common.Scope, objects: Mapping[Ref, Manifest]
+) -> str:
+    """Why there can be no Certificates, asked only where they are wanted and none is there."""
+    there = any(kind == kinds.CERTIFICATE.kind for kind, _ in objects)
+    if there or wanted.spec.tls.mode is not spec_kinds.TlsMode.CERT_MANAGER:
+        return ""
+    return (await _certificates(client, scope.namespace, scope.topology))[1]
 
 
 async def _identities(

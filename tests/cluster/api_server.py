@@ -60,19 +60,22 @@ class ApiServer:
 
     def install_definition(self) -> None:
         """Applies this checkout's CustomResourceDefinition and waits until its objects are served."""
-        wanted = definition.definition()
+        self.install(definition.definition(), plural=f"{names.API_VERSION}/{names.PLURAL}")
+
+    def install(self, wanted: dict[str, Any], *, plural: str) -> None:
+        """Applies a definition and waits until its objects are served, at `plural` (group/version/plural)."""
         self.apply(f"{DEFINITIONS}/{wanted['metadata']['name']}", wanted)
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             with contextlib.suppress(Refused):
-                self.request("GET", f"/apis/{names.API_VERSION}/{names.PLURAL}", limit="1")
+                self.request("GET", f"/apis/{plural}", limit="1")
                 return
             time.sleep(0.1)
         raise TimeoutError(f"the definition was not served within {DEADLINE_S:.0f} s")
 
-    def apply(self, path: str, document: dict[str, Any]) -> Any:
+    def apply(self, path: str, document: dict[str, Any], *, manager: str = _FIELD_MANAGER) -> Any:
         """Server-side apply."""
-        return self.request("PATCH", path, body=document, content_type=APPLY, fieldManager=_FIELD_MANAGER, force="true")
+        return self.request("PATCH", path, body=document, content_type=APPLY, fieldManager=manager, force="true")
 
     def try_topology(self, namespace: str, document: dict[str, Any]) -> Any:
         """The topology as the API server would store it; nothing is stored. Raises `Refused`."""

@@ -24,6 +24,8 @@ _TEXTS = {
     "url": ("http://vllm:8000/v1", "vllm:8000"),
     "otlpEndpoint": ("http://collector:4317", "https://collector", "collector"),
     "name": ("a", "b", "orin-1", "Orin"),
+    "kind": ("Issuer", "ClusterIssuer", "AWSPCAIssuer", "issuer"),
+    "group": ("cert-manager.io", "awspca.cert-manager.io", "A.b"),
 }
 _AMOUNTS = (1, "2", "500m", "4Gi", "1.5", "1e3", "two")
 _LABELS = ("jetson-agx-orin", "", "a_b.C", "-a")
@@ -81,7 +83,9 @@ def _group(node: dict[str, Any], generator: random.Random) -> dict[str, Any]:
     if "additionalProperties" in node:
         values = node["additionalProperties"]
         amount = values.get("x-kubernetes-int-or-string")
-        return {"cpu": _value(values, "", generator)} if amount else {"role": generator.choice(_LABELS)}
+        if amount:
+            return {name: _value(values, "", generator) for name in ("cpu", "memory") if generator.random() < 0.6}
+        return {"role": generator.choice(_LABELS)}
     required = set(node.get("required", ()))
     return {
         name: _value(child, name, generator)

@@ -11,10 +11,12 @@ from milliner_operator.settings import Settings
 
 MANAGED_BY = "milliner-operator"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-LABEL_TOPOLOGY_UID = f"{names.GROUP}/topology-uid"  # ownership in another cluster, where no owner reference reaches
+# Ownership without a controller: in another cluster, where no owner reference reaches, and of what others may control.
+LABEL_TOPOLOGY_UID = f"{names.GROUP}/topology-uid"
 
 ROLE_INSPECT = "inspect"
-ROLE_SHARED = "shared"  # of no role: CA, facts, list of clusters
+ROLE_SHARED = "shared"  # of no role: facts, list of clusters
+ROLE_TLS = "tls"  # of no role: CA and certificates
 
 GRPC_PORT = 50051
 HEALTH_PORT = 9090  # health, metrics and the device's probe: plain text, no keys, never exposed by a Service
@@ -64,14 +66,16 @@ def manifest(
         "labels": labels(scope, role=role, pool=pool),
     }
     if not scope.remote:
-        metadata["ownerReferences"] = [
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.KIND,
-                "name": scope.topology,
-                "uid": scope.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ]
+        metadata["ownerReferences"] = [owner_reference(scope) | {"controller": True}]
     return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}
+
+
+def owner_reference(scope: Scope) -> dict[str, Any]:
+    """What makes the garbage collector delete an object with the topology."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": scope.topology,
+        "uid": scope.uid,
+        "blockOwnerDeletion": True,
+    }

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pydantic
 
-from milliner.contract import base, fields, kinds
+from milliner.contract import base, checks, fields, kinds
+
+CERT_MANAGER_GROUP = "cert-manager.io"
+CERT_MANAGER_KINDS = ("Issuer", "ClusterIssuer")
+
+_is_kind = checks.matching(
+    r"[A-Z][A-Za-z0-9]*", "'{self}' is no kind: write a capital letter, then letters and digits, such as ClusterIssuer"
+)
+_is_group = checks.matching(
+    rf"{fields.DNS_LABEL}(\.{fields.DNS_LABEL})*",
+    "'{self}' is no API group: write a domain in lower case, such as cert-manager.io",
+)
 
 
 class Objectives(base.Model):
@@ -31,14 +44,29 @@ class Fallback(base.Model):
     )
 
 
+class IssuerRef(base.Model):
+    """The issuer that cert-manager asks for certificates. It must give its CA with them, as a CA issuer does."""
+
+    name: str = pydantic.Field(
+        min_length=1, max_length=253, description="Name of the issuer; an Issuer is in the topology's namespace."
+    )
+    kind: Annotated[str, pydantic.Field(max_length=63), _is_kind] = pydantic.Field(
+        default="Issuer", description="Issuer or ClusterIssuer, or the kind of another group."
+    )
+    group: Annotated[str, pydantic.Field(max_length=253), _is_group] = pydantic.Field(
+        default=CERT_MANAGER_GROUP, description="API group of the issuer, another for external ones."
+    )
+
+
 class Tls(base.Model):
     """Mutual TLS between the tiers."""
 
     mode: kinds.TlsMode = pydantic.Field(
         default=kinds.TlsMode.MANAGED,
-        description="Managed: a CA per topology. CertManager: cert-manager issues. Disabled: plain text. "
+        description="Managed: a CA per topology. CertManager: cert-manager issues, by issuerRef. Disabled: plain text. "
         "Processes of one machine (milliner up) talk over loopback, in plain text.",
     )
+    issuer_ref: IssuerRef | None = pydantic.Field(default=None, description="Who issues with mode CertManager.")
 
 
 class Tracing(base.Model):

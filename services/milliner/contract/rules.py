@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pydantic
 
-from milliner.contract import checks, cloud, errors, kinds, strategy
+from milliner.contract import checks, cloud, errors, kinds, operations, strategy
 from milliner.contract import spec as spec_module
 
 OPTION_GROUPS = {
@@ -98,6 +98,35 @@ _ENGINE = (
 )
 
 
+_TLS = (
+    checks.Rule(
+        holds=lambda tls: tls.mode is not kinds.TlsMode.CERT_MANAGER or tls.issuer_ref is not None,
+        cel="self.mode != 'CertManager' || has(self.issuerRef)",
+        message="tls.mode is CertManager but issuerRef is not set: give issuerRef.name",
+        field=".issuerRef",
+    ),
+    checks.Rule(
+        holds=lambda tls: tls.mode is kinds.TlsMode.CERT_MANAGER or tls.issuer_ref is None,
+        cel="self.mode == 'CertManager' || !has(self.issuerRef)",
+        message="tls.issuerRef is set but tls.mode is {mode}: drop issuerRef or set mode: CertManager",
+        field=".issuerRef",
+    ),
+)
+
+_ISSUER = (
+    checks.Rule(
+        holds=lambda issuer: (
+            issuer.group != operations.CERT_MANAGER_GROUP or issuer.kind in operations.CERT_MANAGER_KINDS
+        ),
+        cel=f"self.group != '{operations.CERT_MANAGER_GROUP}' || "
+        f"self.kind in {checks.cel_list(operations.CERT_MANAGER_KINDS)}",
+        message="tls.issuerRef.kind is {kind}, which cert-manager.io does not have: use Issuer or ClusterIssuer, "
+        "or give the group of an external issuer",
+        field=".kind",
+    ),
+)
+
+
 def _repeated(spec: spec_module.TopologySpec) -> list[tuple[str, int]]:
     """Names that several pools have, with how many."""
     counts = Counter(pool.name for pool in spec.device_pools)
@@ -169,6 +198,8 @@ TABLE: dict[type[pydantic.BaseModel], tuple[checks.Rule, ...]] = {
     cloud.CloudSpec: _CLOUD,
     cloud.Scaling: _SCALING,
     cloud.Engine: _ENGINE,
+    operations.Tls: _TLS,
+    operations.IssuerRef: _ISSUER,
 }
 
 

@@ -130,7 +130,6 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
             "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7",
         ),
         ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
-        ({"spec.tls.mode": "CertManager"}, "tls.mode CertManager is not available in this version"),
         (
             {"spec.cloud.pod": {"resources": {"requests": {"cpu": 2, "memory": "1Gi"}, "limits": {"cpu": "1500m"}}}},
             "cloud.pod.resources.requests.cpu (2) is above limits.cpu (1500m): lower the request or raise the limit",

@@ -112,6 +112,13 @@ def test_what_could_not_be_applied_is_told() -> None:
     assert "quota exceeded" in document["conditions"][0]["message"]
 
 
+def test_a_certificate_that_could_not_be_applied_is_told_under_tls() -> None:
+    refused = {"tls": Trouble(Reason.CHILD_NOT_OWNED, "Secret chat-cloud-tls exists and belongs to somebody else")}
+    document = built(dataclasses.replace(serving(), troubles=refused))
+    assert condition(document) == condition(document, "TLSReady") == ("False", "ChildNotOwned")
+    assert condition(document, "ModelReady")[0] == "True"
+
+
 def test_a_cluster_that_does_not_answer_harms_only_its_pool() -> None:
     seen = serving()
     ref = observed.ClusterRef("edge", "kubeconfig")

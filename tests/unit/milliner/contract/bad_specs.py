@@ -122,6 +122,47 @@ RULES = [
         "fallback.onCloudLoss is DraftOnly but strategy.type is UShape, which has no drafting model: use Wait or Fail, "
         "or set type: Hat",
     ),
+    BadSpec(
+        {"spec.tls": {"mode": "CertManager"}},
+        "spec.tls.issuerRef",
+        "tls.mode is CertManager but issuerRef is not set: give issuerRef.name",
+    ),
+    BadSpec(
+        {"spec.tls": {"issuerRef": {"name": "ca"}}},
+        "spec.tls.issuerRef",
+        "tls.issuerRef is set but tls.mode is Managed: drop issuerRef or set mode: CertManager",
+    ),
+    BadSpec(
+        {"spec.tls": {"mode": "Disabled", "issuerRef": {"name": "ca"}}},
+        "spec.tls.issuerRef",
+        "tls.issuerRef is set but tls.mode is Disabled: drop issuerRef or set mode: CertManager",
+    ),
+    BadSpec(
+        {"spec.tls": {"mode": "CertManager", "issuerRef": {"name": "ca", "kind": "StepIssuer"}}},
+        "spec.tls.issuerRef.kind",
+        "tls.issuerRef.kind is StepIssuer, which cert-manager.io does not have: use Issuer or ClusterIssuer, or give "
+        "the group of an external issuer",
+    ),
+    BadSpec(
+        {"spec.tls": {"mode": "CertManager", "issuerRef": {"name": "ca", "kind": "issuer"}}},
+        "spec.tls.issuerRef.kind",
+        "'issuer' is no kind: write a capital letter, then letters and digits, such as ClusterIssuer",
+    ),
+    BadSpec(
+        {"spec.tls": {"mode": "CertManager", "issuerRef": {"name": "ca", "group": "Cert-Manager.io"}}},
+        "spec.tls.issuerRef.group",
+        "'Cert-Manager.io' is no API group: write a domain in lower case, such as cert-manager.io",
+    ),
+    BadSpec(
+        {"spec.cloud.pod": {"resources": {"requests": {"cpu": 2, "memory": "1Gi"}, "limits": {"cpu": "1500m"}}}},
+        "spec.cloud.pod.resources.requests",
+        "resources.requests.cpu (2) is above limits.cpu (1500m): lower the request or raise the limit",
+    ),
+    BadSpec(
+        {"spec.devicePools.0.pod.resources": {"requests": {"b": 2, "a": "1Gi"}, "limits": {"b": 1, "a": "1e9"}}},
+        "spec.devicePools[0].pod.resources.requests",
+        "resources.requests.a (1Gi) is above limits.a (1e9): lower the request or raise the limit",
+    ),
     BadSpec({"metadata.name": "chat.v2"}, "metadata.name", f"'chat.v2' is no DNS label: {LABEL_REMEDY}"),
     BadSpec({"metadata.name": "Chat"}, "metadata.name", f"'Chat' is no DNS label: {LABEL_REMEDY}"),
     BadSpec({"spec.devicePools.0.name": "Orin"}, "spec.devicePools[0].name", f"'Orin' is no DNS label: {LABEL_REMEDY}"),
@@ -200,6 +241,7 @@ SCHEMA = [
         "spec.model.dtype",
         "found 'bf16', use one of Auto, Float32, BFloat16, Float16",
     ),
+    BadSpec({"spec.tls": {"mode": "CertManager", "issuerRef": {}}}, "spec.tls.issuerRef.name", "is required"),
     BadSpec({"spec.tls": {"mode": "Off"}}, "spec.tls.mode", "found 'Off', use one of Managed, CertManager, Disabled"),
     BadSpec({"spec.cloud.replicas": "2"}, "spec.cloud.replicas", "found '2', use a whole number without quotes"),
     BadSpec({"spec.cloud.replicas": True}, "spec.cloud.replicas", "found true, use a whole number without quotes"),

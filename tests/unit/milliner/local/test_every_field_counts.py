@@ -35,6 +35,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "spec.strategy.uShape.chunking.tokens": {"spec.strategy.uShape.chunking": {"mode": "Fixed"}},
     "spec.cloud.scaling": {"spec.cloud.scaling": {"maxReplicas": 9}},
     "spec.model.credentialsSecretRef": {"spec.model.credentialsSecretRef": {"name": "a", "key": "b"}},
+    "spec.tls.issuerRef": {"spec.tls": {"mode": "CertManager", "issuerRef": {"name": "ca"}}},
     "spec.devicePools[].clusterSecretRef": {"spec.devicePools[].clusterSecretRef": {"name": "a"}},
 }
 VALUES: dict[str, Any] = {
@@ -50,6 +51,7 @@ VALUES: dict[str, Any] = {
     "spec.devicePools[].model": {"source": "model2"},
     "spec.cloud.engine.external": {"url": "http://somewhere:8000/v1"},
     "spec.tls.mode": "CertManager",  # Disabled is what happens here anyway
+    "spec.tls.issuerRef.kind": "ClusterIssuer",
     "spec.tracing.otlpEndpoint": "http://collector:4317",
 }
 
