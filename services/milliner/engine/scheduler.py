@@ -44,6 +44,9 @@ class Waiting:
     served_tokens: int  # of the session, virtual (see `service_floor`)
     skipped_batches: int = 0  # batches since it came in which it got nothing
     joins_previous: bool = False  # continues the session's frame before it without truncation
+    order: int = 0  # of the session's opening
+    prompt_tokens: int = 0  # of the session: everything in its chunks so far
+    generated: int = 0  # of the session: its verification frames so far, for whole models the tokens it went on from
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -105,12 +105,14 @@ class Session:
     __slots__ = (
         "computed",
         "frames",
+        "generated",
         "id",
         "kv",
         "last_used_s",
         "order",
         "pages",
         "planned_len",
+        "prompt_tokens",
         "queue",
         "round",
         "served_tokens",
@@ -128,6 +130,8 @@ class Session:
         self.frames: dict[int, Pending] = {}  # of the current round by start_pos, done ones included
         self.last_used_s = now_s
         self.served_tokens = 0  # virtual: see scheduler.service_floor
+        self.prompt_tokens = 0  # in chunks
+        self.generated = 0  # verification frames
 
     def repeated(self, work: work_module.Work) -> Pending | None:
         """The frame that `work` repeats, if any; raises `PositionMismatch` for late and contradictory frames."""
@@ -178,6 +182,9 @@ class Session:
             served_tokens=self.served_tokens,
             skipped_batches=pending.skipped_batches,
             joins_previous=pending is not first and pending.work.round == first.work.round,
+            order=self.order,
+            prompt_tokens=self.prompt_tokens,
+            generated=self.generated,
         )
 
     def take_in(self, work: work_module.Work, *, ticket: int, now_s: float) -> Pending:
@@ -187,6 +194,10 @@ class Session:
             self.round = work.round
             self.frames.clear()
         self.planned_len = work.end_pos
+        if work.kind is types.FrameKind.VERIFY:
+            self.generated += 1
+        else:
+            self.prompt_tokens += work.num_tokens
         self.frames[work.start_pos] = pending
         self.queue.append(pending)
         self.last_used_s = now_s

@@ -33,6 +33,7 @@ COLOURS: dict[Phase, str] = {
     Phase.VERIFY: "turquoise2",
     Phase.SAMPLE: "yellow1",
     Phase.ROLLBACK: "deep_pink2",
+    Phase.PACE: "grey35",
     Phase.TAKEOVER: "white",
 }
 LETTERS: dict[Phase, str] = {
@@ -46,6 +47,7 @@ LETTERS: dict[Phase, str] = {
     Phase.VERIFY: "V",
     Phase.SAMPLE: "S",
     Phase.ROLLBACK: "R",
+    Phase.PACE: "W",
     Phase.TAKEOVER: "K",
 }
 

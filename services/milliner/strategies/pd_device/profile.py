@@ -3,6 +3,9 @@ serves, shared by all its requests."""
 
 from __future__ import annotations
 
+import contextlib
+
+from milliner.core import generation, ports, types
 from milliner.engine import delay_model
 from milliner.strategies.pd_device import settings
 
@@ -11,14 +14,18 @@ _UNKNOWN_STEP_S = 0.05  # before the first step: the usual aim for a token; arbi
 _UNKNOWN_PREFILL_S = 0.002  # before the first chunk: P/D-Device's class of device, 500 tokens a second
 
 
+_MEASURED_TOKENS = (16, 128, 128)  # chunks; the last is as long as a chunk of the prompt
+_MEASURED_STEPS = 3
+
+
 class Profile:
     """Moving estimates, with plausible figures before the first request."""
 
     def __init__(self) -> None:
         self._chunks = delay_model.DelayModel()
+        self._first_tokens = delay_model.DelayModel()
+        self._num_steps = 0
         self.step_s = _UNKNOWN_STEP_S
-        self.first_token_s = 0.0
-        self._num_steps = self._num_first = 0
 
     @property
     def prefill_s(self) -> float:
@@ -38,7 +45,28 @@ class Profile:
         self._num_steps += 1
         self.step_s += max(_WEIGHT, 1.0 / self._num_steps) * (seconds - self.step_s)
 
-    def cloud_first_token(self, seconds: float) -> None:
-        """The cloud's first token came this long after the request's start."""
-        self._num_first += 1
-        self.first_token_s += max(_WEIGHT, 1.0 / self._num_first) * (seconds - self.first_token_s)
+    def cloud_first_token(self, prompt_tokens: int, seconds: float) -> None:
+        """The cloud's first token for a prompt came this long after the request's start."""
+        self._first_tokens.observe_batch(prompt_tokens, seconds)
+
+    def first_token_s(self, prompt_tokens: int) -> float:
+        """When the cloud's first token for a prompt is expected; 0 before the first one, which asks for more tokens."""
+        return self._first_tokens.seconds(prompt_tokens)
+
+    async def measure(self, model: generation.WholeModel, *, clock: ports.Clock) -> None:
+        """Measures the device before its first request, with a sequence of its own."""
+        sampler = generation.Sampler(types.SamplingParams(), seed=0)
+        largest = min(_MEASURED_TOKENS[-1], model.info.max_positions // 2)
+        session = await model.open(sampler, max_positions=sum(_MEASURED_TOKENS) + largest)
+        try:
+            for num_tokens in _MEASURED_TOKENS:
+                start_s = clock.now()
+                await session.prefill([0] * min(num_tokens, largest))
+                self.prefilled(min(num_tokens, largest), clock.now() - start_s)
+            start_s = clock.now()
+            async with contextlib.aclosing(session.generate([0], limit=_MEASURED_STEPS)) as steps:
+                async for _ in steps:
+                    self.stepped(clock.now() - start_s)
+                    start_s = clock.now()
+        finally:
+            await session.close()

@@ -15,6 +15,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+# More than the least, for estimates that are a little off: a token too few is a gap, one too many a step of the cloud.
+_SPARE_SHARE = 0.03  # arbitrary
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceProfile:
@@ -33,7 +36,8 @@ def cloud_tokens(
     kept_share: float = 1.0,
     waits_for_selection: bool = False,
 ) -> int | None:
-    """N for a prompt of `prompt_tokens`, shown every `interval_s`; None where the device never catches up.
+    """N for a prompt of `prompt_tokens`, shown every `interval_s`, with a little to spare; None where the device never
+    catches up.
 
     `first_token_s` is when the cloud's first token is expected, after the request's start.
     """
@@ -43,4 +47,5 @@ def cloud_tokens(
     ready_s = kept_share * prompt_tokens * profile.prefill_s + profile.step_s
     if waits_for_selection:
         ready_s += first_token_s
-    return max(1, math.ceil((ready_s - first_token_s) / gain_s))
+    least = max(1, math.ceil((ready_s - first_token_s) / gain_s))
+    return least + math.ceil(_SPARE_SHARE * least)

@@ -43,6 +43,10 @@ class PDDevice:
         self._options = options
         self._profile = profile.Profile()
 
+    async def measure(self) -> None:
+        """Measures the device, so that the first request's settings are right; call it before the first."""
+        await self._profile.measure(self._device.model, clock=self._device.clock)
+
     async def generate(
         self, request: types.GenerationRequest, request_record: records.RequestRecord
     ) -> AsyncGenerator[types.Emission, None]:
@@ -96,6 +100,7 @@ class _HandOver:
         self._relay = relay.Relay()
         self._pacing = pacing.Pacing(min_s=options.min_interval_s, max_s=options.max_interval_s)
         self._answer = answers.Answer(request)
+        self._prompt_tokens = len(request.prompt_ids)
         self._fed = 0  # tokens of prompt and answer that the device has seen
         self._cloud_limit = 0
         self._reading: asyncio.Future[None] | None = None
@@ -144,7 +149,7 @@ class _HandOver:
         if self._relay.taken_over:
             return self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered)
         expected = 0 if self._relay.cloud_done else max(0, self._cloud_limit - self._relay.num_tokens)
-        behind = len(self._request.prompt_ids) + self._relay.num_tokens - self._fed
+        behind = self._prompt_tokens + self._relay.num_tokens - self._fed
         until_s = behind * self._profile.prefill_s + self._profile.step_s
         return self._pacing.behind(until_caught_up_s=until_s, buffered=buffered, expected=expected)
 
@@ -162,7 +167,7 @@ class _HandOver:
                     found = await stream.receive()
                     last = found.last
                     if found.index == 0:
-                        self._profile.cloud_first_token(self._clock.now() - self._start_s)
+                        self._profile.cloud_first_token(self._prompt_tokens, self._clock.now() - self._start_s)
                     self._relay.put_cloud(found.index, found.step.token)
             finally:
                 await stream.close()
@@ -175,9 +180,9 @@ class _HandOver:
     def _choose_cloud_tokens(self) -> int:
         found = settings.cloud_tokens(
             self._profile.device,
-            prompt_tokens=len(self._request.prompt_ids),
+            prompt_tokens=self._prompt_tokens,
             interval_s=self._options.max_interval_s,
-            first_token_s=self._profile.first_token_s,
+            first_token_s=self._profile.first_token_s(self._prompt_tokens),
         )
         most = min(self._options.max_cloud_tokens, self._request.max_new_tokens)
         return most if found is None else min(found, most)

@@ -1,0 +1,164 @@
+"""Planning batches of whole models: first come, and the feedback queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from tests.unit.milliner.engine import toys
+
+from milliner.bench.modelled import virtual_time
+from milliner.core import compute, generation, types
+from milliner.engine import engine as engines
+from milliner.engine import generation_scheduler, limits, scheduler, whole_model
+
+T = TypeVar("T")
+STEP, PROMPT = types.FrameKind.VERIFY, types.FrameKind.LAST_CHUNK
+
+
+def waiting(
+    ticket: int, kind: types.FrameKind, *, tokens: int = 1, generated: int = 0, prompt: int = 8, skipped: int = 0
+) -> scheduler.Waiting:
+    return scheduler.Waiting(
+        ticket=ticket,
+        session_id=str(ticket),
+        kind=kind,
+        num_tokens=tokens,
+        served_tokens=0,
+        skipped_batches=skipped,
+        order=ticket,
+        prompt_tokens=prompt,
+        generated=generated,
+    )
+
+
+def test_first_come_keeps_the_first_running() -> None:
+    frames = [waiting(0, STEP, generated=500), waiting(1, STEP, generated=3), waiting(2, PROMPT, tokens=8)]
+    plan = generation_scheduler.FirstCome(max_sequences=2).plan(frames, budget_tokens=64)
+    assert [share.ticket for share in plan] == [0, 1]
+
+
+def test_a_newcomer_overtakes_what_has_run_for_long() -> None:
+    frames = [waiting(0, STEP, generated=500), waiting(1, STEP, generated=30), waiting(2, PROMPT, tokens=8)]
+    plan = generation_scheduler.SkipJoinFeedbackQueue(max_sequences=2).plan(frames, budget_tokens=64)
+    assert {share.ticket for share in plan} == {1, 2}
+
+
+def test_a_long_prompt_joins_where_its_pass_fits() -> None:
+    short = generation_scheduler.level(prompt_tokens=8, generated=0)
+    long = generation_scheduler.level(prompt_tokens=4096, generated=0)
+    assert short == 0
+    assert long > generation_scheduler.level(prompt_tokens=8, generated=4)
+
+
+def test_levels_only_sink() -> None:
+    levels = [generation_scheduler.level(prompt_tokens=100, generated=count) for count in range(300)]
+    assert levels == sorted(levels)
+    assert levels[-1] >= 5
+
+
+def test_what_waited_for_long_goes_first() -> None:
+    old = waiting(0, STEP, generated=5000, skipped=generation_scheduler.PATIENCE_BATCHES)
+    plan = generation_scheduler.SkipJoinFeedbackQueue(max_sequences=1).plan(
+        [old, waiting(1, PROMPT, tokens=4)], budget_tokens=64
+    )
+    assert [share.ticket for share in plan] == [0]
+
+
+def test_steps_come_before_prompts_within_the_budget() -> None:
+    frames = [waiting(0, PROMPT, tokens=100), waiting(1, STEP), waiting(2, STEP)]
+    plan = generation_scheduler.FirstCome(max_sequences=8).plan(frames, budget_tokens=16)
+    assert [(share.ticket, share.num_tokens) for share in plan] == [(1, 1), (2, 1), (0, 14)]
+
+
+class VirtualExecutor:
+    """`ComputeExecutor.run` in virtual time: what is computed takes what it is modelled to take."""
+
+    async def run(self, fn: Callable[[], T], *, modelled_s: Any = None) -> tuple[T, float]:
+        result = fn()
+        seconds = modelled_s(result) if callable(modelled_s) else modelled_s or 0.0
+        await asyncio.sleep(seconds)
+        return result, seconds
+
+
+class CountingCodec:
+    """Tokens over the toy backend: whatever comes, the next token is 1."""
+
+    def embed(self, token_ids: Sequence[int]) -> Any:
+        return [0.0] * len(token_ids)
+
+    def chooser(self, sampler: generation.Sampler, *, origin: types.TokenOrigin) -> CountingCodec:
+        return self
+
+    def choose(self, logits: object, *, position: int) -> types.EmittedToken:
+        return types.EmittedToken(1, types.TokenOrigin.CLOUD)
+
+
+class TextBackend(toys.ToyBackend):
+    """The toy backend with room for all."""
+
+    def __init__(self) -> None:
+        super().__init__(num_pages=100_000, page_tokens=16)
+        self.max_positions = 100_000
+
+
+async def completion_times(
+    policy: scheduler.SchedulingPolicy, jobs: Sequence[tuple[float, int, int]]
+) -> tuple[list[float], list[float]]:
+    """Seconds from arrival to the end, and the longest wait between two tokens, of each (at, prompt, answer)."""
+    clock = virtual_time.VirtualClock()
+    engine = engines.Engine(
+        TextBackend(),
+        config=limits.EngineConfig(kv_cache_bytes=0, max_sessions=1000, session_idle_s=1e6),
+        executor=VirtualExecutor(),  # type: ignore[arg-type]
+        clock=clock,
+        cost=compute.ComputeCost(24e-3, 210e-6),
+        policy=policy,
+    )
+    info = generation.WholeModelInfo("m", "t", 1, 100, 100_000)
+    model = whole_model.EngineModel(engine, codec=CountingCodec(), info=info, origin=types.TokenOrigin.CLOUD)
+    serving = asyncio.create_task(engine.run())
+    took, longest_wait = [0.0] * len(jobs), [0.0] * len(jobs)
+
+    async def job(index: int, at_s: float, prompt: int, answer: int) -> None:
+        await clock.sleep(at_s)
+        session = await model.open(generation.Sampler(types.SamplingParams(), seed=0), max_positions=prompt + answer)
+        last_s = None
+        async for _ in session.generate([0] * prompt, limit=answer):
+            if last_s is not None:
+                longest_wait[index] = max(longest_wait[index], clock.now() - last_s)
+            last_s = clock.now()
+        await session.close()
+        took[index] = clock.now() - at_s
+
+    await asyncio.gather(*(job(index, *one) for index, one in enumerate(jobs)))
+    await engine.stop()
+    await serving
+    return took, longest_wait
+
+
+def mixed_trace(*, seed: int, jobs: int = 300) -> list[tuple[float, int, int]]:
+    """Nineteen short answers for each long one, arriving about a quarter faster than eight places can serve."""
+    chance = random.Random(seed)
+    at_s, found = 0.0, []
+    for _ in range(jobs):
+        at_s += chance.expovariate(1 / 0.22)
+        answer = 1024 if chance.random() < 0.05 else chance.randint(8, 64)
+        found.append((at_s, chance.choice((64, 512)), answer))
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_feedback_queue_halves_the_mean_completion_time_and_starves_nobody(seed: int) -> None:
+    trace = mixed_trace(seed=seed)
+    first_come, _ = virtual_time.run(completion_times(generation_scheduler.FirstCome(max_sequences=8), trace))
+    policy = generation_scheduler.SkipJoinFeedbackQueue(max_sequences=8)
+    feedback, waits = virtual_time.run(completion_times(policy, trace))
+    means = statistics.mean(first_come), statistics.mean(feedback)
+    print(f"mean completion: first come {means[0]:.2f} s, feedback {means[1]:.2f} s")
+    assert means[1] <= 0.5 * means[0]
+    assert max(waits) <= 4.0  # seconds between two tokens of whoever waits longest
