@@ -6,6 +6,7 @@ Exit status 0: ended as asked; 1: it failed; 2: a setting is wrong, which is nam
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import sys
@@ -46,8 +47,9 @@ def set_up_logging(level: str) -> None:
 
 async def serve(chosen: settings.Settings) -> None:
     """Watches, reconciles and serves metrics and liveness until kopf is told to end."""
-    client, metrics = KubernetesApi.of_environment(), Metrics()
-    clusters = Clusters(client, connect=KubernetesApi.of_kubeconfig)
+    metrics = Metrics()
+    client = KubernetesApi.of_environment(told=metrics.answered)
+    clusters = Clusters(client, connect=functools.partial(KubernetesApi.of_kubeconfig, told=metrics.answered))
     reconciler = Reconciler(client, settings=chosen, clusters=clusters, metrics=metrics)
     queue = WorkQueue(reconciler)
     metrics.waiting.set_function(lambda: float(len(queue)))

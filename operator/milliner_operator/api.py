@@ -1,8 +1,9 @@
 """The only module that talks to an API server: reads, server-side apply, deletes; raw JSON bodies, async outside.
 
-Calls of the `kubernetes` client block, so each runs on a thread of a small pool; every call has a deadline. One
-instance per cluster: the operator's own, and one for each kubeconfig of a remote pool. `counts` tells reads and
-writes, which tests and metrics use. Errors are those of `errors.ApiError` (*expected*).
+Calls of the `kubernetes` client block, so each runs on a thread of a small pool; every call has a deadline. Pods are
+asked on threads of their own: one that does not answer must not keep others from being reconciled. One instance per
+cluster: the operator's own, and one for each kubeconfig of a remote pool. Errors are those of `errors.ApiError`
+(*expected*).
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import base64
 import concurrent.futures
 import json
 import urllib.parse
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import urllib3
@@ -28,9 +28,11 @@ from milliner_operator.sameness import FIELD_MANAGER
 _REQUEST_S = 15.0  # arbitrary: an API server that takes longer is as good as gone
 _CONNECT_S = 5.0
 _THREADS = 8  # arbitrary: so many calls at once are kind to an API server
+_ASKING_THREADS = 16  # arbitrary: they only wait
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_ASK = "proxy"  # the verb of what goes on to a pod
 
 
 class Api(Protocol):
@@ -55,26 +57,30 @@ class Api(Protocol):
     async def proxy_pod(self, namespace: str, pod: str, *, port: int, path: str, timeout_s: float) -> str: ...
 
 
+Told = Callable[[str, int], None]  # what is told of each answer: verb, bytes; called on any thread
+
+
 class KubernetesApi:
     """`Api` over HTTPS with the credentials of a kubeconfig or of the pod's service account."""
 
-    def __init__(self, connection: client.ApiClient) -> None:
+    def __init__(self, connection: client.ApiClient, *, told: Told) -> None:
         self._connection = connection
+        self._told = told
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="milliner-api")
-        self.counts: Counter[str] = Counter()  # by verb
+        self._asking = concurrent.futures.ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix="milliner-ask")
 
     @classmethod
-    def of_environment(cls) -> KubernetesApi:
+    def of_environment(cls, *, told: Told) -> KubernetesApi:
         """The cluster that the operator runs in, or that of KUBECONFIG; raises the client's ConfigException."""
         settings = client.Configuration()
         try:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
             config.load_kube_config(client_configuration=settings)
-        return cls(_connection(settings))
+        return cls(_connection(settings), told=told)
 
     @classmethod
-    def of_kubeconfig(cls, text: str) -> KubernetesApi:
+    def of_kubeconfig(cls, text: str, *, told: Told) -> KubernetesApi:
         """The cluster of a kubeconfig's current context; raises ValueError (*expected*) saying what is wrong with it.
 
         A kubeconfig that names programs or files is refused: whoever writes a Secret must not run anything here.
@@ -86,10 +92,11 @@ class KubernetesApi:
             config.load_kube_config_from_dict(document, client_configuration=settings, persist_config=False)
         except (yaml.YAMLError, config.ConfigException, AttributeError, TypeError, KeyError) as error:
             raise ValueError(f"is no kubeconfig: {error}") from None
-        return cls(_connection(settings))
+        return cls(_connection(settings), told=told)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._asking):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._connection.rest_client.close()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
@@ -143,7 +150,7 @@ class KubernetesApi:
     async def proxy_pod(self, namespace: str, pod: str, *, port: int, path: str, timeout_s: float) -> str:
         """The body of a GET to a pod's port through the API server, so that any cluster's pods can be asked."""
         url = f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path.lstrip('/')}"
-        return (await self._raw("GET", url, verb="proxy", timeout_s=timeout_s)).decode(errors="replace")
+        return (await self._raw("GET", url, verb=_ASK, timeout_s=timeout_s)).decode(errors="replace")
 
     async def _call(
         self,
@@ -171,13 +178,16 @@ class KubernetesApi:
         content_type: str = _JSON,
         timeout_s: float = _REQUEST_S,
     ) -> bytes:
-        self.counts[verb] += 1
-        loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._threads, self._blocking, method, url, data, content_type, timeout_s)
+        loop, threads = asyncio.get_running_loop(), self._asking if verb == _ASK else self._threads
+        call = loop.run_in_executor(threads, self._blocking, method, url, data, content_type, timeout_s)
+        answer = b""
         try:
-            return await asyncio.wait_for(call, timeout_s + _CONNECT_S)
+            answer = await asyncio.wait_for(call, timeout_s + _CONNECT_S)
+            return answer
         except TimeoutError:
             raise errors.Unreachable(0, f"no answer within {timeout_s + _CONNECT_S:.0f} s") from None
+        finally:
+            self._told(verb, len(answer))
 
     def _blocking(self, method: str, url: str, data: bytes | None, content_type: str, timeout_s: float) -> bytes:
         settings = self._connection.configuration
@@ -204,7 +214,7 @@ class KubernetesApi:
 
 
 def _connection(settings: client.Configuration) -> client.ApiClient:
-    settings.connection_pool_maxsize = _THREADS
+    settings.connection_pool_maxsize = _THREADS + _ASKING_THREADS
     return client.ApiClient(settings)
 
 

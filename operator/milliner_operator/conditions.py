@@ -27,6 +27,7 @@ class Type(enum.StrEnum):
     DEGRADED = "Degraded"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    CLEANUP_PENDING = "CleanupPending"
 
 
 LEAVES = (
@@ -74,6 +75,7 @@ class Reason(enum.StrEnum):
     CERTIFICATE_NOT_READY = "CertificateNotReady"
     CHILD_NOT_OWNED = "ChildNotOwned"
     METRIC_MISSING = "MetricMissing"
+    CLEANUP_PENDING = "CleanupPending"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     RECONCILE_ERROR = "ReconcileError"
 
@@ -169,6 +171,10 @@ GUIDES: Mapping[Reason, Guide] = {
     Reason.METRIC_MISSING: Guide(
         "The autoscaler cannot read its metric and scales nothing.",
         "Install metrics-server, or the adapter that serves the custom metric.",
+    ),
+    Reason.CLEANUP_PENDING: Guide(
+        "What was made in a cluster that does not answer is not deleted yet; the topology's own deletion waits for it.",
+        "Bring that cluster back, or delete the Secret with its kubeconfig to give up what is there.",
     ),
     Reason.PROGRESS_DEADLINE_EXCEEDED: Guide(
         "A rollout made no progress within cloud.rollout.progressDeadlineSeconds, that of devices within ten minutes.",

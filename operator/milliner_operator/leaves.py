@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from milliner.contract import names
 from milliner_operator.children import common
 from milliner_operator.conditions import LEAVES, Condition, Reason, Type
-from milliner_operator.observed import Manifest, RemoteCluster, Trouble, condition
+from milliner_operator.observed import Manifest, Trouble, condition
 from milliner_operator.plan import RolePlan
 from milliner_operator.seen import Seen
 from milliner_operator.workloads import Progress
@@ -104,7 +104,7 @@ def _pool(seen: Seen, role: RolePlan) -> Condition:
     if role.blocked is not None:
         return role.blocked
     prefix = f"pool {role.pool}: "
-    if role.cluster is not None and (error := seen.clusters.get(role.cluster, RemoteCluster()).error):
+    if error := seen.unreachable(role):
         return Condition(Type.DEVICES_READY, False, Reason.DEVICE_UNREACHABLE, f"{prefix}{error}")
     trouble = seen.troubles.get(names.ROLE_DEVICE) or seen.sightings.troubles.get(role.workload)
     progress = seen.progress(role)
@@ -134,17 +134,25 @@ def _tier(kind: Type, role: RolePlan, progress: Progress, trouble: Trouble | Non
 
 
 def _stream(seen: Seen) -> Condition:
-    """True when each pool that has devices made a round trip lately."""
-    serving = [role for role in seen.plan.pools if seen.progress(role).desired > 0]
-    if not serving:
+    """True when each pool that has devices made a round trip lately; Unknown where a pool's cluster does not answer."""
+    found = [
+        _round_trip(seen, role) for role in seen.plan.pools if seen.unreachable(role) or seen.progress(role).desired
+    ]
+    if not found:
         return Condition(Type.STREAM_READY, None, Reason.RECONCILING, "no device is there yet")
-    for role in serving:
-        assert role.pool is not None
-        probe = seen.sightings.probes.get(role.pool)
-        if probe is None:
-            message = f"pool {role.pool}: no device of the current revision is ready to be asked"
-            return Condition(Type.STREAM_READY, False, Reason.STREAM_PROBE_FAILED, message)
-        if not probe.ok:
-            message = f"pool {role.pool}: {probe.reason}"
-            return Condition(Type.STREAM_READY, False, Reason.STREAM_PROBE_FAILED, message)
+    failing = [each for each in found if each.status is False] or [each for each in found if each.status is None]
+    return next(iter([*failing, *found]))
+
+
+def _round_trip(seen: Seen, role: RolePlan) -> Condition:
+    """StreamReady as far as one pool is concerned."""
+    if error := seen.unreachable(role):
+        return Condition(Type.STREAM_READY, None, Reason.DEVICE_UNREACHABLE, f"pool {role.pool}: {error}")
+    assert role.pool is not None
+    probe = seen.sightings.probes.get(role.pool)
+    if probe is None:
+        message = f"pool {role.pool}: no device of the current revision is ready to be asked"
+        return Condition(Type.STREAM_READY, False, Reason.STREAM_PROBE_FAILED, message)
+    if not probe.ok:
+        return Condition(Type.STREAM_READY, False, Reason.STREAM_PROBE_FAILED, f"pool {role.pool}: {probe.reason}")
     return Condition(Type.STREAM_READY, True, Reason.STREAM_PROBE_SUCCEEDED, "")

@@ -26,6 +26,12 @@ class Metrics:
         self.writes = prometheus_client.Counter(
             "milliner_operator_writes", "Objects applied or deleted, statuses written.", registry=chosen
         )
+        self._requests = prometheus_client.Counter(
+            "milliner_operator_api_requests", "Calls of API servers, by verb.", ["verb"], registry=chosen
+        )
+        self._received = prometheus_client.Counter(
+            "milliner_operator_api_received_bytes", "Bytes of their answers, without headers.", registry=chosen
+        )
         self.ready = prometheus_client.Gauge(
             "milliner_operator_topology_ready",
             "1: Ready is True, 0: False, -1: Unknown.",
@@ -42,6 +48,11 @@ class Metrics:
             "milliner_operator_queue_length", "Topologies that are due or being reconciled.", registry=chosen
         )
         self._since: dict[str, tuple[int, float | None]] = {}  # uid -> generation, when first seen; None: was ready
+
+    def answered(self, verb: str, num_bytes: int) -> None:
+        """A call of an API server ended; safe on any thread."""
+        self._requests.labels(verb).inc()
+        self._received.inc(num_bytes)
 
     def seen(self, document: Mapping[str, Any]) -> None:
         """Starts the clock of a generation, unless it was ready before this process saw it."""

@@ -26,10 +26,12 @@ class ClusterRef:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RemoteCluster:
-    """What was seen of another cluster; `error` says why nothing was."""
+    """What was seen of another cluster; `error` says why nothing was. One that is `given_up` has no credentials any
+    more and no pool that names it: what is there stays."""
 
     objects: Mapping[Ref, Manifest] = dataclasses.field(default_factory=dict)
     error: str = ""
+    given_up: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

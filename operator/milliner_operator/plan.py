@@ -57,6 +57,11 @@ class Plan:
         return next((each for each in self.conditions if each.type is kind), None)
 
     @property
+    def planned(self) -> bool:
+        """Whether the tiers could be planned, if not all of them: a workload that is only named has no revision."""
+        return any(each.revision for each in self.roles)
+
+    @property
     def cloud(self) -> RolePlan | None:
         """The workload that devices speak to: the first pipeline stage."""
         return next((each for each in self.roles if each.role == names.ROLE_CLOUD), None)

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator
 
-from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, quantities, topology
-from milliner_operator import inspection, tiers, tls
+from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, topology
+from milliner_operator import acceptance, inspection, tiers, tls
 from milliner_operator import plan as plans
 from milliner_operator.children import common, files, plain
 from milliner_operator.conditions import Condition, Reason, Type
@@ -100,7 +99,8 @@ def _tiers_plan(
     conditions: tuple[Condition, ...],
     inspected: facts.InspectedFacts,
 ) -> plans.Plan:
-    local, roles = list(shared), list[plans.RolePlan]()
+    accepted = acceptance.config_map(context.scope, wanted=context.wanted, found=inspected)
+    local, roles = [*shared, accepted], list[plans.RolePlan]()
     for stage in range(context.wanted.spec.cloud.pipeline_stages):
         live = world.get("Deployment", names.cloud_name(context.wanted.name, stage=stage))
         children, role = tiers.cloud_children(context, stage=stage, live=live)
@@ -167,24 +167,8 @@ def _check_cluster(wanted: topology.InferenceTopology) -> None:
                 )
                 problems.append(errors.Problem("spec.cloud.service.type", message))
                 break
-    problems += _over_limits(wanted)
     if problems:
         raise errors.SpecInvalid(problems)
-
-
-def _over_limits(wanted: topology.InferenceTopology) -> Iterator[errors.Problem]:
-    """Requests above their limits, which the API server refuses in a pod."""
-    groups = [("cloud.pod", wanted.spec.cloud.pod)]
-    groups += [(f"devicePools[{index}].pod", pool.pod) for index, pool in enumerate(wanted.spec.device_pools)]
-    for field, options in groups:
-        requests, limits = options.resources.requests, options.resources.limits
-        for name in sorted(requests.keys() & limits.keys()):
-            if quantities.value(requests[name]) > quantities.value(limits[name]):
-                message = (
-                    f"{field}.resources.requests.{name} ({requests[name]}) is above limits.{name} ({limits[name]}): "
-                    "lower the request or raise the limit"
-                )
-                yield errors.Problem(f"spec.{field}.resources.requests.{name}", message)
 
 
 def _accepted(certified: plans.Tls) -> tuple[Condition, ...]:
@@ -234,7 +218,7 @@ def _remote_tls(context: tiers.Context) -> list[Manifest]:
 def _clusters(wanted: topology.InferenceTopology, scope: common.Scope, world: World) -> list[Manifest]:
     """The list of other clusters with children, kept until nothing is left there."""
     wanted_refs = {each.cluster for each in _roles(wanted) if each.cluster is not None}
-    left = {cluster for cluster, seen in world.clusters.items() if seen.objects or seen.error}
+    left = {cluster for cluster, seen in world.clusters.items() if seen.objects or (seen.error and not seen.given_up)}
     listed = sorted((each.secret, each.key) for each in wanted_refs | left)
     name = names.child_name(wanted.name, CLUSTERS_NAME)
     return [plain.clusters_map(scope, name, clusters=listed)] if listed else []

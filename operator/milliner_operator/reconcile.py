@@ -12,9 +12,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from milliner.contract import errors as contract_errors
-from milliner.contract import topology
-from milliner_operator import conditions, errors, events, executor, kinds, observed, planner, sightings, status, world
+from milliner_operator import (
+    conditions,
+    errors,
+    events,
+    executor,
+    kinds,
+    leaving,
+    observed,
+    outlook,
+    sightings,
+    status,
+    world,
+)
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.metrics import Metrics
@@ -79,23 +89,17 @@ class Reconciler:
         )
         seen = await self._bring_about(document, scope, objects)
         after = status.build(seen, before=before, now=self._stamp())
-        if after != before:
-            await self._write_status(document, after)
-            await events.post_transition(self._client, document, before=before, after=after, now=self._stamp())
+        await self._tell(document, before=before, after=after)
         return self._settle(scope, seen, after)
 
     async def _bring_about(self, document: Manifest, scope: common.Scope, objects: Mapping[Ref, Manifest]) -> Seen:
         """Plans and writes; returns what is there after."""
-        try:
-            wanted = topology.parse(document)
-        except contract_errors.SpecInvalid as error:
-            return await self._with_sightings(scope, document, planner.refusal(error), objects, {}, {})
-        refs = world.cluster_refs(wanted, objects)
-        clusters, clients = await self._clusters.look(scope.namespace, refs, topology=scope.topology, uid=scope.uid)
-        there = await world.look(self._client, wanted, scope=scope, objects=objects, clusters=clusters, now=self._now())
-        plan = planner.plan_topology(wanted, scope=scope, world=there, now=self._now())
+        there = await outlook.look(
+            self._client, self._clusters, document, scope=scope, objects=objects, now=self._now()
+        )
+        plan, clusters, clients = there.plan, there.clusters, there.clients
         has = FINALIZER in (document["metadata"].get("finalizers") or [])
-        needs = needs_finalizer(planned=bool(plan.remote), recorded=bool(refs), has=has)
+        needs = needs_finalizer(planned=any(plan.remote.values()), recorded=bool(clusters), has=has)
         if needs and not has:
             await self._set_finalizer(document, present=True)  # before anything is made there
         outcome = await executor.execute(
@@ -149,7 +153,7 @@ class Reconciler:
         objects: Mapping[Ref, Manifest],
         clusters: Mapping[ClusterRef, RemoteCluster],
         clients: Mapping[ClusterRef, Api],
-        troubles: Mapping[str, Trouble] | None = None,
+        troubles: Mapping[str, Trouble],
     ) -> Seen:
         seen = Seen(
             topology=scope.topology,
@@ -157,7 +161,7 @@ class Reconciler:
             plan=plan,
             objects=objects,
             clusters=clusters,
-            troubles=troubles or {},
+            troubles=troubles,
             sightings=observed.Sightings(),
         )
         found = await sightings.look(
@@ -167,13 +171,24 @@ class Reconciler:
 
     async def _release(self, document: Manifest, objects: Mapping[Ref, Manifest]) -> float | None:
         """The topology is being deleted: other clusters are cleaned up, the rest is the garbage collector's."""
-        metadata = document["metadata"]
-        if FINALIZER not in (metadata.get("finalizers") or []):
+        if FINALIZER not in (document["metadata"].get("finalizers") or []):
             return None
-        refs = world.recorded_clusters(metadata["name"], objects)
-        await self._clusters.clean_up(metadata["namespace"], refs, topology=metadata["name"], uid=metadata["uid"])
-        await self._set_finalizer(document, present=False)
-        return None
+        problems = await leaving.clean_up(self._client, self._clusters, document, objects)
+        if not problems:
+            await self._set_finalizer(document, present=False)
+            return None
+        before = document.get("status") or {}
+        generation = document["metadata"]["generation"]
+        after = status.leaving(generation, problems=problems, before=before, now=self._stamp())
+        await self._tell(document, before=before, after=after)
+        return _UNSETTLED_S
+
+    async def _tell(self, document: Manifest, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Writes the status if it changed, and posts what changed in it."""
+        if after == before:
+            return
+        await self._write_status(document, after)
+        await events.post_transitions(self._client, document, before=before, after=after, now=self._stamp())
 
     async def _set_finalizer(self, document: Manifest, *, present: bool) -> None:
         metadata = document["metadata"]

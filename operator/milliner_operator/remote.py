@@ -2,6 +2,10 @@
 
 No owner reference reaches across clusters, so children carry the topology's uid as a label, the ConfigMap
 `<topology>-clusters` lists where there are any, and the topology has a finalizer as long as that is so.
+
+Of clients two things are kept in mind, neither of which decides what is wanted: a cluster that did not answer is not
+asked again for a while, so that one that is silent does not hold up the topologies of others; and the last credentials
+for a Secret, so that what is left behind is cleaned up even if the Secret went first, as in a namespace's deletion.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from milliner.contract import names
 from milliner_operator import api, errors, executor, kinds, observed
@@ -18,7 +24,12 @@ from milliner_operator.children import common, plain
 from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster
 
 FINALIZER = f"{names.GROUP}/remote-pools"
-_CONNECT_S = 8.0  # arbitrary: a cluster that does not answer must not hold up the topology's own
+_ANSWER_S = 8.0  # arbitrary: a cluster that does not answer must not hold up the topology's own
+_SILENCE_S = 10.0  # arbitrary: how long a cluster that did not answer is taken for silent without asking it
+
+_logger = logging.getLogger(__name__)
+
+Connect = Callable[[str], Api]  # kubeconfig text -> client; raises ValueError
 
 
 def needs_finalizer(*, planned: bool, recorded: bool, has: bool) -> bool:
@@ -27,19 +38,63 @@ def needs_finalizer(*, planned: bool, recorded: bool, has: bool) -> bool:
     return planned or (has and recorded)
 
 
-Connect = Callable[[str], Api]  # kubeconfig text -> client; raises ValueError
-
-
 class Clusters:
-    """Clients of other clusters, one for each kubeconfig; a changed Secret gets a new one."""
+    """Clients of other clusters, one for each kubeconfig; a changed Secret gets a new one. `now` is monotonic."""
 
-    def __init__(self, local: Api, *, connect: Connect) -> None:
+    def __init__(self, local: Api, *, connect: Connect, now: Callable[[], float] = time.monotonic) -> None:
         self._local = local
         self._connect = connect
-        self._clients: dict[str, Api] = {}
+        self._now = now
+        self._clients: dict[str, Api] = {}  # by the kubeconfig's hash
+        self._last: dict[tuple[str, ClusterRef], str] = {}  # the hash that a Secret had
+        self._silent: dict[str, tuple[float, str]] = {}  # until when, and what was the error
 
-    async def client(self, namespace: str, ref: ClusterRef) -> Api:
-        """The client of a cluster; raises `ApiError` (*expected*) saying why there is none."""
+    async def look(
+        self, namespace: str, refs: Iterable[ClusterRef], *, named: Collection[ClusterRef], topology: str, uid: str
+    ) -> tuple[dict[ClusterRef, RemoteCluster], dict[ClusterRef, Api]]:
+        """What is there of a topology in each cluster, and the clients of those that answer.
+
+        A cluster that no pool has `named` is one to clean up: credentials that are gone from its Secret still do.
+        """
+        listed = sorted(set(refs))
+        looks = (self._look_at(namespace, ref, named=ref in named, topology=topology, uid=uid) for ref in listed)
+        found = await asyncio.gather(*looks)
+        seen = {ref: cluster for ref, (cluster, _) in zip(listed, found, strict=True)}
+        clients = {ref: client for ref, (_, client) in zip(listed, found, strict=True) if client is not None}
+        return seen, clients
+
+    async def clean_up(self, namespace: str, refs: Iterable[ClusterRef], *, topology: str, uid: str) -> list[str]:
+        """Deletes all children of a topology in other clusters; returns what kept it from doing so.
+
+        A cluster without credentials cannot be cleaned up and is passed over: deletion must not hang for it.
+        """
+        seen, clients = await self.look(namespace, refs, named=(), topology=topology, uid=uid)
+        problems = [each.error for each in seen.values() if each.error and not each.given_up]
+        for ref, client in clients.items():
+            live = seen[ref].objects
+            try:
+                await executor.execute(client, namespace=namespace, uid=uid, wanted=(), live=live, complete=True)
+            except errors.ApiError as error:
+                problems.append(_problem(ref, error.message))
+        return problems
+
+    async def _look_at(
+        self, namespace: str, ref: ClusterRef, *, named: bool, topology: str, uid: str
+    ) -> tuple[RemoteCluster, Api | None]:
+        try:
+            identity = await self._identity(namespace, ref)
+        except errors.NotFound as error:
+            last = None if named else self._last.get((namespace, ref))
+            if last is None:
+                return self._without(ref, error.message, named=named), None
+            found = await self._ask(last, namespace, ref, topology=topology, uid=uid)
+            return found if found[1] is not None else (self._without(ref, found[0].error, named=named), None)
+        except errors.ApiError as error:
+            return RemoteCluster(error=_problem(ref, error.message)), None
+        return await self._ask(identity, namespace, ref, topology=topology, uid=uid)
+
+    async def _identity(self, namespace: str, ref: ClusterRef) -> str:
+        """The hash of a Secret's kubeconfig, which has a client then; raises `ApiError` (*expected*)."""
         secret = await self._local.get(kinds.SECRET, namespace, ref.secret)
         if secret is None:
             raise errors.NotFound(404, f"Secret {ref.secret} of clusterSecretRef is not there")
@@ -51,43 +106,40 @@ class Clusters:
             try:
                 self._clients[identity] = self._connect(text)
             except ValueError as error:
-                raise errors.Refused(400, f"Secret {ref.secret}, key {ref.key}: {error}") from None
-        return self._clients[identity]
+                raise errors.Refused(400, f"key {ref.key}: {error}") from None
+        self._last[namespace, ref] = identity
+        return identity
 
-    async def look(
-        self, namespace: str, refs: Iterable[ClusterRef], *, topology: str, uid: str
-    ) -> tuple[dict[ClusterRef, RemoteCluster], dict[ClusterRef, Api]]:
-        """What is there of a topology in each cluster, and the clients of those that answer."""
-        listed = sorted(set(refs))
-        found = await asyncio.gather(*(self._look_at(namespace, ref, topology=topology, uid=uid) for ref in listed))
-        seen = {ref: cluster for ref, (cluster, _) in zip(listed, found, strict=True)}
-        clients = {ref: client for ref, (_, client) in zip(listed, found, strict=True) if client is not None}
-        return seen, clients
-
-    async def clean_up(self, namespace: str, refs: Iterable[ClusterRef], *, topology: str, uid: str) -> None:
-        """Deletes all children of a topology in other clusters; raises `ApiError` where one does not answer.
-
-        A cluster whose Secret is gone cannot be cleaned up and is passed over: deletion must not hang for it.
-        """
-        for ref in refs:
-            try:
-                client = await self.client(namespace, ref)
-            except errors.NotFound:
-                continue
-            objects = await _list(client, namespace, topology=topology, uid=uid)
-            await executor.execute(client, namespace=namespace, uid=uid, wanted=(), live=objects, complete=True)
-
-    async def _look_at(
-        self, namespace: str, ref: ClusterRef, *, topology: str, uid: str
+    async def _ask(
+        self, identity: str, namespace: str, ref: ClusterRef, *, topology: str, uid: str
     ) -> tuple[RemoteCluster, Api | None]:
+        until, why = self._silent.get(identity, (0.0, ""))
+        if self._now() < until:
+            return RemoteCluster(error=_problem(ref, why)), None
+        client = self._clients[identity]
         try:
-            async with asyncio.timeout(_CONNECT_S):
-                client = await self.client(namespace, ref)
-                return RemoteCluster(await _list(client, namespace, topology=topology, uid=uid)), client
-        except errors.ApiError as error:
-            return RemoteCluster(error=f"cluster of Secret {ref.secret}: {error.message}"), None
+            async with asyncio.timeout(_ANSWER_S):
+                objects = await _list(client, namespace, topology=topology, uid=uid)
+        except errors.Unreachable as error:
+            why = error.message
         except TimeoutError:
-            return RemoteCluster(error=f"cluster of Secret {ref.secret}: no answer within {_CONNECT_S:.0f} s"), None
+            why = f"no answer within {_ANSWER_S:.0f} s"
+        except errors.ApiError as error:  # it answers, if only to refuse: ask again next time
+            return RemoteCluster(error=_problem(ref, error.message)), None
+        else:
+            self._silent.pop(identity, None)
+            return RemoteCluster(objects), client
+        self._silent[identity] = (self._now() + _SILENCE_S, why)
+        return RemoteCluster(error=_problem(ref, why)), None
+
+    def _without(self, ref: ClusterRef, why: str, *, named: bool) -> RemoteCluster:
+        if not named:
+            _logger.warning("given up what is left in the cluster of Secret %s: %s", ref.secret, why)
+        return RemoteCluster(error=_problem(ref, why), given_up=not named)
+
+
+def _problem(ref: ClusterRef, why: str) -> str:
+    return f"cluster of Secret {ref.secret}: {why}"
 
 
 async def _list(client: Api, namespace: str, *, topology: str, uid: str) -> dict[Ref, Manifest]:

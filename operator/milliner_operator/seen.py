@@ -32,6 +32,18 @@ class Seen:
         waits = role.pool is not None and self.rests  # devices get ready by a round trip through the cloud
         return dataclasses.replace(found, deadline_exceeded=exceeded and not waits)
 
+    def unreachable(self, role: RolePlan) -> str:
+        """Why nothing is known of a role in another cluster; empty where all is."""
+        return "" if role.cluster is None else self.clusters.get(role.cluster, RemoteCluster()).error
+
+    @property
+    def left_behind(self) -> list[str]:
+        """What is the matter with clusters that no pool is in any more and that may still hold children."""
+        named = {role.cluster for role in self.plan.roles}
+        return [
+            each.error for ref, each in self.clusters.items() if ref not in named and each.error and not each.given_up
+        ]
+
     @property
     def rests(self) -> bool:
         """Whether a stage of the cloud is scaled to 0 replicas."""

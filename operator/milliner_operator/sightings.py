@@ -1,7 +1,7 @@
 """Looks at a few pods: why roles are not ready, and what devices say of their last round trip.
 
-The number of calls depends on the number of roles, never on that of pods: lists are limited, and at most
-`_PROBED_PODS` of a pool are asked, through the API server, so that pods of any cluster can be.
+Calls and bytes depend on the number of roles, never on that of pods: lists are limited, and at most `_PROBED_PODS` of
+a pool are asked, through the API server, so that pods of any cluster can be.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from milliner_operator.seen import Seen
 
 _PROBED_PODS = 3
 _LISTED_PODS = 50  # arbitrary: enough to find a cause, few enough to cost the same for any pool
+# How many pods are looked through for ready ones, list by list: a few will do while most devices are online.
+_SEARCHED_PODS = (2 * _PROBED_PODS, 500)
 _PROBE_S = 5.0
 
 
@@ -59,7 +61,7 @@ async def _look_at(
                 POD, namespace, labels=labels, fields="status.phase!=Running", limit=_LISTED_PODS
             )
             if pods.trouble(listed) is None:
-                listed = await _running(client, namespace, labels)
+                listed = await _running(client, namespace, labels, limit=_LISTED_PODS)
             trouble = pods.trouble(listed)
             if role.workload[0] == DAEMON_SET.kind and _cloud_has_served(seen, now):
                 found.stuck |= {role.workload for each in listed if pods.is_stuck(each, now=now)}
@@ -67,10 +69,8 @@ async def _look_at(
                 trouble = await _refusal(client, namespace, role)
             if trouble is not None and not _only_starting(trouble):
                 found.troubles[role.workload] = trouble
-        if role.pool is not None and progress.ready > 0:
-            ready = [each for each in await _running(client, namespace, labels) if pods.is_ready(each)]
-            if ready:
-                found.probes[role.pool] = await _probe(client, namespace, ready[:_PROBED_PODS])
+        if role.pool is not None and progress.ready > 0 and (ready := await _ready(client, namespace, labels)):
+            found.probes[role.pool] = await _probe(client, namespace, ready[:_PROBED_PODS])
     except errors.ApiError as error:
         if role.pool is not None:
             found.probes.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
@@ -82,8 +82,18 @@ def _cloud_has_served(seen: Seen, now: datetime.datetime) -> bool:
     return all(each is not None and now - each >= pods.PROGRESS for each in since)
 
 
-async def _running(client: Api, namespace: str, labels: str) -> Sequence[Manifest]:
-    return await client.list(POD, namespace, labels=labels, fields="status.phase=Running", limit=_LISTED_PODS)
+async def _running(client: Api, namespace: str, labels: str, *, limit: int) -> Sequence[Manifest]:
+    return await client.list(POD, namespace, labels=labels, fields="status.phase=Running", limit=limit)
+
+
+async def _ready(client: Api, namespace: str, labels: str) -> Sequence[Manifest]:
+    """Some ready pods; no selector knows of readiness, and those of devices that are offline still count as running."""
+    for limit in _SEARCHED_PODS:
+        listed = await _running(client, namespace, labels, limit=limit)
+        ready = [each for each in listed if pods.is_ready(each)]
+        if ready or len(listed) < limit:
+            return ready
+    return ()
 
 
 async def _refusal(client: Api, namespace: str, role: RolePlan) -> Trouble | None:

@@ -7,6 +7,7 @@ whether the probe's figures moved.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,19 +39,28 @@ def first(generation: int, *, now: str) -> dict[str, Any]:
     }
 
 
+def leaving(generation: int, *, problems: Iterable[str], before: Mapping[str, Any], now: str) -> dict[str, Any]:
+    """The status of a topology whose deletion waits for other clusters; equal to `before` when nothing changed."""
+    pending = _cleanup_pending(problems)
+    assert pending is not None
+    found = [dataclasses.replace(pending, type=Type.READY, status=False), pending]
+    return {
+        "observedGeneration": generation,
+        "conditions": conditions.merged(found, before=before.get("conditions") or (), generation=generation, now=now),
+    }
+
+
 def build(seen: Seen, *, before: Mapping[str, Any], now: str) -> dict[str, Any]:
     """The status document; equal to `before` when nothing changed."""
     found = all_conditions(seen)
     plan, cloud = seen.plan, seen.plan.cloud
-    pools = [(role, seen.progress(role)) for role in plan.pools]
     counts = seen.progress(cloud) if cloud is not None else Progress()
-    ready, desired = sum(each.ready for _, each in pools), sum(each.desired for _, each in pools)
     status = schema.TopologyStatus(
         observed_generation=seen.generation,
-        summary=schema.Summary(cloud=f"{counts.ready}/{counts.desired}", devices=f"{ready}/{desired}"),
+        summary=schema.Summary(cloud=f"{counts.ready}/{counts.desired}", devices=_devices_summary(seen)),
         model=_model(plan),
         cloud=_cloud(plan, counts),
-        device_pools=tuple(_pool(role, each) for role, each in pools),
+        device_pools=tuple(_pool(seen, role) for role in plan.pools),
         probe=_probe(seen.sightings.probes.values(), before=before.get("probe") or {}, now=now),
         selector=common.role_selector(seen.topology, role=names.ROLE_CLOUD),
     )
@@ -68,6 +78,8 @@ def all_conditions(seen: Seen) -> list[Condition]:
     beside = [_progressing(seen), _degraded(seen, ready)]
     if (scaling := leaves.scaling(seen)) is not None:
         beside.append(scaling)
+    if (pending := _cleanup_pending(seen.left_behind)) is not None:
+        beside.append(pending)
     stalled = _stalled([*found, *beside])
     if stalled is not None:
         beside.append(stalled)
@@ -85,7 +97,9 @@ def _ready(found: Iterable[Condition]) -> Condition:
 
 
 def _progressing(seen: Seen) -> Condition:
-    rollouts = [(role, seen.progress(role)) for role in seen.plan.roles if role.blocked is None]
+    away = [error for role in seen.plan.roles if (error := seen.unreachable(role))]
+    visible = (role for role in seen.plan.roles if role.blocked is None and not seen.unreachable(role))
+    rollouts = [(role, seen.progress(role)) for role in visible]
     for role, each in rollouts:
         if each.deadline_exceeded:
             message = f"{role.workload[1]}: no progress within the deadline"
@@ -93,6 +107,8 @@ def _progressing(seen: Seen) -> Condition:
     moving = [f"{role.workload[1]}: {each.updated} of {each.desired}" for role, each in rollouts if not each.rolled_out]
     if moving:
         return Condition(Type.PROGRESSING, True, Reason.NEW_REVISION, ", ".join(moving))
+    if away:
+        return Condition(Type.PROGRESSING, None, Reason.DEVICE_UNREACHABLE, away[0])
     return Condition(Type.PROGRESSING, False, Reason.ROLLOUT_COMPLETE, "")
 
 
@@ -103,6 +119,14 @@ def _degraded(seen: Seen, ready: Condition) -> Condition:
     if serves:
         return Condition(Type.DEGRADED, True, Reason.PARTLY_SERVING, ready.message)
     return Condition(Type.DEGRADED, True if ready.status is False else None, ready.reason, ready.message)
+
+
+def _cleanup_pending(problems: Iterable[str]) -> Condition | None:
+    """Only present while something is left where it can be neither seen nor deleted."""
+    if not (told := sorted(problems)):
+        return None
+    message = f"what was made elsewhere is not deleted yet: {'; '.join(told)}"
+    return Condition(Type.CLEANUP_PENDING, True, Reason.CLEANUP_PENDING, message)
 
 
 def _stalled(found: Iterable[Condition]) -> Condition | None:
@@ -140,15 +164,27 @@ def _cloud(plan: Plan, counts: Progress) -> schema.CloudStatus:
     )
 
 
-def _pool(role: RolePlan, counts: Progress) -> schema.DevicePoolStatus:
+def _devices_summary(seen: Seen) -> str:
+    """Ready out of desired over all pools; `?` where a pool's cluster does not answer."""
+    counts = [seen.progress(role) for role in seen.plan.pools if not seen.unreachable(role)]
+    unknown = len(counts) < len(seen.plan.pools)
+    ready = "?" if unknown and not counts else str(sum(each.ready for each in counts))
+    return f"{ready}/{'?' if unknown else sum(each.desired for each in counts)}"
+
+
+def _pool(seen: Seen, role: RolePlan) -> schema.DevicePoolStatus:
+    """A pool's counts; without them where its cluster does not answer."""
     assert role.pool is not None
+    counts, cluster = seen.progress(role), role.cluster.secret if role.cluster else ""
+    if seen.unreachable(role):
+        return schema.DevicePoolStatus(name=role.pool, revision=role.revision, cluster=cluster)
     return schema.DevicePoolStatus(
         name=role.pool,
         ready=counts.ready,
         desired=counts.desired,
         updated=counts.updated,
         revision=role.revision or counts.revision,
-        cluster=role.cluster.secret if role.cluster else "",
+        cluster=cluster,
     )
 
 

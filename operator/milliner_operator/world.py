@@ -9,8 +9,8 @@ import asyncio
 import datetime
 from collections.abc import Mapping, Sequence
 
+from milliner.contract import devices, names, topology
 from milliner.contract import kinds as spec_kinds
-from milliner.contract import names, topology
 from milliner_operator import (
     cert_manager,
     certificates,
@@ -28,6 +28,7 @@ from milliner_operator.children import common
 from milliner_operator.observed import Answer, ClusterRef, Manifest, Ref, RemoteCluster, Trouble, World
 from milliner_operator.remote import listed
 
+_KUBECONFIG_KEY = devices.ClusterSecretRef.model_fields["key"].default
 _FEW = 5  # pods of a Job or nodes of the cloud tier that are looked at
 
 
@@ -43,15 +44,27 @@ async def children(client: Api, document: Manifest) -> dict[Ref, Manifest]:
     return found
 
 
-def cluster_refs(wanted: topology.InferenceTopology, objects: Mapping[Ref, Manifest]) -> set[ClusterRef]:
-    """The other clusters that hold children or are to."""
+def named_clusters(wanted: topology.InferenceTopology) -> set[ClusterRef]:
+    """The other clusters that pools are to be in."""
     pools = (tiers.pool_role(wanted, pool).cluster for pool in wanted.spec.device_pools)
-    return {each for each in pools if each is not None} | set(recorded_clusters(wanted.name, objects))
+    return {each for each in pools if each is not None}
+
+
+def clusters_in(document: Manifest) -> set[ClusterRef]:
+    """The same of a document that need not be valid any more."""
+    pools = (document.get("spec") or {}).get("devicePools") or ()
+    refs = (each.get("clusterSecretRef") or {} for each in pools)
+    return {ClusterRef(each["name"], each.get("key") or _KUBECONFIG_KEY) for each in refs if each.get("name")}
 
 
 def recorded_clusters(topology_name: str, objects: Mapping[Ref, Manifest]) -> list[ClusterRef]:
     """The other clusters that may hold children, as the topology's ConfigMap lists them."""
-    return listed(objects, name=names.child_name(topology_name, planner.CLUSTERS_NAME))
+    return listed(objects, name=clusters_ref(topology_name)[1])
+
+
+def clusters_ref(topology_name: str) -> Ref:
+    """That ConfigMap."""
+    return kinds.CONFIG_MAP.kind, names.child_name(topology_name, planner.CLUSTERS_NAME)
 
 
 async def look(

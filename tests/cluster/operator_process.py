@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 import signal
@@ -27,6 +28,14 @@ class OperatorProcess:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+
+    def another(self, *, namespace: str = "") -> OperatorProcess:
+        """One more like this, that does not run yet; for another namespace if one is given."""
+        found = copy.copy(self)
+        found._process, found._log = None, self._log.with_name(f"{self._log.name}-another-{namespace}")
+        if namespace:
+            found._environment = self._environment | {"MILLINER_WATCH_NAMESPACES": namespace}
+        return found
 
     def start(self) -> None:
         self._port, liveness = _free_port(), _free_port()

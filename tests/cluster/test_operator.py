@@ -1,128 +1,14 @@
-"""The operator at a real cluster with stand-in pods: until Ready, no write without a change, rollouts, faults.
-
-The pods are those of tests/cluster/stand_in, which know no model: what is tested is the control plane alone. Needs an
-image that the nodes have: `MILLINER_STAND_IN_IMAGE`.
-"""
+"""The operator at a real cluster with stand-in pods: until Ready, no write without a change, rollouts, faults."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import pathlib
+import itertools
 import signal
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.cluster import api_server, operator_process
-
-NEEDED = (
-    "needs nodes with an image of tests/cluster/stand_in (docker build tests/cluster/stand_in): set "
-    "MILLINER_STAND_IN_IMAGE to its name there"
-)
-DEADLINE_S = 90.0
-KINDS = {
-    "deployments": "/apis/apps/v1",
-    "daemonsets": "/apis/apps/v1",
-    "services": "/api/v1",
-    "configmaps": "/api/v1",
-    "secrets": "/api/v1",
-    "serviceaccounts": "/api/v1",
-    "pods": "/api/v1",
-    "jobs": "/apis/batch/v1",
-    "networkpolicies": "/apis/networking.k8s.io/v1",
-    "poddisruptionbudgets": "/apis/policy/v1",
-    "horizontalpodautoscalers": "/apis/autoscaling/v2",
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class World:
-    """A namespace that enforces Pod Security `restricted`, and an operator that watches it."""
-
-    server: api_server.ApiServer
-    namespace: str
-    operator: operator_process.OperatorProcess
-
-    def apply(self, name: str, **spec: Any) -> None:
-        content = {
-            "model": {"source": "builtin://demo"},
-            "strategy": {"type": "Hat"},
-            "devicePools": [{"name": "local", "replicas": 1}],
-        }
-        document = {
-            "apiVersion": "milliner.dev/v1alpha1",
-            "kind": "InferenceTopology",
-            "metadata": {"name": name},
-            "spec": content | spec,
-        }
-        self.server.apply(api_server.topologies(self.namespace, name), document)
-
-    def topology(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.server.request("GET", api_server.topologies(self.namespace, name))
-        return found
-
-    def delete(self, name: str) -> None:
-        self.server.request("DELETE", api_server.topologies(self.namespace, name))
-
-    def condition(self, name: str, kind: str) -> tuple[str, str]:
-        topology = self.topology(name)
-        status = topology.get("status") or {}
-        for each in status.get("conditions") or ():
-            if each["type"] == kind and each["observedGeneration"] == topology["metadata"]["generation"]:
-                return each["status"], each["reason"]
-        return "", ""
-
-    def until(self, what: Callable[[], bool], *, name: str = "") -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not what():
-            state = (self.topology(name).get("status") or {}).get("conditions") if name else ""
-            assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {state}\n{self.operator.log[-4000:]}"
-            time.sleep(0.2)
-
-    def until_condition(self, name: str, kind: str, *expected: str) -> None:
-        self.until(lambda: self.condition(name, kind)[: len(expected)] == expected, name=name)
-
-    def children(self, topology: str) -> dict[str, dict[str, Any]]:
-        """All objects with the topology's label, by kind and name."""
-        found: dict[str, dict[str, Any]] = {}
-        for plural, root in KINDS.items():
-            path = f"{root}/namespaces/{self.namespace}/{plural}"
-            items = self.server.request("GET", path, labelSelector=f"milliner.dev/topology={topology}")["items"]
-            found |= {f"{plural}/{each['metadata']['name']}": each for each in items}
-        return found
-
-    def versions(self, topology: str) -> dict[str, str]:
-        return {name: each["metadata"]["resourceVersion"] for name, each in self.children(topology).items()}
-
-    def uids(self, topology: str, part: str) -> set[str]:
-        """Of the pods whose name holds `part`, without those that are ending: they drain for a while."""
-        return {
-            each["metadata"]["uid"]
-            for name, each in self.children(topology).items()
-            if name.startswith("pods/") and part in name and "deletionTimestamp" not in each["metadata"]
-        }
-
-
-@pytest.fixture(scope="module")
-def world(
-    server: api_server.ApiServer, kubeconfig: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    image = os.environ.get("MILLINER_STAND_IN_IMAGE", "")
-    if not image:
-        pytest.skip(NEEDED)
-    namespace = server.create_namespace("milliner-operator-")
-    enforced = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    server.request("PATCH", f"/api/v1/namespaces/{namespace}", body=enforced, content_type=api_server.MERGE)
-    log = tmp_path_factory.mktemp("operator") / "log"
-    operator = operator_process.OperatorProcess(kubeconfig=kubeconfig, namespace=namespace, image=image, log=log)
-    operator.start()
-    try:
-        yield World(server=server, namespace=namespace, operator=operator)
-    finally:
-        operator.stop(signal.SIGKILL)
-        server.delete_namespace(namespace)
+from tests.cluster import api_server
+from tests.cluster.worlds import World
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +37,15 @@ def test_an_unchanged_world_gets_no_write(chat: World) -> None:
     assert chat.operator.metric("milliner_operator_writes_total") == writes
     assert chat.versions("chat") == before
     assert chat.topology("chat")["metadata"]["resourceVersion"] == version
+
+
+def test_events_tell_transitions_only_and_what_to_do(chat: World) -> None:
+    before = chat.events("chat")
+    chat.operator.passes(2)
+    assert chat.events("chat") == before
+    assert before[-1]["reason"] == "AllRolesReady"
+    assert all(earlier["reason"] != later["reason"] for earlier, later in itertools.pairwise(before))
+    assert all("What to do: " in each["message"] for each in before if each["type"] == "Warning")
 
 
 def test_a_restarted_operator_writes_nothing_either(chat: World) -> None:
@@ -193,6 +88,8 @@ def test_new_sources_are_inspected_while_the_old_pods_serve(chat: World) -> None
     chat.apply("chat", cloud={"replicas": 2}, model={"source": "builtin://missing"})
     chat.until_condition("chat", "ModelReady", "False", "ModelNotFound")
     assert chat.condition("chat", "Ready")[0] == "False"
+    chat.server.request("DELETE", chat.path("services", "chat-cloud"))  # of the spec that is still in force
+    chat.until(lambda: "services/chat-cloud" in chat.children("chat"))
     assert chat.uids("chat", "chat-cloud") | chat.uids("chat", "chat-device") == pods
     chat.apply("chat", cloud={"replicas": 2})
     chat.until_condition("chat", "Ready", "True")

@@ -40,7 +40,9 @@ class Summary(base.Model):
     """Ready out of desired, for `kubectl get`."""
 
     cloud: str = pydantic.Field(default="", max_length=32, description="Cloud replicas, as 2/2.")
-    devices: str = pydantic.Field(default="", max_length=32, description="Devices of all pools, as 11/12.")
+    devices: str = pydantic.Field(
+        default="", max_length=32, description="Devices of all pools, as 11/12; ? for what is not known."
+    )
 
 
 class ModelStatus(base.Model):
@@ -69,12 +71,12 @@ class CloudStatus(base.Model):
 
 
 class DevicePoolStatus(base.Model):
-    """One pool of the device tier."""
+    """One pool of the device tier; without counts while the cluster that it lives in does not answer."""
 
     name: str = pydantic.Field(min_length=1, max_length=40, description="Name of the pool.")
-    ready: Count = pydantic.Field(default=0, description="Devices of the current revision that serve.")
-    desired: Count = pydantic.Field(default=0, description="Devices that are wanted.")
-    updated: Count = pydantic.Field(default=0, description="Devices of the current revision, ready or not.")
+    ready: Count | None = pydantic.Field(default=None, description="Devices of the current revision that serve.")
+    desired: Count | None = pydantic.Field(default=None, description="Devices that are wanted.")
+    updated: Count | None = pydantic.Field(default=None, description="Devices of the current revision, ready or not.")
     revision: Revision = pydantic.Field(default="", description="Revision that is wanted.")
     cluster: str = pydantic.Field(
         default="", max_length=253, description="Secret of the cluster that it lives in; empty: this cluster."

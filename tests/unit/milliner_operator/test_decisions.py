@@ -11,8 +11,8 @@ from tests.unit.milliner_operator import worlds
 
 from milliner.contract import errors as contract_errors
 from milliner.contract import topology
-from milliner_operator import events, executor, observed, planner, remote, workloads
-from milliner_operator.conditions import Reason, Type
+from milliner_operator import events, executor, observed, planner, remote, status, workloads
+from milliner_operator.conditions import GUIDES, Reason, Type
 from milliner_operator.observed import Manifest, Ref
 from milliner_operator.sameness import FIELD_MANAGER
 
@@ -66,7 +66,7 @@ def test_only_what_differs_is_applied() -> None:
 
 def test_what_is_no_longer_wanted_goes_last_and_only_by_a_complete_plan() -> None:
     wanted = worlds.planned().local
-    live = world((*wanted, *worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local))
+    live = world((*worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local, *wanted))
     gone = decided(wanted, live).delete_last
     assert {name for _, name in gone} == {"chat-device-old"} and ("Deployment", "chat-device-old") in gone
     assert decided(wanted, live, complete=False) == executor.Steps()
@@ -74,7 +74,7 @@ def test_what_is_no_longer_wanted_goes_last_and_only_by_a_complete_plan() -> Non
 
 def test_what_is_leaving_or_somebody_elses_is_not_deleted() -> None:
     wanted = worlds.planned().local
-    live = world((*wanted, *worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local))
+    live = world((*worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local, *wanted))
     live["Deployment", "chat-device-old"]["metadata"]["deletionTimestamp"] = worlds.STAMP
     live["ConfigMap", "chat-device-old"]["metadata"]["ownerReferences"][0]["uid"] = "uid-other"
     gone = decided(wanted, live).delete_last
@@ -107,15 +107,39 @@ def ready(status: str, reason: str, message: str = "") -> dict[str, Any]:
     ],
 )
 def test_events_tell_transitions_only(before: dict[str, Any], after: dict[str, Any], kind: str | None) -> None:
-    event = events.of_transition(worlds.document(), before=before, after=after, now=worlds.STAMP)
-    assert (event and event["type"]) == kind
+    found = events.of_transitions(worlds.document(), before=before, after=after, now=worlds.STAMP)
+    assert [each["type"] for each in found] == ([kind] if kind else [])
 
 
-def test_a_long_message_is_cut_to_what_the_api_server_takes() -> None:
+def test_an_event_of_what_goes_wrong_says_what_to_do() -> None:
+    after = ready("False", "CrashLoop", "pod chat-cloud-1: exit code 1, restarted 4 times")
+    [event] = events.of_transitions(worlds.document(), before={}, after=after, now=worlds.STAMP)
+    assert event["message"].startswith(
+        "pod chat-cloud-1: exit code 1, restarted 4 times What to do: Read `kubectl logs"
+    )
+    [event] = events.of_transitions(
+        worlds.document(), before=after, after=ready("True", "AllRolesReady", "all roles serve"), now=worlds.STAMP
+    )
+    assert event["message"] == "all roles serve"
+
+
+def test_a_long_message_is_cut_to_what_the_api_server_takes_and_still_says_what_to_do() -> None:
     after = ready("False", "CrashLoop", "ö" * 2000)
-    event = events.of_transition(worlds.document(), before={}, after=after, now=worlds.STAMP)
-    assert event is not None and event["message"] == "ö" * 512
+    [event] = events.of_transitions(worlds.document(), before={}, after=after, now=worlds.STAMP)
+    assert 1020 <= len(event["message"].encode()) <= 1024
+    assert event["message"].endswith(GUIDES[Reason.CRASH_LOOP].remedy)
     assert event["involvedObject"]["uid"] == worlds.UID
+
+
+def test_a_deletion_that_waits_is_told_once() -> None:
+    before = ready("False", "DeviceUnreachable", "pool orin: its cluster does not answer")
+    problems = ["cluster of Secret edge: no answer within 8 s"]
+    after = status.leaving(2, problems=problems, before=before, now=worlds.STAMP)
+    [event] = events.of_transitions(worlds.document(), before=before, after=after, now=worlds.STAMP)
+    assert (event["type"], event["reason"]) == ("Warning", "CleanupPending")
+    assert "no answer within 8 s" in event["message"] and "delete the Secret" in event["message"]
+    assert status.leaving(2, problems=problems, before=after, now="later") == after
+    assert events.of_transitions(worlds.document(), before=after, after=after, now="later") == []
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def device(kind: str, pool: str = "local") -> set[tuple[str, str]]:
     return {(each, f"chat-device-{pool}") for each in ("ServiceAccount", "ConfigMap", "NetworkPolicy", kind)}
 
 
-FACTS = {("ConfigMap", "chat-facts")}
+FACTS = {("ConfigMap", "chat-facts"), ("ConfigMap", "chat-accepted")}
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,6 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
             "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7",
         ),
         ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
-        (
-            {"spec.cloud.pod": {"resources": {"requests": {"cpu": 2, "memory": "1Gi"}, "limits": {"cpu": "1500m"}}}},
-            "cloud.pod.resources.requests.cpu (2) is above limits.cpu (1500m): lower the request or raise the limit",
-        ),
-        (
-            {"spec.devicePools.0.pod": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1G"}}}},
-            "devicePools[0].pod.resources.requests.memory (1Gi) is above limits.memory (1G)",
-        ),
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
         ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
         ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),
@@ -318,9 +310,29 @@ def test_a_pool_elsewhere_has_no_owner_and_reaches_the_cloud_by_its_address() ->
     assert worlds.kinds_and_names(there) == device("DaemonSet", "orin") | {("Secret", "chat-device-tls")}
     assert all("ownerReferences" not in each["metadata"] for each in there)
     assert all(each["metadata"]["labels"][common.LABEL_TOPOLOGY_UID] == worlds.UID for each in there)
-    config = next(each for each in there if each["kind"] == "ConfigMap")["data"]["config.json"]
-    assert json.loads(config)["cloudEndpoints"] == ["dns:10.1.2.3:50051"]
+    data = next(each for each in there if each["kind"] == "ConfigMap")["data"]
+    assert json.loads(data["config.json"])["cloudEndpoints"] == ["file:/etc/milliner/endpoints"]
+    assert data["endpoints"] == "dns:10.1.2.3:50051\n"
     assert not any("device" in name for _, name in worlds.kinds_and_names(plan.local) if name != "chat-device-tls")
+
+
+def test_a_cloud_that_moves_restarts_no_device_elsewhere() -> None:
+    changes = {"spec.devicePools": [REMOTE_POOL], "spec.cloud.service": {"type": "NodePort"}}
+    service = {"spec": {"ports": [{"nodePort": 30051}]}}
+    found = []
+    for hosts in (("10.0.0.1", "10.0.0.2"), ("10.0.0.2", "10.0.0.3")):
+        plan = worlds.planned(
+            changes,
+            clusters={EDGE: RemoteCluster()},
+            objects={("Service", "chat-cloud-external"): service},
+            node_addresses=hosts,
+        )
+        there = {each["kind"]: each for each in plan.remote[EDGE]}
+        found.append((there["ConfigMap"]["data"]["endpoints"], there["DaemonSet"]["spec"]["template"]))
+    (before, template), (after, same) = found
+    assert before == "dns:10.0.0.1:30051\ndns:10.0.0.2:30051\n"
+    assert after == "dns:10.0.0.2:30051\ndns:10.0.0.3:30051\n"
+    assert template == same
 
 
 def test_a_cluster_that_no_pool_names_is_emptied_and_then_forgotten() -> None:

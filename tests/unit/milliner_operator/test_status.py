@@ -112,6 +112,20 @@ def test_what_could_not_be_applied_is_told() -> None:
     assert "quota exceeded" in document["conditions"][0]["message"]
 
 
+EDGE = observed.ClusterRef("edge", "kubeconfig")
+SILENT = RemoteCluster(error="cluster of Secret edge: no route to host")
+
+
+def elsewhere(changes: dict[str, Any] | None = None, *, pool: str = "local") -> Seen:
+    """A topology whose pool is in a cluster that does not answer."""
+    seen = serving(changes=changes)
+    roles = (dataclasses.replace(each, cluster=EDGE) if each.pool == pool else each for each in seen.plan.roles)
+    plan = dataclasses.replace(seen.plan, roles=tuple(roles))
+    probes = {name: probe for name, probe in seen.sightings.probes.items() if name != pool}
+    sightings = dataclasses.replace(seen.sightings, probes=probes)
+    return dataclasses.replace(seen, plan=plan, clusters={EDGE: SILENT}, sightings=sightings)
+
+
 def test_a_certificate_that_could_not_be_applied_is_told_under_tls() -> None:
     refused = {"tls": Trouble(Reason.CHILD_NOT_OWNED, "Secret chat-cloud-tls exists and belongs to somebody else")}
     document = built(dataclasses.replace(serving(), troubles=refused))
@@ -120,12 +134,28 @@ def test_a_certificate_that_could_not_be_applied_is_told_under_tls() -> None:
 
 
 def test_a_cluster_that_does_not_answer_harms_only_its_pool() -> None:
-    seen = serving()
-    ref = observed.ClusterRef("edge", "kubeconfig")
-    (pool,) = seen.plan.pools
-    elsewhere = tuple(dataclasses.replace(each, cluster=ref) if each == pool else each for each in seen.plan.roles)
-    plan = dataclasses.replace(seen.plan, roles=elsewhere)
-    silent = {ref: RemoteCluster(error="cluster of Secret edge: no route to host")}
-    document = built(dataclasses.replace(seen, plan=plan, clusters=silent))
+    document = built(elsewhere())
     assert condition(document, "DevicesReady") == ("False", "DeviceUnreachable")
     assert condition(document, "CloudReady")[0] == "True"
+
+
+def test_of_a_pool_in_a_cluster_that_does_not_answer_nothing_is_claimed() -> None:
+    document = built(elsewhere())
+    assert document["summary"] == {"cloud": "1/1", "devices": "?/?"}
+    [pool] = document["devicePools"]
+    assert pool["cluster"] == "edge" and not {"ready", "desired", "updated"} & pool.keys()
+    assert condition(document, "Progressing") == ("Unknown", "DeviceUnreachable")
+    assert condition(document, "StreamReady") == ("Unknown", "DeviceUnreachable")
+    both = [{"name": "local", "replicas": 1}, {"name": "orin", "replicas": 1}]
+    document = built(elsewhere({"spec.devicePools": both}, pool="orin"))
+    assert document["summary"]["devices"] == "1/?"
+    assert [each.get("ready") for each in document["devicePools"]] == [1, None]
+    assert condition(document, "StreamReady") == ("Unknown", "DeviceUnreachable")
+
+
+def test_what_is_left_in_a_cluster_that_no_pool_is_in_any_more_is_told_and_nothing_else() -> None:
+    document = built(dataclasses.replace(serving(), clusters={EDGE: SILENT}))
+    assert condition(document) == ("True", "AllRolesReady")
+    assert condition(document, "CleanupPending") == ("True", "CleanupPending")
+    given_up = dataclasses.replace(SILENT, given_up=True)
+    assert built(dataclasses.replace(serving(), clusters={EDGE: given_up})) == built(serving())
