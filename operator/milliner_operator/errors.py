@@ -7,7 +7,8 @@ OperatorError
     ├── Conflict        409: the object changed meanwhile, or exists already
     ├── Forbidden       401, 403: the operator lacks a permission, or admission refuses the object
     ├── Refused         400, 422: the API server finds the object invalid
-    └── Unreachable     no answer, 429 or 5xx
+    ├── Failed          500: the API server fails on this object, or a webhook that it asks
+    └── Unreachable     no answer, 429 or another 5xx
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class Refused(ApiError):
     """The API server finds the object invalid."""
 
 
+class Failed(ApiError):
+    """The API server fails on the object, most often because a webhook that it asks does not answer."""
+
+
 class Unreachable(ApiError):
     """No answer in time, or an answer that says: later."""
 
@@ -65,5 +70,7 @@ def of_status(status: int, message: str) -> ApiError:
             return Forbidden(status, message)
         case 400 | 422:
             return Refused(status, message)
+        case 500:
+            return Failed(status, message)
         case _:
             return Unreachable(status, message)

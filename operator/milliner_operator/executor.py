@@ -78,7 +78,7 @@ async def execute(
             writes += 1
         except _NotOwned as error:
             troubles.setdefault(_role(manifest), Trouble(Reason.CHILD_NOT_OWNED, str(error)))
-        except (errors.Forbidden, errors.Refused, errors.NotFound) as error:
+        except (errors.Forbidden, errors.Refused, errors.NotFound, errors.Failed) as error:
             message = f"{ref[0]} {ref[1]}: {error.message}"
             troubles.setdefault(_role(manifest), Trouble(Reason.RECONCILE_ERROR, message))
     if not troubles:

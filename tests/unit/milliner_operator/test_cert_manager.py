@@ -5,12 +5,23 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.unit.milliner_operator import worlds
 
-from milliner_operator import cert_manager, certificates, plan, planner, sameness, status, tls
+from milliner_operator import (
+    api,
+    cert_manager,
+    certificates,
+    errors,
+    executor,
+    plan,
+    planner,
+    sameness,
+    status,
+    tls,
+)
 from milliner_operator.children import common
 from milliner_operator.conditions import Condition, Reason, Type
 from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster, Sightings
@@ -279,3 +290,30 @@ def test_a_pool_elsewhere_gets_the_devices_secret_as_it_was_issued() -> None:
 )
 def test_certificates_are_only_asked_for_where_there_may_be_some(mode: str, objects: Objects, expected: bool) -> None:
     assert cert_manager.are_possible(mode, objects, topology_name="chat") is expected
+
+
+class Server:
+    """An API server without children, on which cert-manager's webhook does not answer."""
+
+    def __init__(self) -> None:
+        self.applied: list[Manifest] = []
+
+    async def get(self, kind: object, namespace: str, name: str) -> None:
+        return None
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        if manifest["kind"] == "Certificate":
+            raise errors.of_status(500, "failed calling webhook webhook.cert-manager.io")
+        self.applied.append(manifest)
+        return manifest
+
+
+async def test_a_webhook_that_does_not_answer_is_told_and_stops_nothing_else() -> None:
+    made = worlds.planned(CERT_MANAGER, objects=without(issued(), ("Certificate", NAMES[0])))
+    server = Server()
+    outcome = await executor.execute(
+        cast(api.Api, server), namespace="default", uid=worlds.UID, wanted=made.local, live={}, complete=True
+    )
+    assert len(server.applied) == len(made.local) - 2
+    trouble = outcome.troubles["tls"]
+    assert trouble.message == "Certificate chat-cloud-tls: failed calling webhook webhook.cert-manager.io"
