@@ -60,7 +60,7 @@ proto: ## Generate the protocol's Python code from contract/proto
 	$(PYTHON) -m venv build/proto
 	build/proto/bin/pip install $(PIP_FLAGS) -q grpcio-tools==1.74.0
 	build/proto/bin/python -m grpc_tools.protoc -Iservices --python_out=services --pyi_out=services \
-		milliner/contract/proto/hidden_states.proto
+		milliner/contract/proto/hidden_states.proto milliner/contract/proto/tokens.proto
 
 docs: $(STAMP) ## Generate docs/topology.md from the schema
 	$(BIN)/python -m milliner.contract.reference docs/topology.md

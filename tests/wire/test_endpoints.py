@@ -194,6 +194,4 @@ async def test_a_connection_that_was_closed_meanwhile_is_a_replica_that_cannot_b
     channel = grpc.aio.insecure_channel("127.0.0.1:1")
     await channel.close(None)
     with pytest.raises(errors.UnavailableError, match="is closed"):
-        await client_stream.open_stream(
-            channel, toy_cloud.session_open("s1"), endpoint="127.0.0.1:1", timeouts=conftest.TIMEOUTS
-        )
+        await client_stream.open_stream(conftest.line(channel), toy_cloud.session_open("s1"))

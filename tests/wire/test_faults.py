@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.wire import conftest, toy_cloud
 
 from milliner.core import errors
-from milliner.wire import client, client_stream, emulated_link, messages, options, server
+from milliner.wire import client, client_session, emulated_link, messages, options, server
 
 LOCAL = emulated_link.LinkConditions(uplink_bytes_per_s=50e6, downlink_bytes_per_s=50e6, round_trip_s=0.002)
 
@@ -135,7 +135,7 @@ async def test_a_busy_slow_link_is_not_taken_for_a_dead_one(pair: conftest.Pair)
     request = dataclasses.replace(toy_cloud.session_open(), max_positions=1 << 20)
     async with (
         emulated_link.EmulatedLink("127.0.0.1", pair.server.port, slow) as link,
-        client.GrpcTransport([f"127.0.0.1:{link.port}"], timeouts=client_stream.Timeouts()) as transport,
+        client.GrpcTransport([f"127.0.0.1:{link.port}"], timeouts=client_session.Timeouts()) as transport,
     ):
         stream = await transport.open(request)
         started_s = time.monotonic()
@@ -280,7 +280,7 @@ async def test_sessions_that_open_while_the_connection_is_given_up_fail_or_open_
 
 async def test_closing_the_transport_wakes_a_session_that_is_connecting() -> None:
     with swallowing() as target:
-        transport = client.GrpcTransport([target], timeouts=client_stream.Timeouts(connect_s=30.0))
+        transport = client.GrpcTransport([target], timeouts=client_session.Timeouts(connect_s=30.0))
         opening = asyncio.create_task(transport.open(toy_cloud.session_open()))
         await asyncio.sleep(0.1)
         await transport.close()

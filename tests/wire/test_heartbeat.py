@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.wire import conftest, test_faults, toy_cloud
 
 from milliner.core import errors
-from milliner.wire import client, emulated_link, heartbeat, server
+from milliner.wire import client, emulated_link, heartbeat, messages, server
 
 Status = health_pb2.HealthCheckResponse
 LOCAL = emulated_link.LinkConditions(uplink_bytes_per_s=50e6, downlink_bytes_per_s=50e6, round_trip_s=0.002)
@@ -55,7 +55,7 @@ async def beating(servicer: object | None) -> AsyncIterator[heartbeat.Heartbeat]
         health_pb2_grpc.add_HealthServicer_to_server(servicer, running)
     target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
     await running.start()
-    one = heartbeat.Heartbeat(target, lambda: grpc.aio.insecure_channel(target))
+    one = heartbeat.Heartbeat(target, lambda: grpc.aio.insecure_channel(target), service=messages.SERVICE)
     try:
         yield one
     finally:
@@ -128,7 +128,7 @@ async def test_a_check_of_a_closed_port_says_so_in_plain_words() -> None:
     """As at each start of `milliner up`: what C-core says of it reads like a fault."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         target = f"127.0.0.1:{taken.getsockname()[1]}"
-    one = heartbeat.Heartbeat(target, lambda: grpc.aio.insecure_channel(target))
+    one = heartbeat.Heartbeat(target, lambda: grpc.aio.insecure_channel(target), service=messages.SERVICE)
     try:
         assert await one.check(within_s=5.0) == f"the cloud on {target} does not answer (connection refused)"
     finally:

@@ -286,8 +286,6 @@ async def test_a_server_that_speaks_something_else_is_named() -> None:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=RAW) as channel:
             with pytest.raises(errors.VersionMismatch, match="no hidden-state protocol"):
-                await client_stream.open_stream(
-                    channel, toy_cloud.session_open(), endpoint="other", timeouts=conftest.TIMEOUTS
-                )
+                await client_stream.open_stream(conftest.line(channel), toy_cloud.session_open())
     finally:
         await other.stop(0)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
 from tests.wire import conftest, toy_cloud
 
 from milliner.core import errors, types
-from milliner.wire import client, client_stream, options, replica
+from milliner.wire import client, client_session, client_stream, messages, options, replica
 
 
-def one_replica(port: int, *, timeouts: client_stream.Timeouts = conftest.TIMEOUTS) -> replica.Replica:
+def one_replica(port: int) -> replica.Replica[types.SessionOpened, client_stream.ClientStream]:
     return replica.Replica(
         f"127.0.0.1:{port}",
         dial=f"127.0.0.1:{port}",
         authority="",
-        timeouts=timeouts,
+        service=messages.SERVICE,
+        timeouts=conftest.TIMEOUTS,
         pings=options.HEARTBEAT,
         identity=None,
         on_trouble=lambda: None,
@@ -34,31 +35,20 @@ async def test_a_session_that_opens_in_the_moment_in_which_the_watch_is_given_up
     monkeypatch.setattr(replica, "_LINGER_S", 0.2)
     loop = asyncio.get_running_loop()
     one = one_replica(pair.server.port)
-    await (await one.open(toy_cloud.session_open(), eager=False)).close()
+    await (await one.open(lambda line: client_stream.open_stream(line, toy_cloud.session_open()))).close()
     farewell = one._farewell
     assert farewell is not None
-    open_stream, in_that_moment = client_stream.open_stream, loop.create_future()
+    in_that_moment = loop.create_future()
 
-    async def open_late(
-        channel: grpc.aio.Channel,
-        request: types.SessionOpen,
-        *,
-        endpoint: str,
-        timeouts: client_stream.Timeouts,
-        alive: Callable[[], bool],
-        expected: types.SessionOpened | None = None,
-    ) -> client_stream.ClientStream:
-        stream = await open_stream(
-            channel, request, endpoint=endpoint, timeouts=timeouts, alive=alive, expected=expected
-        )
+    async def open_late(line: client_session.Line[types.SessionOpened]) -> client_stream.ClientStream:
+        stream = await client_stream.open_stream(line, toy_cloud.session_open("s2"))
         # The loop is held up until both timers are due; they then fire in one turn, the opening's first.
         loop.call_at(farewell.when() - 0.02, time.sleep, 0.05)
         loop.call_at(farewell.when() - 0.001, in_that_moment.set_result, None)
         await in_that_moment
         return stream
 
-    monkeypatch.setattr(client_stream, "open_stream", open_late)
-    stream = await one.open(toy_cloud.session_open("s2"), eager=False)
+    stream = await one.open(open_late)
     await pair.server.set_serving(False)
     await conftest.eventually(lambda: one.shunned)
     await stream.close()
@@ -70,7 +60,7 @@ async def test_a_connection_that_failed_is_not_ready(pair: conftest.Pair, monkey
     stands = f"127.0.0.1:{pair.server.port}"
     ready = replica.Replica.ready
 
-    async def broken_elsewhere(self: replica.Replica) -> None:
+    async def broken_elsewhere(self: replica.Replica[Any, Any]) -> None:
         if self.target != stands:
             raise grpc.aio.UsageError("Channel is closed.")
         await asyncio.sleep(0.05)

@@ -12,7 +12,7 @@ Pure arithmetic on the caller's clock; the engine calls it on the event loop.
 from __future__ import annotations
 
 # Arbitrary: more than a long context, a throttled GPU or a neighbour on the machine adds to a batch; less than what a
-# device waits for a replica that lives (wire.client_stream.Timeouts.busy_s), so that its sessions go on elsewhere.
+# device waits for a replica that lives (wire.client_session.Timeouts.busy_s), so that its sessions go on elsewhere.
 OVERDUE_FACTOR = 10.0
 OVERDUE_MIN_S = 20.0  # arbitrary: kernels that are compiled on first use, memory that is swapped in
 LOOK_EVERY_S = 1.0  # arbitrary: little beside OVERDUE_MIN_S

@@ -33,7 +33,7 @@ from milliner.roles import (
 )
 from milliner.strategies import base, factory
 from milliner.telemetry import metrics, summary
-from milliner.wire import client, codecs, tls
+from milliner.wire import client, codecs, replicas, tls
 
 if TYPE_CHECKING:
     from milliner.engine.device import device_model, submodels
@@ -148,7 +148,7 @@ def _metrics(service: text_service.TextService, proven: proof.Proof) -> metrics.
     return found
 
 
-async def _route(config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack) -> client.Route | None:
+async def _route(config: role_config.DeviceRoleConfig, stack: contextlib.AsyncExitStack) -> replicas.Route | None:
     """Emulated links in front of the cloud's replicas, ended with `stack`; None where the link is a real one."""
     # Each device has jitter of its own, the same at every start.
     conditions = device_options.link_conditions(config, seed=zlib.crc32(config.name.encode()))

@@ -1,7 +1,7 @@
 """An emulated link in front of each cloud replica, made when the replica is found and given up with it.
 
 The links run in processes of their own, where this device's compute does not make packets late. Implements
-`wire.client.Route`; `async with` owns the processes. Event loop only.
+`wire.replicas.Route`; `async with` owns the processes. Event loop only.
 """
 
 from __future__ import annotations

@@ -1,71 +1,19 @@
-"""The device's end of the wire: opens cloud sessions over gRPC and chooses the replica.
+"""The device's ends of the wire: open sessions over gRPC, on the replica that `replicas` chooses.
 
-`GrpcTransport` implements `core.ports.CloudTransport`; `replica` knows one replica, `client_stream` one open session.
-Called by strategies on the device's event loop; calls no torch. Opening goes from replica to replica until one
-accepts: a dead, full or draining one costs `connect_s` at most, never the request. `endpoints` knows the addresses,
-which come and go; each is a replica of its own.
+Called by strategies on the device's event loop; calls no torch. Connections, replicas and their heartbeats belong to
+one transport: a device whose strategy uses one service pays for one.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol
-
-from milliner.core import errors, types
-from milliner.wire import client_stream, options, replica, tls
-from milliner.wire import endpoints as cloud_endpoints
+from milliner.core import generation, types
+from milliner.wire import client_session, client_stream, replicas, token_client, token_messages
 
 
-class Route(Protocol):
-    """The way to replicas, where it is not direct (emulated links)."""
+class GrpcTransport(replicas.Replicas[types.SessionOpened, client_stream.ClientStream]):
+    """Hidden-state sessions; implements `core.ports.CloudTransport`."""
 
-    async def open(self, target: str) -> str:
-        """The address to connect to for the replica at `target`. Raises `UnavailableError`."""
-        ...
-
-    async def close(self, target: str) -> None:
-        """The replica is not used any more."""
-        ...
-
-
-class DirectRoute:
-    """A replica is where its address says."""
-
-    async def open(self, target: str) -> str:
-        return target
-
-    async def close(self, target: str) -> None:
-        """Nothing to give back."""
-
-
-class GrpcTransport:
-    """Opens sessions on a replica behind one of `endpoints` ("host:port"). Needs a running event loop.
-
-    With `identity` connections are mutually authenticated by TLS; without, they are plain text.
-
-    A new session prefers replicas that neither failed last time nor drain, then those with fewest sessions of this
-    device, then takes turns. `on_trouble` is called at once when a replica falls silent or does not answer an opening.
-    """
-
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        timeouts: client_stream.Timeouts = client_stream.DEFAULT_TIMEOUTS,
-        heartbeat: options.Keepalive = options.HEARTBEAT,
-        identity: tls.Identity | None = None,
-        route: Route | None = None,
-    ) -> None:
-        self.on_trouble: Callable[[], None] = lambda: None
-        self._endpoints = cloud_endpoints.Endpoints(endpoints, within_s=timeouts.connect_s)
-        self._timeouts = timeouts
-        self._heartbeat = heartbeat
-        self._identity = identity
-        self._route = route or DirectRoute()
-        self._replicas: dict[str, replica.Replica] = {}
-        self._changing = asyncio.Lock()  # replicas come and go one at a time
-        self._turn = 0
+    service = client_stream.DIALECT.service
 
     async def open(self, request: types.SessionOpen, *, eager: bool = False) -> client_stream.ClientStream:
         """An open session. Raises what the replicas said: the most telling error where all refused.
@@ -75,135 +23,23 @@ class GrpcTransport:
         `ProtocolError`s of the request itself (version, digest, shape) come back typed, `CapacityError` when all are
         full, `UnavailableError` when none answers.
         """
-        refusals: list[errors.MillinerError] = []
-        tried: set[str] = set()
-        for fresh in (False, True):  # perhaps the names lead elsewhere by now
-            try:
-                found = [each for each in await self._find(fresh=fresh) if each.target not in tried]
-            except errors.UnavailableError as error:
-                refusals.append(error)
-                continue
-            for candidate in self._in_order(found):
-                if self._replicas.get(candidate.target) is not candidate:
-                    continue  # nothing led to it any more while another was tried: it is closed
-                tried.add(candidate.target)
-                try:
-                    return await candidate.open(request, eager=eager)
-                except errors.MillinerError as error:
-                    refusals.append(error)
-        raise min(refusals, key=_how_telling)
 
-    async def why_unreachable(self) -> str:
-        """Why no replica could take a session now, or "" when one says that it serves.
+        async def opening(line: client_session.Line[types.SessionOpened]) -> client_stream.ClientStream:
+            return await client_stream.open_stream(line, request, expected=line.before if eager else None)
 
-        Looks up names and asks all of them, so that one which is new or has come back takes sessions.
-        """
-        if self._identity is not None and (trouble := self._identity.trouble()):
-            return trouble
-        try:
-            found = await self._find(fresh=True)
-        except errors.UnavailableError as error:
-            return str(error)
-        troubles = await asyncio.gather(*(candidate.check() for candidate in found))
-        return "; ".join(troubles) if all(troubles) else ""
-
-    @property
-    def max_positions(self) -> int:
-        """Most positions that a session may have on the roomiest replica that has said so; 0: unknown."""
-        return max((known.max_positions for known in self._replicas.values()), default=0)
-
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Until a connection to one replica stands. Raises `UnavailableError` if none does within `timeout_s`."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_s
-        found = await self._find()
-        waits = [asyncio.create_task(candidate.ready()) for candidate in found]
-        pending, failures = set(waits), list[BaseException]()
-        try:
-            while pending:
-                left_s = max(0.0, deadline_s - loop.time())
-                done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                results = [_failure(wait) for wait in done]
-                if None in results:
-                    return
-                failures += filter(None, results)
-                if not done:
-                    break
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-        targets = ", ".join(candidate.target for candidate in found)
-        if not pending:
-            why = "; ".join(str(failure) or type(failure).__name__ for failure in failures)
-            raise errors.UnavailableError(f"no connection to {targets}: {why}", field="cloud")
-        raise errors.DeadlineExceeded(f"no connection to {targets} within {timeout_s} s", field="cloud")
-
-    async def close(self) -> None:
-        """Ends open sessions and closes all connections."""
-        await asyncio.gather(*(known.close() for known in self._replicas.values()))
-        self._replicas.clear()
-
-    async def __aenter__(self) -> GrpcTransport:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _find(self, *, fresh: bool = False) -> list[replica.Replica]:
-        """The replicas that the endpoints lead to now; those with open sessions stay known."""
-        found = await self._endpoints.find(fresh=fresh)
-        if any(target not in self._replicas for target in found) or len(found) < len(self._replicas):
-            async with self._changing:
-                await self._change(found)
-        return [known for target in found if (known := self._replicas.get(target)) is not None]
-
-    async def _change(self, found: dict[str, str]) -> None:
-        """Makes the replicas that are new and closes those that nothing leads to and nobody uses."""
-        for target, authority in found.items():
-            if target not in self._replicas:
-                dial = await self._route.open(target)
-                self._replicas[target] = self._replica(target, dial=dial, authority=authority)
-        for target in [t for t, known in self._replicas.items() if t not in found and known.idle]:
-            await self._replicas.pop(target).close()
-            await self._route.close(target)
-
-    def _replica(self, target: str, *, dial: str, authority: str) -> replica.Replica:
-        if self._identity is not None and self._identity.server_name:
-            authority = self._identity.server_name
-        return replica.Replica(
-            target,
-            dial=dial,
-            authority="" if authority == dial else authority,
-            timeouts=self._timeouts,
-            pings=self._heartbeat,
-            identity=self._identity,
-            on_trouble=self._on_replica_trouble,
-        )
-
-    def _on_replica_trouble(self) -> None:
-        self._endpoints.forget()
-        self.on_trouble()
-
-    def _in_order(self, found: list[replica.Replica]) -> list[replica.Replica]:
-        turn = self._turn % max(1, len(found))
-        self._turn += 1
-        return sorted(found[turn:] + found[:turn], key=lambda candidate: (candidate.shunned, candidate.num_streams))
+        return await self._open(opening)
 
 
-def _failure(wait: asyncio.Task[None]) -> BaseException | None:
-    """Why a task that is done did not succeed."""
-    return asyncio.CancelledError() if wait.cancelled() else wait.exception()
+class GrpcTokenTransport(replicas.Replicas[generation.GenerationOpened, token_client.TokenClientStream]):
+    """Token streams of whole models; implements `core.generation.TokenTransport`."""
 
+    service = token_client.DIALECT.service
 
-def _how_telling(error: errors.MillinerError) -> int:
-    """Of several refusals the one to report: what is wrong with the request anywhere, then what waiting cures, then
-    what is too much for some replica, then silence."""
-    match error:
-        case errors.UnavailableError():
-            return 3
-        case errors.PromptTooLong():
-            return 2
-        case errors.CapacityError():
-            return 1
-    return 0
+    async def open(self, request: generation.GenerationOpen) -> token_client.TokenClientStream:
+        """An open stream. Raises as `GrpcTransport.open` does, and `PromptTooLong` for what fits into no message."""
+        token_messages.check_prompt(len(request.prompt_ids))
+
+        async def opening(line: client_session.Line[generation.GenerationOpened]) -> token_client.TokenClientStream:
+            return await token_client.open_stream(line, request)
+
+        return await self._open(opening)

@@ -1,6 +1,6 @@
 """Whether one cloud replica still answers: `grpc.health.v1` on a connection that carries nothing else.
 
-A ping's answer waits behind all data in the sockets, so health never shares a connection with hidden states. `watch`
+A ping's answer waits behind all data in the sockets, so health never shares a connection with sessions. `watch`
 stands while the device has sessions there: C-core pings the replica (`options.HEARTBEAT`) and the watch ends when it
 falls silent. `check` asks once, for a device that has no session there. `replica` calls both; event loop only.
 
@@ -19,11 +19,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from milliner.core import tasks
-from milliner.wire import messages
 
 _FIRST_DELAY_S = 0.5  # arbitrary
 _LAST_DELAY_S = 8.0  # arbitrary
-_REQUEST = health_pb2.HealthCheckRequest(service=messages.SERVICE)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 # The replica answered, and trying again would change nothing.
 _NO_HEALTH = {
@@ -43,11 +41,14 @@ _log = logging.getLogger(__name__)
 class Heartbeat:
     """The health connection to `target`; `connect` makes a new channel, which connects when it is used.
 
+    `service` is the one whose health is asked for; "": the server as a whole.
+
     `serving` is what the replica said last: false while it drains. One that was lost has said nothing yet.
     """
 
-    def __init__(self, target: str, connect: Callable[[], grpc.aio.Channel]) -> None:
+    def __init__(self, target: str, connect: Callable[[], grpc.aio.Channel], *, service: str) -> None:
         self.serving = True
+        self._request = health_pb2.HealthCheckRequest(service=service)
         self._target = target
         self._connect = connect
         self._channel: grpc.aio.Channel | None = None
@@ -77,7 +78,7 @@ class Heartbeat:
         while True:
             ended = "the health watch was ended"
             try:
-                stream = health_pb2_grpc.HealthStub(self._open()).Watch(_REQUEST)
+                stream = health_pb2_grpc.HealthStub(self._open()).Watch(self._request)
                 while isinstance(health := await stream.read(), health_pb2.HealthCheckResponse):
                     self._heard = True
                     delay_s = _FIRST_DELAY_S
@@ -109,7 +110,7 @@ class Heartbeat:
 
     async def _check_once(self, within_s: float) -> str:
         try:
-            health = await health_pb2_grpc.HealthStub(self._open()).Check(_REQUEST, timeout=within_s)
+            health = await health_pb2_grpc.HealthStub(self._open()).Check(self._request, timeout=within_s)
         except grpc.aio.AioRpcError as error:
             if error.code() in _NO_HEALTH:
                 return ""

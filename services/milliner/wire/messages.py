@@ -1,4 +1,4 @@
-"""Protobuf messages to value types and back: the only module that knows both.
+"""Protobuf messages of the hidden-state stream to value types and back: the only module that knows both.
 
 What comes from a peer is checked here as far as one message alone can tell (enums, required texts, no empty frame);
 limits that need the session are the stream's and the engine's to check. Errors are `ProtocolError`s with the field.
@@ -43,7 +43,7 @@ _REPLY_POSITIONS_OF: dict[int, types.ReplyPositions] = {
 def parse_device_message(data: bytes) -> types.SessionOpen | types.HiddenFrame:
     """A device's message from its bytes. Raises `ProtocolError` for bytes that are none."""
     message = pb.DeviceMessage()
-    _parse(message, data)
+    parse_into(message, data)
     match message.WhichOneof("body"):
         case "open":
             return _read_open(message.open)
@@ -55,7 +55,7 @@ def parse_device_message(data: bytes) -> types.SessionOpen | types.HiddenFrame:
 def parse_cloud_message(data: bytes) -> types.SessionOpened | types.HiddenReply | pb.Error:
     """A cloud's message from its bytes; an error stays a message for `wire.status`. Raises `ProtocolError`."""
     message = pb.CloudMessage()
-    _parse(message, data)
+    parse_into(message, data)
     match message.WhichOneof("body"):
         case "opened":
             return _read_opened(message.opened)
@@ -103,7 +103,7 @@ def write_opened(opened: types.SessionOpened) -> bytes:
     body = pb.Opened(
         session_id=opened.session_id,
         max_frame_tokens=opened.max_frame_tokens,
-        load=_write_load(opened.load),
+        load=write_load(opened.load),
         max_positions=opened.max_positions,
     )
     return pb.CloudMessage(opened=body).SerializeToString()
@@ -121,12 +121,13 @@ def write_reply(reply: types.HiddenReply) -> bytes:
         compute_s=reply.compute_s,
         codec_s=reply.codec_s,
         batched_tokens=reply.batched_tokens,
-        load=_write_load(reply.load),
+        load=write_load(reply.load),
     )
     return pb.CloudMessage(reply=body).SerializeToString()
 
 
-def _parse(message: protobuf_message.Message, data: bytes) -> None:
+def parse_into(message: protobuf_message.Message, data: bytes) -> None:
+    """Reads `data` into an empty message. Raises `ProtocolError` for bytes that are none."""
     try:
         message.ParseFromString(data)
     except protobuf_message.DecodeError as error:
@@ -135,17 +136,55 @@ def _parse(message: protobuf_message.Message, data: bytes) -> None:
         ) from error
 
 
-def _read_open(message: pb.Open) -> types.SessionOpen:
-    if not message.session_id:
+def check_version(version: int) -> None:
+    """Raises `VersionMismatch` for a device of another protocol version."""
+    if version != types.PROTOCOL_VERSION:
+        raise errors.VersionMismatch(
+            f"the device speaks version {version}, the cloud {types.PROTOCOL_VERSION}: "
+            "run the same release on both tiers",
+            field="protocol_version",
+        )
+
+
+def check_names(session_id: str, *, claim: str) -> None:
+    """What every Open must keep to. Raises `ProtocolError`."""
+    if not session_id:
         raise errors.ProtocolError("is empty: send an unguessable id", field="session_id")
-    if len(message.session_id) > MAX_SESSION_ID_CHARACTERS:
-        raise errors.ProtocolError(
-            f"has {len(message.session_id)} characters: send at most {MAX_SESSION_ID_CHARACTERS}", field="session_id"
-        )
-    if len(message.claim) > MAX_SESSION_ID_CHARACTERS:
-        raise errors.ProtocolError(
-            f"has {len(message.claim)} characters: send at most {MAX_SESSION_ID_CHARACTERS}", field="claim"
-        )
+    for field, name in (("session_id", session_id), ("claim", claim)):
+        if len(name) > MAX_SESSION_ID_CHARACTERS:
+            raise errors.ProtocolError(
+                f"has {len(name)} characters: send at most {MAX_SESSION_ID_CHARACTERS}", field=field
+            )
+
+
+def write_load(load: types.LoadReport) -> pb.Load:
+    """A replica's load."""
+    return pb.Load(
+        delay_fixed_s=load.delay_fixed_s,
+        delay_per_token_s=load.delay_per_token_s,
+        other_tokens=load.other_tokens,
+        running_sessions=load.running_sessions,
+        waiting_frames=load.waiting_frames,
+        kv_used_share=load.kv_used_share,
+        max_chunk_tokens=load.max_chunk_tokens,
+    )
+
+
+def read_load(message: pb.Load) -> types.LoadReport:
+    """A replica's load."""
+    return types.LoadReport(
+        delay_fixed_s=message.delay_fixed_s,
+        delay_per_token_s=message.delay_per_token_s,
+        other_tokens=message.other_tokens,
+        running_sessions=message.running_sessions,
+        waiting_frames=message.waiting_frames,
+        kv_used_share=message.kv_used_share,
+        max_chunk_tokens=message.max_chunk_tokens,
+    )
+
+
+def _read_open(message: pb.Open) -> types.SessionOpen:
+    check_names(message.session_id, claim=message.claim)
     return types.SessionOpen(
         session_id=message.session_id,
         model_digest=message.model_digest,
@@ -185,7 +224,7 @@ def _read_opened(message: pb.Opened) -> types.SessionOpened:
     return types.SessionOpened(
         session_id=message.session_id,
         max_frame_tokens=message.max_frame_tokens,
-        load=_read_load(message.load),
+        load=read_load(message.load),
         max_positions=message.max_positions,
     )
 
@@ -200,7 +239,7 @@ def _read_reply(message: pb.Reply) -> types.HiddenReply:
         queue_s=message.queue_s,
         compute_s=message.compute_s,
         batched_tokens=message.batched_tokens,
-        load=_read_load(message.load),
+        load=read_load(message.load),
         codec_s=message.codec_s,
     )
 
@@ -221,27 +260,3 @@ def _read_codec(number: int, *, field: str) -> types.Codec:
         known = ", ".join(f"{number} {codec}" for number, codec in sorted(_CODEC_OF.items()))
         raise errors.DtypeMismatch(f"unknown codec {number}: write one of {known}", field=field)
     return codec
-
-
-def _write_load(load: types.LoadReport) -> pb.Load:
-    return pb.Load(
-        delay_fixed_s=load.delay_fixed_s,
-        delay_per_token_s=load.delay_per_token_s,
-        other_tokens=load.other_tokens,
-        running_sessions=load.running_sessions,
-        waiting_frames=load.waiting_frames,
-        kv_used_share=load.kv_used_share,
-        max_chunk_tokens=load.max_chunk_tokens,
-    )
-
-
-def _read_load(message: pb.Load) -> types.LoadReport:
-    return types.LoadReport(
-        delay_fixed_s=message.delay_fixed_s,
-        delay_per_token_s=message.delay_per_token_s,
-        other_tokens=message.other_tokens,
-        running_sessions=message.running_sessions,
-        waiting_frames=message.waiting_frames,
-        kv_used_share=message.kv_used_share,
-        max_chunk_tokens=message.max_chunk_tokens,
-    )

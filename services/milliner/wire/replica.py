@@ -1,6 +1,6 @@
 """One cloud replica as a device sees it: its connections, its open sessions, and whether it still answers.
 
-Hidden states and heartbeats use a connection each. While sessions are open, the heartbeat is watched (`heartbeat`):
+Sessions and heartbeats use a connection each. While sessions are open, the heartbeat is watched (`heartbeat`):
 when the replica falls silent, all sessions end with it; it also tells when the replica drains. Without sessions the
 device is quiet, unless somebody asks with `check`. New certificates are used by new connections: sessions that are
 open keep theirs, which goes with the last of them. Event loop only.
@@ -9,18 +9,24 @@ open keep theirs, which goes with the last of them. Event loop only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
 
 import grpc
 
-from milliner.core import errors, types
-from milliner.wire import client_stream, heartbeat, options, tls
+from milliner.core import errors
+from milliner.wire import client_session, heartbeat, options, tls
+
+OpenedT = TypeVar("OpenedT", bound=client_session.Opened)
+StreamT = TypeVar("StreamT", bound=client_session.ClientSession[Any, Any])
 
 _LINGER_S = 10.0  # heartbeats go on after the last session, so that the next finds them (arbitrary)
 
 
-class Replica:
+class Replica(Generic[OpenedT, StreamT]):
     """The replica at `target` ("host:port"); `authority` is the name that led to it, where that is not the target.
+
+    `service` is the one whose health counts; `StreamT` are its sessions, which it answers with `OpenedT`.
 
     `dial` is the address to connect to, where that is another one (an emulated link).
     `on_trouble` is called when it falls silent or cannot be reached.
@@ -32,7 +38,8 @@ class Replica:
         *,
         dial: str,
         authority: str,
-        timeouts: client_stream.Timeouts,
+        service: str,
+        timeouts: client_session.Timeouts,
         pings: options.Keepalive,
         identity: tls.Identity | None,
         on_trouble: Callable[[], None],
@@ -44,9 +51,9 @@ class Replica:
         self._dial = dial
         self._identity = identity
         self._on_trouble = on_trouble
-        self._streams: dict[client_stream.ClientStream, grpc.aio.Channel] = {}
+        self._streams: dict[StreamT, grpc.aio.Channel] = {}
         self._num_opening = 0
-        self._last_opened: types.SessionOpened | None = None  # what it said to the session before
+        self._last_opened: OpenedT | None = None  # what it said to the session before
         self._watch: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._retired: list[grpc.aio.Channel] = []  # made with older certificates, still in use
@@ -54,7 +61,7 @@ class Replica:
         self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
         # a replica that takes the connection and says nothing is silent too
         silent_s = pings.interval_s + pings.timeout_s
-        self._heartbeat = heartbeat.Heartbeat(target, lambda: self._connect(pings, connect_s=silent_s))
+        self._heartbeat = heartbeat.Heartbeat(target, lambda: self._connect(pings, connect_s=silent_s), service=service)
 
     @property
     def max_positions(self) -> int:
@@ -76,21 +83,19 @@ class Replica:
         """Whether others are to be preferred."""
         return self.failures > 0 or not self._heartbeat.serving
 
-    async def open(self, request: types.SessionOpen, *, eager: bool) -> client_stream.ClientStream:
-        """Opens a session here. Raises the replica's refusal or `UnavailableError`.
-
-        With `eager` it does not wait for the answer of a replica that admitted the last session.
-        """
+    async def open(self, opening: Callable[[client_session.Line[OpenedT]], Awaitable[StreamT]]) -> StreamT:
+        """Opens a session here by what `opening` says on the line. Raises its refusal or `UnavailableError`."""
         self._num_opening += 1
         try:
             channel = await self._current_channel()
-            stream = await client_stream.open_stream(
-                channel,
-                request,
-                endpoint=self.target,
-                timeouts=self._timeouts,
-                alive=lambda: self._heartbeat.answers,
-                expected=self._last_opened if eager and not self.shunned else None,
+            stream = await opening(
+                client_session.Line(
+                    channel,
+                    endpoint=self.target,
+                    timeouts=self._timeouts,
+                    alive=lambda: self._heartbeat.answers,
+                    before=None if self.shunned else self._last_opened,
+                )
             )
         except errors.MillinerError as error:
             self.failures += 1
@@ -141,7 +146,7 @@ class Replica:
         await asyncio.gather(*(channel.close(None) for channel in (self._channel, *self._retired)))
         self._retired.clear()
 
-    def _forget(self, stream: client_stream.ClientStream) -> None:
+    def _forget(self, stream: StreamT) -> None:
         self._streams.pop(stream, None)
         if not self._streams and self._watch is not None:
             self._farewell = asyncio.get_running_loop().call_later(_LINGER_S, self._stop_watching)

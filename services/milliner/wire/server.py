@@ -1,31 +1,30 @@
-"""The cloud's end of the wire: a gRPC server that puts one `core.ports.CloudService` behind the session stream.
+"""The cloud's end of the wire: a gRPC server for a `core.ports.CloudService`, a `core.generation.TokenService` or both.
 
 Called by the cloud role; runs on its event loop and calls no torch. One stream's failure never touches another.
-`server_stream` holds what happens on one stream; here are the listening socket, health and draining.
+`server_stream` and `token_server` hold what happens on one stream; here are the listening socket, health and draining.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from milliner.core import errors, ports
-from milliner.wire import messages, options, server_stream
+from milliner.core import errors, generation, ports
+from milliner.wire import messages, options, server_session, server_stream, token_messages, token_server
+
+_Handler = Callable[[object, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
 
 
 class CloudServer:
     """A listening server; made by `serve`. `async with` stops it at the end."""
 
-    def __init__(self, service: ports.CloudService, *, limits: server_stream.StreamLimits) -> None:
-        self._service = service
-        self._limits = limits
-        self._sessions: set[str] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = False
+    def __init__(self) -> None:
+        self._door = server_session.Door()
+        self._handlers: dict[str, _Handler] = {}  # by service
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # grpc-stubs lags behind
         self._server: grpc.aio.Server | None = None
         self.port = 0
@@ -33,7 +32,23 @@ class CloudServer:
     @property
     def open_sessions(self) -> int:
         """Sessions whose stream is open."""
-        return len(self._sessions)
+        return len(self._door.sessions)
+
+    def add_hidden_states(self, service: ports.CloudService, *, limits: server_stream.StreamLimits) -> None:
+        """Serves hidden-state sessions; before `start`."""
+
+        async def handle(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await server_stream.ServerStream(service, context, limits=limits, door=self._door).run()
+
+        self._handlers[messages.SERVICE] = handle
+
+    def add_tokens(self, service: generation.TokenService, *, limits: token_server.TokenLimits) -> None:
+        """Serves token streams; before `start`."""
+
+        async def handle(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await token_server.TokenServerStream(service, context, limits=limits, door=self._door).run()
+
+        self._handlers[token_messages.SERVICE] = handle
 
     async def start(
         self,
@@ -45,10 +60,9 @@ class CloudServer:
     ) -> None:
         """Binds and serves; health says NOT_SERVING until `set_serving`. Raises `ConfigError` if the port is taken."""
         server = grpc.aio.server(options=options.server_options(keepalive))
-        session_handler = grpc.stream_stream_rpc_method_handler(self._serve_session)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(messages.SERVICE, {"Session": session_handler}),)
-        )
+        for name, handle in self._handlers.items():
+            method = grpc.stream_stream_rpc_method_handler(handle)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Session": method}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -63,14 +77,14 @@ class CloudServer:
         self._server = server
 
     async def set_serving(self, serving: bool) -> None:
-        """What `grpc.health.v1` answers, for the server as a whole and for the session service."""
+        """What `grpc.health.v1` answers, for the server as a whole and for each of its services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", messages.SERVICE):
+        for name in ("", *self._handlers):
             await self._health.set(name, status)
 
     async def drain(self) -> None:
         """Not ready any more and no new sessions; open ones go on."""
-        self._draining = True
+        self._door.draining = True
         await self.set_serving(False)
 
     async def stop(self, grace_s: float = 0.0) -> None:
@@ -81,7 +95,7 @@ class CloudServer:
         await self.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._idle.wait()
+                await self._door.idle.wait()
         # gRPC's own grace would also wait for health watches, which devices keep open
         await server.stop(None)
 
@@ -96,33 +110,29 @@ class CloudServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def _serve_session(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        stream = server_stream.ServerStream(
-            self._service, context, limits=self._limits, sessions=self._sessions, draining=lambda: self._draining
-        )
-        self._idle.clear()
-        try:
-            await stream.run()
-        finally:
-            if not self._sessions:
-                self._idle.set()
-
 
 async def serve(
-    service: ports.CloudService,
+    service: ports.CloudService | None = None,
     *,
+    tokens: generation.TokenService | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     limits: server_stream.StreamLimits = server_stream.DEFAULT_LIMITS,
+    token_limits: token_server.TokenLimits = token_server.DEFAULT_LIMITS,
     keepalive: options.Keepalive = options.DATA,
     credentials: grpc.ServerCredentials | None = None,
     serving: bool = True,
 ) -> CloudServer:
     """A started server on `host`:`port` (0: any free port, see `.port`), healthy at once unless `serving` is False.
 
-    Raises `ConfigError` when the address cannot be bound.
+    It serves hidden states, tokens or both. Raises `ConfigError` when the address cannot be bound.
     """
-    server = CloudServer(service, limits=limits)
+    assert service is not None or tokens is not None
+    server = CloudServer()
+    if service is not None:
+        server.add_hidden_states(service, limits=limits)
+    if tokens is not None:
+        server.add_tokens(tokens, limits=token_limits)
     await server.start(host=host, port=port, keepalive=keepalive, credentials=credentials)
     await server.set_serving(serving)
     return server

@@ -4,21 +4,19 @@ Frames are handed to the service as they arrive, up to `max_frames_in_flight` at
 keeps a session's frames in order, because each `forward` call is entered in the order of arrival. A frame refused for
 a recoverable reason (`status.RECOVERABLE`) leaves the stream alive; every other error is the stream's last message
 and becomes its gRPC status. A stream on which nothing happens ends too: the engine has forgotten its session by then.
-However the stream ends, the session is closed. Runs on the server's event loop.
+On top of `server_session`; runs on the server's event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, MutableSet
 
 import grpc
 
 from milliner.core import errors, ports, types
-from milliner.wire import layout, messages, status
+from milliner.wire import layout, messages, server_session, status
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,11 +45,7 @@ class _Place:
     frame: types.HiddenFrame | None = None  # None: what came was no frame
 
 
-class _StreamEnded(Exception):
-    """Ends the stream's task group: its last message is written, or nobody is there to read. Stays in this module."""
-
-
-class ServerStream:
+class ServerStream(server_session.ServerSession[types.SessionOpen, types.SessionOpened]):
     """One stream; `run` returns when it is over."""
 
     def __init__(
@@ -60,54 +54,32 @@ class ServerStream:
         context: grpc.aio.ServicerContext[bytes, bytes],
         *,
         limits: StreamLimits,
-        sessions: MutableSet[str],
-        draining: Callable[[], bool],
+        door: server_session.Door,
     ) -> None:
+        super().__init__(context, door=door, open_within_s=limits.open_timeout_s, taken_within_s=limits.idle_s)
         self._service = service
-        self._context = context
         self._limits = limits
-        self._sessions = sessions
-        self._draining = draining
-        self._gone = False
         self._used_s = 0.0  # the loop's time of the last answer
         self._num_unanswered = 0
         self._order: asyncio.Queue[_Place | None] = asyncio.Queue(limits.max_frames_in_flight)
 
-    async def run(self) -> None:
-        """Serves the stream until either side ends it, then closes its session."""
-        with contextlib.suppress(_StreamEnded):
-            await self._serve()
-        if self._gone:
-            # what a vanished device ends otherwise too; a status could not be sent any more
-            raise asyncio.CancelledError
+    def _parse_open(self, data: bytes) -> types.SessionOpen:
+        message = messages.parse_device_message(data)
+        if not isinstance(message, types.SessionOpen):
+            raise errors.ProtocolError("found a frame where the Open message belongs", field="open")
+        messages.check_version(message.protocol_version)
+        return message
 
-    async def _serve(self) -> None:
-        try:
-            request = await self._read_open()
-            if request.session_id in self._sessions:
-                raise errors.ForeignSession(
-                    "this session is open on another stream: open one with a new id", field="session_id"
-                )
-            self._sessions.add(request.session_id)
-        except errors.MillinerError as error:
-            await self._end(error)
-            return
-        try:
-            await self._run_session(request)
-        finally:
-            self._sessions.discard(request.session_id)
-            await self._service.close(request.session_id)
+    async def _open(self, request: types.SessionOpen) -> types.SessionOpened:
+        return await self._service.open(request)
 
-    async def _run_session(self, request: types.SessionOpen) -> None:
-        try:
-            opened = await self._service.open(request)
-        except errors.MillinerError as error:
-            await self._end(error)
-            return
-        except Exception:
-            _LOGGER.exception("opening a session failed")
-            await self._end(status.internal_error())
-            return
+    async def _close(self, session_id: str) -> None:
+        await self._service.close(session_id)
+
+    def _last_message(self, error: errors.MillinerError) -> bytes:
+        return status.write_error(error, final=True)
+
+    async def _converse(self, request: types.SessionOpen, opened: types.SessionOpened) -> None:
         await self._write(messages.write_opened(opened))
         try:
             async with asyncio.TaskGroup() as group:
@@ -115,31 +87,8 @@ class ServerStream:
                 watching = group.create_task(self._end_when_idle())
                 writing.add_done_callback(lambda _: watching.cancel())
                 await self._read_frames(group, request, opened)
-        except* _StreamEnded:
+        except* server_session.StreamEnded:
             pass  # the last message and the status are written, or nobody is there to read them
-
-    async def _read_open(self) -> types.SessionOpen:
-        try:
-            async with asyncio.timeout(self._limits.open_timeout_s):
-                data = await self._context.read()
-        except TimeoutError:
-            raise errors.DeadlineExceeded(
-                f"no Open message within {self._limits.open_timeout_s} s", field="open"
-            ) from None
-        if not isinstance(data, bytes):
-            raise errors.ProtocolError("the stream ended before its Open message", field="open")
-        message = messages.parse_device_message(data)
-        if not isinstance(message, types.SessionOpen):
-            raise errors.ProtocolError("found a frame where the Open message belongs", field="open")
-        if message.protocol_version != types.PROTOCOL_VERSION:
-            raise errors.VersionMismatch(
-                f"the device speaks version {message.protocol_version}, the cloud {types.PROTOCOL_VERSION}: "
-                "run the same release on both tiers",
-                field="protocol_version",
-            )
-        if self._draining():  # now: the message may come long after the stream began
-            raise errors.UnavailableError("this replica is shutting down: open the session on another", field="cloud")
-        return message
 
     async def _read_frames(
         self, group: asyncio.TaskGroup, request: types.SessionOpen, opened: types.SessionOpened
@@ -190,25 +139,10 @@ class ServerStream:
             if isinstance(answer, types.HiddenReply):
                 await self._write(messages.write_reply(answer))
             elif status.ends_stream(answer):
-                await self._end(answer, frame=place.frame)
-                raise _StreamEnded
+                await self._end(answer, status.write_error(answer, final=True, frame=place.frame))
+                raise server_session.StreamEnded
             else:
                 await self._write(status.write_error(answer, final=False, frame=place.frame))
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            await self._context.write(data)
-        except grpc.aio.BaseError as error:
-            _LOGGER.info("the device is gone: %s", error)
-            self._gone = True
-            raise _StreamEnded from error
-
-    async def _end(self, error: errors.MillinerError, *, frame: types.HiddenFrame | None = None) -> None:
-        """Writes the stream's last message and sets its status."""
-        _LOGGER.info("stream ended: %s: %s", type(error).__name__, error)
-        await self._write(status.write_error(error, final=True, frame=frame))
-        self._context.set_code(status.code_of(error))
-        self._context.set_details(str(error))
 
 
 def _parse_frame(data: bytes) -> types.HiddenFrame:

@@ -48,7 +48,12 @@ def internal_error() -> errors.UnavailableError:
 
 def write_error(error: errors.MillinerError, *, final: bool, frame: types.HiddenFrame | None = None) -> bytes:
     """The Error message that stands in the place of the Opened or Reply which it refuses."""
-    body = pb.Error(
+    return pb.CloudMessage(error=error_message(error, final=final, frame=frame)).SerializeToString()
+
+
+def error_message(error: errors.MillinerError, *, final: bool, frame: types.HiddenFrame | None = None) -> pb.Error:
+    """What an error is on the wire, in whichever service's message."""
+    return pb.Error(
         name=type(error).__name__,
         field=error.field,
         message=error.message,
@@ -57,7 +62,6 @@ def write_error(error: errors.MillinerError, *, final: bool, frame: types.Hidden
         round=frame.round if frame else 0,
         start_pos=frame.start_pos if frame else 0,
     )
-    return pb.CloudMessage(error=body).SerializeToString()
 
 
 def read_error(message: pb.Error) -> errors.MillinerError:
@@ -70,14 +74,14 @@ def read_error(message: pb.Error) -> errors.MillinerError:
     return cls(message.message, field=message.field)
 
 
-def read_status(error: grpc.aio.AioRpcError, *, endpoint: str) -> errors.MillinerError:
-    """What a stream's end without an Error message means: transport failures, and peers that are no Milliner cloud."""
+def read_status(error: grpc.aio.AioRpcError, *, endpoint: str, protocol: str) -> errors.MillinerError:
+    """What a stream's end without an Error message means: the transport failed, or the peer speaks no `protocol`."""
     text = f"{endpoint}: {error.details() or error.code().name}"
     match error.code():
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(text, field="cloud")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return errors.VersionMismatch(f"{text}: this server speaks no hidden-state protocol", field="cloud")
+            return errors.VersionMismatch(f"{text}: this server speaks no {protocol}", field="cloud")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC's own: a message above the receiver's limit
             return errors.FrameTooLarge(text, field="message")
     return errors.UnavailableError(text, field="cloud")

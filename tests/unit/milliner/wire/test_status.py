@@ -83,6 +83,6 @@ def test_only_refusals_that_leave_the_session_as_it_was_keep_the_stream(cls: typ
 )
 def test_a_transports_own_failure_becomes_a_typed_error(code: grpc.StatusCode, cls: type[errors.MillinerError]) -> None:
     failure = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "because", None)
-    error = status.read_status(failure, endpoint="replica:1")
+    error = status.read_status(failure, endpoint="replica:1", protocol="hidden-state protocol")
     assert type(error) is cls
     assert "replica:1: because" in str(error)
