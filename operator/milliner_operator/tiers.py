@@ -149,13 +149,19 @@ def pool_role(wanted: topology.InferenceTopology, pool: DevicePool) -> RolePlan:
 def pool_children(
     context: Context, pool: DevicePool, *, endpoints: tuple[str, ...], cloud_ports: tuple[int, ...]
 ) -> tuple[list[Manifest], RolePlan]:
-    """Children of a device pool, and its workload; `cloud_ports` are those of another cluster's cloud tier."""
+    """Children of a device pool, and its workload; `cloud_ports` are those of another cluster's cloud tier.
+
+    Devices of another cluster read the endpoints from a file: addresses of nodes and load balancers change, and the
+    pods are not to restart for that.
+    """
     planned = pool_role(context.wanted, pool)
     scope = dataclasses.replace(context.scope, remote=planned.cluster is not None)
     name, role = planned.workload[1], names.ROLE_DEVICE
     exposure = device.exposure(pool)
     shown = exposure is not spec_kinds.ApiExposure.NONE
-    base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=endpoints)
+    moving = endpoints if scope.remote else ()
+    fixed = (f"file:{pod.CONFIG_DIR}/{pod.ENDPOINTS_KEY}",) if moving else endpoints
+    base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=fixed)
     keys = pool.api.keys_secret_ref
     host = "0.0.0.0" if shown else "127.0.0.1"
     update = _common_update(context, base, host=host, grace_s=_DEVICE_GRACE_S) | {
@@ -185,7 +191,7 @@ def pool_children(
     workload = device.workload(scope, name, pool=pool, template=template)
     children = [
         plain.service_account(scope, name, role=role, pool=pool.name),
-        plain.role_config_map(scope, name, role=role, pool=pool.name, config=config),
+        plain.role_config_map(scope, name, role=role, pool=pool.name, config=config, endpoints=moving),
         network.device_policy(
             scope,
             name,

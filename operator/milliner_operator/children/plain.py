@@ -25,10 +25,13 @@ def service_account(scope: common.Scope, name: str, *, role: str, pool: str | No
 
 
 def role_config_map(
-    scope: common.Scope, name: str, *, role: str, config: str, pool: str | None = None
+    scope: common.Scope, name: str, *, role: str, config: str, pool: str | None = None, endpoints: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """A role's configuration file."""
-    return common.manifest(scope, kinds.CONFIG_MAP, name, role=role, pool=pool, data={pod.CONFIG_KEY: config})
+    """A role's configuration file, and beside it the endpoints that may change without a new revision."""
+    data = {pod.CONFIG_KEY: config}
+    if endpoints:
+        data[pod.ENDPOINTS_KEY] = "".join(f"{each}\n" for each in endpoints)
+    return common.manifest(scope, kinds.CONFIG_MAP, name, role=role, pool=pool, data=data)
 
 
 def facts_map(scope: common.Scope, name: str, *, line: str, at: str) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from milliner_operator.children.files import CACHE_DIR, CLAIMS_DIR, CREDENTIALS_
 
 CONFIG_DIR = "/etc/milliner"
 CONFIG_KEY = "config.json"
+ENDPOINTS_KEY = "endpoints"  # beside it, for devices of another cluster: not part of a pod's revision
 TLS_DIR = "/etc/milliner-tls"
 KEYS_DIR = "/etc/milliner-keys"
 CONTAINER = "milliner"
 _USER = 65532  # "nonroot" of the distroless images; the image has an entry for it in its passwd file
 # Small on purpose, so that a laptop's cluster takes a topology; CPU autoscaling needs a request to relate to.
 _DEFAULT_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
-_PROBE_PERIOD_S = 5
+# Answered from memory. Short where somebody waits for the answer: Ready comes by that much sooner.
+_STARTUP_S, _READINESS_S, _LIVENESS_S = 1, 2, 5
 _LOADING_S = 1800  # arbitrary: the longest that reading a large model over a network may take
 _FORGOTTEN_S = 5  # endpoints need about that long to forget a pod that ends
 _ENDING_S = 10  # arbitrary: for a role to end when it has drained, with its last traces sent to a slow receiver
@@ -116,9 +118,9 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
     }
     if shape.serves:
         content |= {
-            "startupProbe": _probe("/healthz", failures=_LOADING_S // _PROBE_PERIOD_S),
-            "livenessProbe": _probe("/healthz", failures=6),
-            "readinessProbe": _probe("/readyz", failures=2),
+            "startupProbe": _probe("/healthz", period_s=_STARTUP_S, failures=_LOADING_S // _STARTUP_S),
+            "livenessProbe": _probe("/healthz", period_s=_LIVENESS_S, failures=6),
+            "readinessProbe": _probe("/readyz", period_s=_READINESS_S, failures=3),
             "lifecycle": {"preStop": {"sleep": {"seconds": _FORGOTTEN_S}}},
         }
     else:
@@ -153,10 +155,10 @@ def _downward(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
 
-def _probe(path: str, *, failures: int) -> dict[str, Any]:
+def _probe(path: str, *, period_s: int, failures: int) -> dict[str, Any]:
     return {
         "httpGet": {"path": path, "port": common.HEALTH_PORT},
-        "periodSeconds": _PROBE_PERIOD_S,
+        "periodSeconds": period_s,
         "timeoutSeconds": 3,
         "failureThreshold": failures,
     }
