@@ -215,3 +215,23 @@ async def test_a_stream_that_began_before_the_drain_opens_no_session_after_it(pa
         assert "shutting down" in answer.message
         call.cancel()
     assert pair.cloud.opened == []
+
+
+async def test_a_device_that_does_not_read_its_replies_loses_its_session() -> None:
+    """The end for want of use waited behind the reply that nobody read: the session was held for ever."""
+    cloud = toy_cloud.ToyCloud()
+    small_window: options.ChannelOptions = [
+        *options.client_options(options.DATA, connect_s=5.0),
+        ("grpc.http2.bdp_probe", 0),  # 64 KiB for good: soon full
+    ]
+    async with (
+        await server.serve(cloud, limits=server_stream.StreamLimits(idle_s=0.3)) as running,
+        grpc.aio.insecure_channel(f"127.0.0.1:{running.port}", options=small_window) as channel,
+    ):
+        call = channel.stream_stream(messages.SESSION_METHOD, None, None)(None)
+        await call.write(messages.write_open(toy_cloud.session_open()))
+        for index in range(3):
+            await call.write(messages.write_frame(toy_cloud.frame(round_index=index, num_tokens=1000)))  # 32 kB each
+        await conftest.eventually(lambda: cloud.closed == ["s1"])
+        assert len(cloud.frames) == 3
+        call.cancel()
