@@ -1,0 +1,257 @@
+"""The operator where much happens at once or goes wrong: it converges, looks no oftener than it must, fights nobody."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime
+import json
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.cluster import api_server, fake_nodes, operator_process
+from tests.cluster.worlds import World
+
+EDITS = 200
+AT_ONCE = 20
+PASSES = "milliner_operator_reconciles_total"
+
+
+@pytest.fixture(scope="module")
+def nodes(server: api_server.ApiServer) -> Iterator[None]:
+    """A few fake nodes, where pods are ready as soon as they are placed."""
+    fake_nodes.make(2)
+    try:
+        yield
+    finally:
+        fake_nodes.delete(server)
+
+
+@pytest.fixture(scope="module")
+def fake(world: World, nodes: None) -> World:
+    """With a topology `fake`, all of whose pods are on fake nodes: both tiers get ready, the stream never does."""
+    world.know("fake", **fake_nodes.FAKE)
+    world.apply("fake", **fake_nodes.FAKE)
+    world.until_condition("fake", "DevicesReady", "True")
+    world.until_condition("fake", "CloudReady", "True")
+    return world
+
+
+def cloud(**options: Any) -> dict[str, Any]:
+    return fake_nodes.FAKE | {"cloud": fake_nodes.FAKE["cloud"] | options}
+
+
+def configured(world: World, name: str) -> dict[str, Any]:
+    """The cloud's configuration as its pods have it."""
+    text = world.server.request("GET", world.path("configmaps", f"{name}-cloud"))["data"]["config.json"]
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_two_hundred_edits_in_a_row_cost_a_pass_a_second(fake: World) -> None:
+    before, started = fake.operator.metric(PASSES), time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda each: fake.apply("fake", **cloud(engine={"maxSessions": each})), range(1, EDITS)))
+    fake.apply("fake", **cloud(engine={"maxSessions": EDITS}))
+    fake.until(lambda: f'"maxSessions": {EDITS}' in json.dumps(configured(fake, "fake")), name="fake")
+    fake.until_condition("fake", "CloudReady", "True")
+    assert fake.operator.metric(PASSES) - before <= time.monotonic() - started + 2
+
+
+def test_twenty_at_once_and_gone_at_once_leave_nothing(fake: World) -> None:
+    names = [f"brief-{number}" for number in range(AT_ONCE)]
+    for name in names:
+        fake.know(name, **fake_nodes.FAKE)
+    started = fake.operator.metric(PASSES)
+    for name in names:
+        fake.apply(name, **fake_nodes.FAKE)
+    fake.until(lambda: fake.operator.metric(PASSES) > started + AT_ONCE / 4)  # in the middle of making them
+    for name in names:
+        fake.delete(name)
+    # the facts of those that the operator came too late for are the test's own
+    fake.until(lambda: not any(fake.children(name).keys() - {f"configmaps/{name}-facts"} for name in names))
+    fake.until(lambda: fake.operator.metric("milliner_operator_queue_length") == 0)
+    before = fake.operator.metric(PASSES)
+    time.sleep(3)
+    assert fake.operator.metric(PASSES) - before <= 2  # of the one that is there
+    assert "Traceback" not in fake.operator.log
+
+
+def test_a_foreign_object_that_looks_like_a_child_is_told_of_and_left_alone(fake: World) -> None:
+    holder = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "holder"}}
+    uid = fake.server.request("POST", fake.path("configmaps"), body=holder)["metadata"]["uid"]
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "holder", "uid": uid, "controller": True}
+    labels = {"milliner.dev/topology": "foreign", "app.kubernetes.io/managed-by": "milliner-operator"}
+    metadata = {"name": "foreign-cloud", "labels": labels, "ownerReferences": [owner]}
+    theirs = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 1}]}}
+    made = fake.server.request("POST", fake.path("services"), body=theirs)
+    fake.know("foreign", **fake_nodes.FAKE)
+    fake.apply("foreign", **fake_nodes.FAKE)
+    fake.until_condition("foreign", "CloudReady", "False", "ChildNotOwned")
+    status = fake.topology("foreign")["status"]
+    [message] = [each["message"] for each in status["conditions"] if each["type"] == "CloudReady"]
+    assert "Service foreign-cloud exists and belongs to ConfigMap holder" in message
+    before = fake.operator.metric(PASSES)
+    time.sleep(6)
+    assert fake.operator.metric(PASSES) - before <= 6  # two topologies that are not ready: every five seconds each
+    found = fake.server.request("GET", fake.path("services", "foreign-cloud"))
+    assert (found["spec"], found["metadata"]["labels"]) == (made["spec"], labels)
+    fake.delete("foreign")
+    fake.until(lambda: list(fake.children("foreign")) == ["services/foreign-cloud"])
+    fake.server.request("DELETE", fake.path("configmaps", "holder"))
+
+
+def test_what_somebody_deletes_by_hand_comes_back_kind_by_kind(fake: World) -> None:
+    found_out = {"configmaps/fake-facts", "configmaps/fake-accepted"}  # without both a Job would look into the model
+    kept = {name for name in fake.children("fake") if not name.startswith("pods/")} - found_out
+    for name in kept:
+        plural, _, child = name.partition("/")
+        fake.server.request("DELETE", fake.path(plural, child))
+    fake.until(lambda: kept <= fake.children("fake").keys(), name="fake")
+    fake.until_condition("fake", "CloudReady", "True")
+    fake.until_condition("fake", "DevicesReady", "True")
+
+
+def silent_node(server: api_server.ApiServer, name: str) -> None:
+    """A node that is ready once and on which nothing ever starts."""
+    metadata = {"name": name, "labels": {"silent": "true"}}
+    server.request("POST", fake_nodes.NODES, body={"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": stamp()}
+    status = {"conditions": [ready], "allocatable": {"pods": "9", "cpu": "9", "memory": "9Gi"}}
+    body = {"status": status | {"capacity": status["allocatable"]}}
+    server.request("PATCH", f"{fake_nodes.NODES}/{name}/status", body=body, content_type=api_server.MERGE)
+
+
+def stamp(*, ago_s: float = 0.0) -> str:
+    found = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago_s)
+    return found.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pod_is(world: World, name: str, *, ready: bool, ago_s: float = 0.0) -> None:
+    """Writes a pod's status as its node would."""
+    told = {"status": str(ready), "lastTransitionTime": stamp(ago_s=ago_s)}
+    status = {
+        "phase": "Running",
+        "conditions": [{"type": kind, **told} for kind in ("Ready", "ContainersReady")],
+        "containerStatuses": [
+            {"name": "role", "image": "i", "imageID": "", "ready": ready, "restartCount": 0, "state": {"running": {}}}
+        ],
+    }
+    path = f"{world.path('pods', name)}/status"
+    world.server.request("PATCH", path, body={"status": status}, content_type=api_server.MERGE)
+
+
+def test_a_rollout_over_devices_that_stands_still_is_told_and_goes_on(fake: World) -> None:
+    """The clock is that of the objects: both the cloud and the device are made to look eleven minutes old."""
+    tolerations = [{"operator": "Exists"}]
+    pool = {"name": "still", "nodeSelector": {"silent": "true"}, "api": {"exposure": "None"}}
+    spec = fake_nodes.FAKE | {"devicePools": [pool | {"pod": {"tolerations": tolerations}}]}
+    silent_node(fake.server, "silent")
+    try:
+        fake.know("still", **spec)
+        fake.apply("still", **spec)
+        fake.until_condition("still", "CloudReady", "True")
+        fake.until(lambda: bool(fake.uids("still", "device")), name="still")
+        [pod] = [name.partition("/")[2] for name in fake.children("still") if "pods/still-device" in name]
+        assert fake.condition("still", "Progressing")[0] == "True"
+        serve_since(fake, "still-cloud", ago_s=660)
+        pod_is(fake, pod, ready=False, ago_s=660)
+        fake.until_condition("still", "Progressing", "False", "ProgressDeadlineExceeded")
+        assert fake.condition("still", "DevicesReady") == ("False", "ProgressDeadlineExceeded")
+        assert fake.condition("still", "Degraded") == ("True", "ProgressDeadlineExceeded")
+        assert "ProgressDeadlineExceeded" in [each["reason"] for each in fake.events("still")]
+        pod_is(fake, pod, ready=True)
+        fake.until_condition("still", "Progressing", "False", "RolloutComplete")
+        fake.until_condition("still", "DevicesReady", "True")
+        fake.delete("still")
+    finally:
+        fake.server.request("DELETE", f"{fake_nodes.NODES}/silent")
+
+
+def serve_since(world: World, deployment: str, *, ago_s: float) -> None:
+    """Moves the time since when a Deployment has been available; its controller leaves it so."""
+    path = world.path("deployments", deployment)
+    conditions = world.server.request("GET", path)["status"]["conditions"]
+    for each in conditions:
+        if each["type"] == "Available":
+            each["lastTransitionTime"] = stamp(ago_s=ago_s)
+    body = {"status": {"conditions": conditions}}
+    world.server.request("PATCH", f"{path}/status", body=body, content_type=api_server.MERGE)
+
+
+def test_an_operator_that_is_killed_in_mid_rollout_goes_on_where_things_stand(fake: World) -> None:
+    revision = fake.topology("fake")["status"]["cloud"]["revision"]
+    devices = fake.uids("fake", "device")
+    fake.apply("fake", **cloud(engine={"maxSessions": 7}))
+    fake.until(lambda: configured(fake, "fake")["engine"]["maxSessions"] == 7)
+    fake.operator.stop(signal.SIGKILL)
+    fake.operator.start()
+    fake.until_condition("fake", "CloudReady", "True")
+    fake.until_condition("fake", "Progressing", "False", "RolloutComplete")
+    assert fake.topology("fake")["status"]["cloud"]["revision"] != revision
+    assert fake.uids("fake", "device") == devices
+
+
+def test_two_operators_at_once_do_not_fight(fake: World) -> None:
+    """Its Deployment's strategy is Recreate; a node that is cut off may keep an old one alive all the same."""
+    other = fake.operator.another()
+    other.start()
+    try:
+        other.passes(1)
+        fake.know("both", **fake_nodes.FAKE)
+        fake.apply("both", **fake_nodes.FAKE)
+        fake.apply("fake", **cloud(engine={"maxSessions": 9}))
+        for name in ("both", "fake"):
+            fake.until_condition(name, "CloudReady", "True")
+            fake.until_condition(name, "DevicesReady", "True")
+        both = (fake.operator, other)
+        fake.operator.passes(2)
+        before, generations = written(*both), generation(fake)
+        fake.operator.passes(4)  # the other makes as many meanwhile
+        other.passes(1)
+        assert (written(*both), generation(fake)) == (before, generations)
+        fake.delete("both")
+    finally:
+        other.stop(signal.SIGKILL)
+
+
+def written(*operators: operator_process.OperatorProcess) -> list[float]:
+    return [each.metric("milliner_operator_writes_total") for each in operators]
+
+
+def generation(world: World) -> list[int]:
+    """How often the specs of both tiers' workloads have changed."""
+    names = ("fake-cloud", "fake-device-fake", "both-cloud", "both-device-fake")
+    return [world.server.request("GET", world.path("deployments", each))["metadata"]["generation"] for each in names]
+
+
+def test_a_namespace_that_is_deleted_under_the_operator_is_left_in_peace(
+    fake: World, server: api_server.ApiServer
+) -> None:
+    doomed = fake.elsewhere(server.create_namespace("milliner-doomed-"))
+    doomed.operator.start()
+    try:
+        doomed.know("gone", **fake_nodes.FAKE)
+        doomed.apply("gone", **fake_nodes.FAKE)
+        doomed.until_condition("gone", "CloudReady", "True")
+        before, started = doomed.operator.metric(PASSES), time.monotonic()
+        server.delete_namespace(doomed.namespace)
+        doomed.until(lambda: not exists(server, doomed.namespace))
+        assert doomed.operator.metric(PASSES) - before <= time.monotonic() - started + 2
+        doomed.until(lambda: doomed.operator.metric("milliner_operator_queue_length") == 0)
+        before = doomed.operator.metric(PASSES)
+        time.sleep(3)
+        assert doomed.operator.metric(PASSES) == before
+        assert "Traceback" not in doomed.operator.log
+    finally:
+        doomed.operator.stop(signal.SIGKILL)
+
+
+def exists(server: api_server.ApiServer, namespace: str) -> bool:
+    try:
+        server.request("GET", f"/api/v1/namespaces/{namespace}")
+    except api_server.Refused:
+        return False
+    return True
