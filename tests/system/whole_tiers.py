@@ -14,9 +14,10 @@ import torch
 from milliner.core import clock, compute, errors, generation, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits, slice_backend, token_codec, token_service, whole_model
-from milliner.model import checkpoint, digest
+from milliner.model import checkpoint, digest, kv_cache
 from milliner.model import slice as slices
 
+PAGE_TOKENS = 16
 TOKENIZER_DIGEST = "sha256:" + "0" * 64  # the tests have no text
 
 
@@ -41,13 +42,18 @@ async def tier(
     cost: compute.ComputeCost | None = None,
     max_batch_tokens: int = 2048,
     max_frame_tokens: int = 2048,
+    num_pages: int | None = None,
 ) -> AsyncIterator[Tier]:
     """A whole model on an engine of its own."""
     source = checkpoint.Checkpoint.open(folder)
     spec = slices.SliceSpec(0, source.num_layers, embedding=True, lm_head=True)
     loaded = slices.load_slice(source, spec, dtype=torch.float32, torch_device=torch.device("cpu"))
+    page_bytes = PAGE_TOKENS * kv_cache.PagedKVCache.bytes_per_token(loaded.kv_spec, loaded.dtype)
     config = limits.EngineConfig(
-        kv_cache_bytes=32 << 20, page_tokens=16, max_batch_tokens=max_batch_tokens, max_frame_tokens=max_frame_tokens
+        kv_cache_bytes=32 << 20 if num_pages is None else num_pages * page_bytes,
+        page_tokens=PAGE_TOKENS,
+        max_batch_tokens=max_batch_tokens,
+        max_frame_tokens=max_frame_tokens,
     )
     worker = executor.ComputeExecutor(name=origin.value)
     engine = engines.Engine(

@@ -54,8 +54,13 @@ class WholeSession(Protocol):
         """Tokens fed so far: the position of the next."""
         ...
 
-    async def prefill(self, token_ids: Sequence[int]) -> float:
-        """Feeds known tokens, in chunks, without asking what follows; returns seconds spent computing."""
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that an earlier sequence had computed when the session was opened."""
+        ...
+
+    async def prefill(self, token_ids: Sequence[int]) -> int:
+        """Feeds known tokens, in chunks, without asking what follows; returns how many of them were computed."""
         ...
 
     def generate(
@@ -84,8 +89,14 @@ class WholeModel(Protocol):
     @property
     def info(self) -> WholeModelInfo: ...
 
-    async def open(self, sampler: Sampler, *, max_positions: int) -> WholeSession:
-        """A session with room for `max_positions` tokens; raises `core.errors.CapacityError`s as the engine does."""
+    async def open(
+        self, sampler: Sampler, *, max_positions: int, prompt_ids: Sequence[int] = (), salt: str = ""
+    ) -> WholeSession:
+        """A session with room for `max_positions` tokens; raises `core.errors.CapacityError`s as the engine does.
+
+        Where an earlier session of the same `salt` has computed the beginning of `prompt_ids`, that is not computed
+        again when they are fed.
+        """
         ...
 
 
@@ -105,6 +116,7 @@ class GenerationOpen:
     stop_token_ids: frozenset[int] = frozenset()
     traceparent: str = ""
     claim: str = ""  # as in `types.SessionOpen`
+    salt: str = ""  # only sessions of equal salts share what they have computed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     stop_token_ids: frozenset[int] = frozenset()  # end of text included, unless the client said ignore_eos
     num_logprobs: int | None = None  # None: no log-probabilities; k: of the chosen token and the k likeliest
+    cache_salt: str = ""  # only requests of equal salts share what they have computed of like prompts
     waits_for_room: bool = True  # in the cloud; False: one replica after the other is asked once
 
 
@@ -134,6 +135,7 @@ class SessionOpened:
     max_frame_tokens: int
     load: LoadReport
     max_positions: int = 0  # most KV positions that any session may have on this replica; 0: it did not say
+    kv_len: int = 0  # positions that are computed already; only where the opening named its tokens
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

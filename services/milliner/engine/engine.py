@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Sequence
 
 from milliner.core import compute, errors, ports, types
-from milliner.engine import admission, delay_model, limits, progress, scheduler, session, work
+from milliner.engine import admission, delay_model, limits, progress, reuse, scheduler, session, work
 from milliner.engine import executor as executor_module
 
 # Batch sizes computed before the first frame, so that the first prompt finds warm kernels and a delay model. Arbitrary.
@@ -53,6 +53,7 @@ class Engine:
         )
         self._sessions: dict[str, session.Session] = {}
         self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
+        self._reuse = reuse.Reuse(self._admission)
         self._tickets = itertools.count()
         self._delay = delay_model.DelayModel()
         self._progress = progress.Progress()
@@ -62,8 +63,9 @@ class Engine:
         self._stopping = False
         self._stopped = asyncio.Event()
 
-    async def open(self, request: types.SessionOpen) -> types.SessionOpened:
-        """Admits a session.
+    async def open(self, request: types.SessionOpen, *, prompt: work.KnownTokens | None = None) -> types.SessionOpened:
+        """Admits a session; with `prompt` it may begin behind positions that an ended session has computed, which
+        `SessionOpened.kv_len` says.
 
         Raises `UnknownSession` (empty id), `ForeignSession` (the id is taken), `PromptTooLong` (more positions than the
         whole cache holds), `TooManySessions`, `KVCacheFull`, and `UnavailableError` when the engine stops or hangs.
@@ -79,15 +81,17 @@ class Engine:
         self._collect()
         max_positions = min(request.max_positions, self._backend.max_positions)
         pages = self._admission.admit(max_positions, now_s=self._clock.now(), claim=request.claim)
-        self._sessions[request.session_id] = session.Session(
+        opened = self._sessions[request.session_id] = session.Session(
             session_id=request.session_id,
             max_positions=max_positions,
             pages=pages,
             order=next(self._tickets),
             now_s=self._clock.now(),
         )
+        self._released += self._reuse.admitted(opened, prompt)
         return types.SessionOpened(
             session_id=request.session_id,
+            kv_len=opened.planned_len,
             max_frame_tokens=self._config.max_frame_tokens,
             load=self.load(),
             max_positions=min(self._backend.max_positions, self._admission.capacity_tokens),
@@ -116,11 +120,14 @@ class Engine:
                 self._abandon(owner, pending)
             raise
 
-    async def close(self, session_id: str) -> None:
-        """Ends a session and frees everything of it; unknown ids are ignored, so that closing twice is safe."""
+    async def close(self, session_id: str, *, held: work.KnownTokens | None = None) -> None:
+        """Ends a session and frees everything of it; unknown ids are ignored, so that closing twice is safe.
+
+        `held` are the tokens that were fed: their cache is kept for prompts that begin alike, while there is room.
+        """
         owner = self._sessions.get(session_id)
         if owner is not None:
-            self._end(owner, errors.UnknownSession("the session was closed", field="session_id"))
+            self._end(owner, errors.UnknownSession("the session was closed", field="session_id"), held=held)
 
     @property
     def hung(self) -> str:
@@ -230,6 +237,7 @@ class Engine:
         for owner, _, piece in batch:
             own_tokens[owner.order] = own_tokens.get(owner.order, 0) + piece.num_tokens
         for (owner, frame, piece), result in zip(batch, outcome.pieces, strict=True):
+            self._reuse.computed(owner)
             frame.book(piece, result, duration_s=duration_s, batched_tokens=outcome.num_tokens)
             if frame.future.done():
                 continue  # the session ended meanwhile, or an earlier frame of it failed just now
@@ -292,11 +300,10 @@ class Engine:
         for owner in list(self._sessions.values()):
             self._end(owner, errors.UnavailableError(reason, field="cloud"))
 
-    def _end(self, owner: session.Session, error: Exception) -> None:
+    def _end(self, owner: session.Session, error: Exception, *, held: work.KnownTokens | None = None) -> None:
         del self._sessions[owner.id]
         self._admission.release(owner.pages)
-        if owner.computed:  # or there is nothing to free, and opening and closing alone would grow the list for ever
-            self._released.append(owner.kv)
+        self._released += self._reuse.ended(owner, held)
         owner.fail_all(error)
 
 

@@ -20,7 +20,7 @@ import dataclasses
 from typing import NoReturn
 
 from milliner.core import errors, types
-from milliner.engine import scheduler
+from milliner.engine import prefix_cache, scheduler
 from milliner.engine import work as work_module
 
 
@@ -104,6 +104,7 @@ class Session:
 
     __slots__ = (
         "computed",
+        "failed",
         "frames",
         "generated",
         "id",
@@ -111,6 +112,7 @@ class Session:
         "last_used_s",
         "order",
         "pages",
+        "pinned",
         "planned_len",
         "prompt_tokens",
         "queue",
@@ -123,6 +125,8 @@ class Session:
         self.order = order  # of opening; orders the segments of a batch
         self.kv = work_module.KVHandle(max_positions)
         self.pages = pages  # promised at admission
+        self.pinned: prefix_cache.Kept | None = None  # what its first batch will copy from
+        self.failed = False  # a frame of it failed: what its cache holds is not for others
         self.computed = False  # a frame of it was in a batch, so that it may hold pages
         self.round = -1  # of the youngest frame taken in
         self.planned_len = 0  # kv_len once everything in the queue is done
@@ -218,6 +222,7 @@ class Session:
 
         Frames behind it survive from the first on that rolls back to the failed one's start or further.
         """
+        self.failed = True
         frames = list(self.queue)
         at = frames.index(pending)
         independent = next(

@@ -168,9 +168,19 @@ class SliceBackend:
             span.pieces[index].job.logits = row
 
     def _sequence(self, kv: work.KVHandle) -> kv_cache.SequenceKV:
-        if kv.sequence is None:
-            kv.sequence = self._cache.open()
-        sequence: kv_cache.SequenceKV = kv.sequence
+        sequence: kv_cache.SequenceKV | None = kv.sequence
+        if sequence is None:
+            adoption, kv.adoption = kv.adoption, None
+            if adoption is None:
+                sequence = self._cache.open()
+            elif adoption.move:
+                sequence, adoption.source.sequence = adoption.source.sequence, None
+                assert sequence is not None
+                sequence.truncate(adoption.num_tokens)
+            else:
+                sequence = self._cache.open()
+                sequence.copy_from(adoption.source.sequence, adoption.num_tokens)
+            kv.sequence = sequence
         return sequence
 
     def _encode(self, span: _Span) -> list[work.PieceOutcome]:

@@ -47,7 +47,9 @@ class EngineTokenService:
                 f"{info.max_positions}: shorten the prompt or ask for fewer tokens",
                 field="max_tokens",
             )
-        whole = await self._model.open(request.sampler, max_positions=needed)
+        whole = await self._model.open(
+            request.sampler, max_positions=needed, prompt_ids=request.prompt_ids, salt=request.salt
+        )
         self._sessions[request.session_id] = _Session(request, whole)
         return generation.GenerationOpened(
             session_id=request.session_id,

@@ -48,7 +48,9 @@ class EngineModel:
         self._origin = origin
         self.info = info
 
-    async def open(self, sampler: generation.Sampler, *, max_positions: int) -> EngineSession:
+    async def open(
+        self, sampler: generation.Sampler, *, max_positions: int, prompt_ids: Sequence[int] = (), salt: str = ""
+    ) -> EngineSession:
         """See `core.generation.WholeModel.open`."""
         opened = await self._engine.open(
             types.SessionOpen(
@@ -58,16 +60,19 @@ class EngineModel:
                 slice_end=self.info.num_layers,
                 hidden_size=0,  # nothing of a hidden state is exchanged
                 max_positions=max_positions,
-            )
+            ),
+            prompt=work.KnownTokens(prompt_ids, salt) if prompt_ids else None,
         )
         chooser = self._codec.chooser(sampler, origin=self._origin)
-        return EngineSession(self._engine, opened=opened, codec=self._codec, chooser=chooser)
+        return EngineSession(self._engine, opened=opened, codec=self._codec, chooser=chooser, salt=salt)
 
 
 class EngineSession:
     """Implements `core.generation.WholeSession`."""
 
-    def __init__(self, engine: engines.Engine, *, opened: types.SessionOpened, codec: Codec, chooser: Chooser) -> None:
+    def __init__(
+        self, engine: engines.Engine, *, opened: types.SessionOpened, codec: Codec, chooser: Chooser, salt: str
+    ) -> None:
         self._engine = engine
         self._id = opened.session_id
         self._max_frame_tokens = opened.max_frame_tokens
@@ -75,26 +80,31 @@ class EngineSession:
         self._chooser = chooser
         self._round = 0
         self._run: _Run | None = None
-        self.position = 0
+        self._salt = salt
+        self._fed: list[int] = []
+        self.cached_tokens = opened.kv_len
 
-    async def prefill(self, token_ids: Sequence[int]) -> float:
+    @property
+    def position(self) -> int:
+        return len(self._fed)
+
+    async def prefill(self, token_ids: Sequence[int]) -> int:
         """See `core.generation.WholeSession.prefill`."""
-        seconds = 0.0
-        for start in range(0, len(token_ids), self._max_frame_tokens):
-            done = await self._engine.forward(
-                self.frame(token_ids[start : start + self._max_frame_tokens], kind=types.FrameKind.CHUNK)
-            )
-            seconds += done.compute_s
-        return seconds
+        missing = self._skip(token_ids)
+        for start in range(0, len(missing), self._max_frame_tokens):
+            frame = self.frame(missing[start : start + self._max_frame_tokens], kind=types.FrameKind.CHUNK)
+            await self._engine.forward(frame)
+        return len(missing)
 
     async def generate(
         self, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int] = frozenset()
     ) -> AsyncGenerator[generation.Step, None]:
         """See `core.generation.WholeSession.generate`."""
         assert token_ids and limit >= 1, "a token follows known ones"
-        *_, tail_start = range(0, len(token_ids), self._max_frame_tokens)
-        await self.prefill(token_ids[:tail_start])
-        run = self._run = _Run(self, token_ids[tail_start:], limit=limit, stop_token_ids=stop_token_ids)
+        missing = self._skip(token_ids)
+        *_, tail_start = range(0, len(missing), self._max_frame_tokens)
+        await self.prefill(missing[:tail_start])
+        run = self._run = _Run(self, missing[tail_start:], limit=limit, stop_token_ids=stop_token_ids)
         first = asyncio.ensure_future(self._engine.forward(run.first))
         try:
             last = False
@@ -115,13 +125,20 @@ class EngineSession:
 
     async def close(self) -> None:
         """See `core.generation.WholeSession.close`."""
-        await self._engine.close(self._id)
+        await self._engine.close(self._id, held=work.KnownTokens(self._fed, self._salt))
+
+    def _skip(self, token_ids: Sequence[int]) -> Sequence[int]:
+        """Those of `token_ids` whose positions were not in the cache when the session was opened."""
+        cached = min(len(token_ids), max(0, self.cached_tokens - self.position))
+        self._fed += token_ids[:cached]
+        return token_ids[cached:]
 
     def frame(self, token_ids: Sequence[int], *, kind: types.FrameKind, run: _Run | None = None) -> work.Work:
         """The session's next frame; with `run` its last position is followed by a token of the model's own."""
         self._round += 1
         start, ids = self.position, tuple(token_ids)
-        self.position = end = start + len(ids)
+        self._fed += ids
+        end = self.position
         return work.Work(
             session_id=self._id,
             round=self._round,

@@ -75,13 +75,32 @@ class Done:
 
 
 class KVHandle:
-    """A session's KV cache as the loop sees it: the backend fills `sequence` when the session is first computed."""
+    """A session's KV cache as the loop sees it: the backend fills `sequence` when the session is first computed, with
+    the beginning of another's where there is an `adoption`."""
 
-    __slots__ = ("max_positions", "sequence")
+    __slots__ = ("adoption", "max_positions", "sequence")
 
     def __init__(self, max_positions: int) -> None:
         self.max_positions = max_positions
         self.sequence: Any = None  # the backend's own
+        self.adoption: Adoption | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnownTokens:
+    """Token ids of a whole model's session from its first position on; only equal salts share what they computed."""
+
+    token_ids: Sequence[int]
+    salt: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Adoption:
+    """The first `num_tokens` positions of an ended session's cache: a copy, or with `move` its pages themselves."""
+
+    source: KVHandle
+    num_tokens: int
+    move: bool
 
 
 class Job:

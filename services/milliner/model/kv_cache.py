@@ -141,6 +141,15 @@ class SequenceKV:
         for rows in (*self.cache.keys, *self.cache.values):
             rows[target] = rows[source]
 
+    def copy_from(self, other: SequenceKV, num_tokens: int) -> None:
+        """Begins this empty session with the first `num_tokens` of `other`; raises `KVCacheFull` as `reserve` does."""
+        assert self.kv_len == 0 and num_tokens <= other.kv_len
+        self.reserve(num_tokens)
+        source, target = other.physical_slots(range(num_tokens)), self.physical_slots(range(num_tokens))
+        for rows in (*self.cache.keys, *self.cache.values):
+            rows[target] = rows[source]
+        self.kv_len = num_tokens
+
     def close(self) -> None:
         """Returns all pages; safe to call twice."""
         self._allocator.give_back(self._pages)

@@ -46,6 +46,7 @@ async def open_stream(
                     stop_token_ids=request.stop_token_ids,
                     traceparent=record.traceparent,
                     claim=claim,
+                    salt=request.cache_salt,
                 )
             )
         )

@@ -43,7 +43,11 @@ async def open_on_device(
 
     async def attempt() -> None:
         needed = len(request.prompt_ids) + request.max_new_tokens
-        opened.append(await scope.model.open(sampler, max_positions=needed))
+        opened.append(
+            await scope.model.open(
+                sampler, max_positions=needed, prompt_ids=request.prompt_ids, salt=request.cache_salt
+            )
+        )
 
     await scope.openings.open(attempt, clock=scope.clock)
     return opened[0]

@@ -41,7 +41,9 @@ class ModelledDeviceModel:
         self._clock = clock
         self._accelerator = asyncio.Lock()
 
-    async def open(self, sampler: generation.Sampler, *, max_positions: int) -> ModelledDeviceSession:
+    async def open(
+        self, sampler: generation.Sampler, *, max_positions: int, prompt_ids: Sequence[int] = (), salt: str = ""
+    ) -> ModelledDeviceSession:
         return ModelledDeviceSession(self)
 
     async def busy(self, *, known: int, steps: int) -> float:
@@ -58,11 +60,13 @@ class ModelledDeviceSession:
     def __init__(self, model: ModelledDeviceModel) -> None:
         self._model = model
         self._limit = 0
+        self.cached_tokens = 0
         self.position = 0
 
-    async def prefill(self, token_ids: Sequence[int]) -> float:
+    async def prefill(self, token_ids: Sequence[int]) -> int:
         self.position += len(token_ids)
-        return await self._model.busy(known=len(token_ids), steps=0)
+        await self._model.busy(known=len(token_ids), steps=0)
+        return len(token_ids)
 
     async def generate(
         self, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int] = frozenset()

@@ -201,8 +201,8 @@ class _HandOver:
         while behind := self._unseen()[:-1]:
             chunk = behind[:_PREFILL_TOKENS]
             start_s = self._clock.now()
-            await self._session.prefill(chunk)
-            self._profile.prefilled(len(chunk), self._clock.now() - start_s)
+            if num_computed := await self._session.prefill(chunk):
+                self._profile.prefilled(num_computed, self._clock.now() - start_s)
             self._fed += len(chunk)
 
     async def _go_on(self) -> None:
