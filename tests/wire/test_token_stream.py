@@ -33,6 +33,7 @@ async def test_request_and_tokens_arrive_as_they_were_sent(pair: conftest.TokenP
         stop_token_ids=frozenset({1, 2}),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         claim="c",
+        salt="tenant",
     )
     stream = await pair.transport.open(request)
     assert stream.opened == generation.GenerationOpened(

@@ -20,6 +20,7 @@ SESSION_METHOD = f"/{SERVICE}/Session"
 MAX_PROMPT_TOKENS = 4 << 20  # arbitrary, beyond any context: 20 MiB at most, far below a message's limit
 MAX_STOP_TOKENS = 4096  # arbitrary, like the next: many times what the HTTP interface takes
 MAX_TOP_LOGPROBS = 256
+MAX_SALT_CHARACTERS = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def write_open(request: generation.GenerationOpen) -> bytes:
         stop_token_ids=sorted(request.stop_token_ids),
         traceparent=request.traceparent,
         claim=request.claim,
+        salt=request.salt,
     )
     return tokens_pb2.TokensDeviceMessage(open=body).SerializeToString()
 
@@ -138,6 +140,10 @@ def _read_open(message: tokens_pb2.TokensOpen) -> generation.GenerationOpen:
         raise errors.ProtocolError(
             f"has {len(message.stop_token_ids)} tokens: send at most {MAX_STOP_TOKENS}", field="stop_token_ids"
         )
+    if len(message.salt) > MAX_SALT_CHARACTERS:
+        raise errors.ProtocolError(
+            f"has {len(message.salt)} characters: send at most {MAX_SALT_CHARACTERS}", field="salt"
+        )
     return generation.GenerationOpen(
         session_id=message.session_id,
         model_digest=message.model_digest,
@@ -148,6 +154,7 @@ def _read_open(message: tokens_pb2.TokensOpen) -> generation.GenerationOpen:
         stop_token_ids=frozenset(message.stop_token_ids),
         traceparent=message.traceparent,
         claim=message.claim,
+        salt=message.salt,
     )
 
 

@@ -26,7 +26,7 @@ class TokensCloudMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[TokensOpened, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., error: _Optional[_Union[_hidden_states_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class TokensOpen(_message.Message):
-    __slots__ = ("protocol_version", "session_id", "model_digest", "tokenizer_digest", "prompt_ids", "max_tokens", "sampling", "stop_token_ids", "traceparent", "claim")
+    __slots__ = ("protocol_version", "session_id", "model_digest", "tokenizer_digest", "prompt_ids", "max_tokens", "sampling", "stop_token_ids", "traceparent", "claim", "salt")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class TokensOpen(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     session_id: str
     model_digest: str
@@ -47,7 +48,8 @@ class TokensOpen(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     traceparent: str
     claim: str
-    def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., claim: _Optional[str] = ...) -> None: ...
+    salt: str
+    def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., claim: _Optional[str] = ..., salt: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "seed", "num_logprobs")
