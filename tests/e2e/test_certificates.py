@@ -9,6 +9,8 @@ import base64
 import contextlib
 import datetime
 import json
+import os
+import pathlib
 import re
 import socket
 import ssl
@@ -20,10 +22,12 @@ from concurrent import futures
 from typing import Any
 
 import httpx
+import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from tests.chart import charts, kubectl
+from tests.cluster import api_server, cert_manager
 from tests.e2e import installation, streams, topologies
 
 DAY = datetime.timedelta(days=1)
@@ -231,6 +235,37 @@ def test_renewal_and_a_new_ca_interrupt_nothing(chat: charts.Document) -> None:
             namespace=namespace,
         )
         until_served(port, namespace=namespace)
+    assert restarts(namespace) == before
+
+
+@pytest.fixture
+def manager(chat: charts.Document) -> Iterator[cert_manager.CertManager]:
+    """A stand-in for cert-manager in the topology's namespace; goes before the topology is as it was."""
+    if kubectl.run("get", "crd", cert_manager.NAME, "--ignore-not-found", "--output", "name"):
+        pytest.skip("cert-manager is installed here and would answer beside its stand-in")
+    with api_server.connect(pathlib.Path(os.environ["KUBECONFIG"].split(os.pathsep)[0])) as server:
+        found = cert_manager.CertManager(server, chat["metadata"]["namespace"])
+        found.install()
+        yield found
+        found.uninstall()
+
+
+def test_pods_serve_with_what_cert_manager_issues_and_none_restarts(
+    chat: charts.Document, manager: cert_manager.CertManager
+) -> None:
+    namespace, authority = chat["metadata"]["namespace"], cert_manager.Authority.new("team-ca")
+    before = restarts(namespace)
+    chat["spec"]["tls"] = {"mode": "CertManager", "issuerRef": {"name": "team-ca"}}
+    kubectl.apply([chat])
+    topologies.wait_condition("chat", "TLSReady", "Unknown", "CertificateNotReady", namespace=namespace)
+    for name in TIERS:
+        manager.issue(name, authority)
+    topologies.wait_condition("chat", "TLSReady", "True", namespace=namespace)
+    with cloud_port(namespace) as port:
+        until_served(port, namespace=namespace).verify_directly_issued_by(authority.certificate)
+    topologies.wait_ready("chat", namespace=namespace)
+    with topologies.device("chat", namespace=namespace) as client:
+        assert len(topologies.completion(client, "def main(argv):\n", max_tokens=4)) == 4
     assert restarts(namespace) == before
 
 
