@@ -46,6 +46,19 @@ def refusal(sets: Mapping[str, str]) -> str:
     return done.stderr
 
 
+def older_definition(folder: pathlib.Path, *, without: Sequence[str], of: pathlib.Path = CRD_CHART) -> pathlib.Path:
+    """A copy of the definition's chart in `folder`, of an older version, as it was before a field of the spec came."""
+    copy = pathlib.Path(shutil.copytree(of, folder))
+    about = yaml.safe_load((copy / "Chart.yaml").read_text(encoding="utf-8"))
+    (copy / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.1"}), encoding="utf-8")
+    [template] = (copy / "templates").glob("*.yaml")
+    definition = yaml.safe_load(template.read_text(encoding="utf-8"))
+    [version] = definition["spec"]["versions"]
+    _forget(version["schema"]["openAPIV3Schema"]["properties"]["spec"], without)
+    template.write_text(yaml.safe_dump(definition), encoding="utf-8")
+    return copy
+
+
 def of_kind(documents: Sequence[Document], kind: str) -> list[Document]:
     return [document for document in documents if document["kind"] == kind]
 
@@ -54,6 +67,19 @@ def only(documents: Sequence[Document], kind: str) -> Document:
     """The one document of a kind."""
     (document,) = of_kind(documents, kind)
     return document
+
+
+def _forget(group: Document, path: Sequence[str]) -> None:
+    """Takes a field out of a group's schema, and out of the defaults of the groups around it, which are in full."""
+    default = group.get("default")
+    for name in path[:-1]:
+        default = (default or {}).get(name)
+    if default:
+        default.pop(path[-1], None)
+    if len(path) == 1:
+        del group["properties"][path[0]]
+    else:
+        _forget(group["properties"][path[0]], path[1:])
 
 
 def _options(values: pathlib.Path | None, sets: Mapping[str, str]) -> list[str]:

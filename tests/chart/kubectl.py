@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.chart import charts
 
 NAMESPACES = (charts.NAMESPACE, "team-a", "team-b")  # the release's, and those that value sets watch
 DEADLINE_S = 60.0  # arbitrary; of one call
+FOLLOWED_S = 20.0  # until an API server serves a changed definition; it takes one or two
 
 
 class Refused(Exception):
@@ -30,6 +32,31 @@ def run(*arguments: str, documents: Sequence[charts.Document] = (), deadline_s: 
 
 def apply(documents: Sequence[charts.Document], *options: str) -> str:
     return run("apply", "--server-side", "--force-conflicts", "-f", "-", *options, documents=documents)
+
+
+def apply_when_taken(document: charts.Document) -> None:
+    """Applies it as soon as the API server follows a definition that was just changed; `Refused` if it never does."""
+    deadline = time.monotonic() + FOLLOWED_S
+    while True:
+        try:
+            apply([document])
+            return
+        except Refused:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def refusal(document: charts.Document) -> str:
+    """Why the API server refuses it, as soon as it follows a definition that was just changed."""
+    deadline = time.monotonic() + FOLLOWED_S
+    while time.monotonic() < deadline:
+        try:
+            apply([document], "--dry-run=server")
+        except Refused as refused:
+            return str(refused)
+        time.sleep(0.2)
+    raise AssertionError("it is taken")
 
 
 def get(kind: str, name: str, *, namespace: str = "default") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ OTHER_NAMES = {
 PLURAL = "testtopologies"
 CRD = f"{PLURAL}.milliner.dev"
 CRD_RELEASE = "crds-under-test"
-TOPOLOGY = {
+TOPOLOGY: charts.Document = {
     "apiVersion": "milliner.dev/v1alpha1",
     "kind": "TestTopology",
     "metadata": {"name": "kept", "namespace": "team-a"},
@@ -108,38 +109,45 @@ def test_rights_reach_as_far_as_needed_and_no_farther(user: tuple[str, bool]) ->
     assert set(kubectl.allowed(name, elsewhere)) == {everywhere}
 
 
+NEW_FIELD = ("fallback", "waitSeconds")
+
+
 @pytest.fixture
 def crds(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """The chart of the definition under other names, so that nothing of the cluster's own is touched."""
-    copy = pathlib.Path(shutil.copytree(charts.CRD_CHART, tmp_path / "crds"))
-    (template,) = (copy / "templates").glob("*.yaml")
+    chart = pathlib.Path(shutil.copytree(charts.CRD_CHART, tmp_path / "crds"))
+    (template,) = (chart / "templates").glob("*.yaml")
     text = template.read_text()
     for name, other in OTHER_NAMES.items():
         text = text.replace(name, other)
-    (copy / "templates" / template.name).unlink()
-    (copy / "templates" / "crd.yaml").write_text(text)
-    yield copy
+    (chart / "templates" / template.name).unlink()
+    (chart / "templates" / "crd.yaml").write_text(text)
+    yield chart
     kubectl.run("delete", "crd", CRD, "--ignore-not-found")
 
 
-def test_helm_upgrades_the_definition_and_uninstall_keeps_resources(crds: pathlib.Path) -> None:
-    template = crds / "templates" / "crd.yaml"
-    new = template.read_text()
-    old = yaml.safe_load(new)
-    del old["spec"]["names"]["shortNames"]
-    template.write_text(yaml.safe_dump(old))
-    _helm("install", CRD_RELEASE, crds)
-    assert "shortNames" not in kubectl.get("crd", CRD)["spec"]["names"]
+def test_helm_upgrades_the_definition_rolls_it_back_and_uninstall_keeps_resources(
+    crds: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    def uid() -> str:
+        return str(kubectl.get(PLURAL, "kept", namespace="team-a")["metadata"]["uid"])
+
+    with_field = copy.deepcopy(TOPOLOGY)
+    with_field["spec"]["fallback"] = {"waitSeconds": 7}
+    _helm("install", CRD_RELEASE, charts.older_definition(tmp_path / "older", without=NEW_FIELD, of=crds))
     kubectl.run("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
     kubectl.apply([TOPOLOGY])
-    uid = kubectl.get(PLURAL, "kept", namespace="team-a")["metadata"]["uid"]
+    before = uid()
+    assert 'unknown field "waitSeconds"' in kubectl.refusal(with_field)
 
-    template.write_text(new)
     _helm("upgrade", CRD_RELEASE, crds)
-    assert kubectl.get("crd", CRD)["spec"]["names"]["shortNames"] == ["testitopo"]
+    kubectl.apply_when_taken(with_field)
+    assert kubectl.get(PLURAL, "kept", namespace="team-a")["spec"]["fallback"]["waitSeconds"] == 7
 
+    _helm("rollback", CRD_RELEASE)
+    assert 'unknown field "waitSeconds"' in kubectl.refusal(with_field)
     _helm("uninstall", CRD_RELEASE)
-    assert kubectl.get(PLURAL, "kept", namespace="team-a")["metadata"]["uid"] == uid
+    assert uid() == before
 
 
 def _helm(*arguments: str | pathlib.Path) -> None:

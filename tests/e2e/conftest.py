@@ -7,6 +7,8 @@ MILLINER_TEST_RUNTIME_IMAGE name them (`milliner/operator:test`, `milliner/runti
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import pathlib
 import shutil
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.chart import charts, kubectl
-from tests.e2e import installation
+from tests.e2e import installation, otlp, topologies
 
 NEEDED = (
     "needs a Kubernetes cluster (1.30 or later) whose nodes have Milliner's images: set KUBECONFIG to its kubeconfig; "
@@ -51,6 +53,32 @@ def milliner(cluster: None) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def namespace(milliner: str) -> Iterator[str]:
+    """A namespace for the topologies of one file."""
+    with _new_namespace() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def shared(milliner: str) -> Iterator[charts.Document]:
+    """The sample `chat`, ready, with traces of sampled requests; for all tests that want `chat`."""
+    with _new_namespace() as name:
+        topology = topologies.sample("hat-emulated.yaml", namespace=name)
+        topology["spec"]["tracing"] = {"otlpEndpoint": otlp.endpoint(name), "samplingPercent": 1}
+        kubectl.apply([*otlp.receiver(name), topology])
+        topologies.wait_ready("chat", namespace=name)
+        yield topology
+
+
+@pytest.fixture
+def chat(shared: charts.Document) -> Iterator[charts.Document]:
+    """The shared topology, ready at first. It is a copy to change and apply; afterwards it is applied as it was."""
+    topologies.wait_ready("chat", namespace=shared["metadata"]["namespace"])
+    yield copy.deepcopy(shared)
+    kubectl.apply([shared])
+
+
+@contextlib.contextmanager
+def _new_namespace() -> Iterator[str]:
     """A namespace under Pod Security "restricted"; it goes with all in it, topologies first."""
     name = f"milliner-e2e-{uuid.uuid4().hex[:8]}"
     kubectl.apply([kubectl.namespace(name)])

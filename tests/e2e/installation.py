@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 from tests.chart import charts, kubectl
 
@@ -17,19 +18,24 @@ UP_S = 120  # what a platform engineer would wait for an operator whose image is
 def install(*options: str) -> None:
     """Definition, then operator, which is ready afterwards. `options` are helm's. AssertionError: the cause."""
     kubectl.apply([kubectl.namespace(charts.NAMESPACE)])
-    _helm("upgrade", "--install", CRD_RELEASE, str(charts.CRD_CHART), "--take-ownership")
+    install_definition(charts.CRD_CHART)
     images = []
     for value, reference in (("image", OPERATOR_IMAGE), ("runtimeImage", RUNTIME_IMAGE)):
         repository, _, tag = reference.rpartition(":")
         images += ["--set", f"{value}.repository={repository},{value}.tag={tag}"]
     _helm("upgrade", "--install", RELEASE, str(charts.OPERATOR_CHART), *images, *options)
-    try:
-        kubectl.run(
-            *("rollout", "status", f"deployment/{RELEASE}", "--namespace", charts.NAMESPACE, f"--timeout={UP_S}s"),
-            deadline_s=UP_S + kubectl.DEADLINE_S,
-        )
-    except kubectl.Refused as refused:
-        raise AssertionError(f"the operator did not come up: {refused}\n{diagnosis()}") from None
+    _wait_until_up()
+
+
+def install_definition(chart: pathlib.Path) -> None:
+    """The definition alone, of the chart in a folder."""
+    _helm("upgrade", "--install", CRD_RELEASE, str(chart), "--take-ownership")
+
+
+def roll_back() -> None:
+    """The operator as it was before the last `install`, and ready."""
+    _helm("rollback", RELEASE)
+    _wait_until_up()
 
 
 def uninstall(*, definition: bool) -> None:
@@ -58,6 +64,16 @@ def diagnosis() -> str:
         except kubectl.Refused as refused:
             said.append(str(refused))
     return "\n".join(said)
+
+
+def _wait_until_up() -> None:
+    try:
+        kubectl.run(
+            *("rollout", "status", f"deployment/{RELEASE}", "--namespace", charts.NAMESPACE, f"--timeout={UP_S}s"),
+            deadline_s=UP_S + kubectl.DEADLINE_S,
+        )
+    except kubectl.Refused as refused:
+        raise AssertionError(f"the operator did not come up: {refused}\n{diagnosis()}") from None
 
 
 def _helm(*arguments: str) -> None:

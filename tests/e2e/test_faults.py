@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +11,6 @@ from tests.e2e import installation, topologies
 PROMPT = "def main(argv):\n"
 TOO_SMALL = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}  # Python with torch needs four times that
 OTHER_DIGEST = "sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="module")
-def chat(namespace: str) -> Iterator[charts.Document]:
-    """A topology that is ready."""
-    topology = topologies.small(namespace=namespace)
-    kubectl.apply([topology])
-    topologies.wait_ready("chat", namespace=namespace)
-    yield topology
-    kubectl.run("delete", "itopo", "chat", "--namespace", namespace)
 
 
 def fails(namespace: str, condition: str, reason: str) -> None:
@@ -47,32 +35,34 @@ FAULTS = [
 
 @pytest.mark.parametrize(("path", "value", "condition", "reason"), FAULTS, ids=[each[3] for each in FAULTS])
 def test_a_spec_that_cannot_serve_is_not_ready(
-    chat: charts.Document, namespace: str, path: tuple[str | int, ...], value: Any, condition: str, reason: str
+    shared: charts.Document, chat: charts.Document, path: tuple[str | int, ...], value: Any, condition: str, reason: str
 ) -> None:
-    broken = copy.deepcopy(chat)
-    part: Any = broken["spec"]
+    namespace = shared["metadata"]["namespace"]
+    part: Any = chat["spec"]
     for key in path[:-1]:
         part = part[key]
     part[path[-1]] = value
-    kubectl.apply([broken])
-    fails(namespace, condition, reason)
     kubectl.apply([chat])
+    fails(namespace, condition, reason)
+    kubectl.apply([shared])
     serves(namespace)
 
 
-def test_an_image_that_is_not_there(chat: charts.Document, namespace: str) -> None:
+def test_an_upgrade_to_an_image_that_is_not_there_is_rolled_back(chat: charts.Document) -> None:
     """The demo model comes with the image, so that another image is inspected first; the old pods go on serving."""
+    namespace = chat["metadata"]["namespace"]
     installation.install("--set", "runtimeImage.tag=missing")
     try:
         fails(namespace, "ModelReady", "ImagePullFailed")
         with topologies.device("chat", namespace=namespace) as client:
             assert len(topologies.completion(client, PROMPT, max_tokens=4)) == 4
     finally:
-        installation.install()
+        installation.roll_back()
     serves(namespace)
 
 
-def test_a_deleted_service_comes_back(chat: charts.Document, namespace: str) -> None:
+def test_a_deleted_service_comes_back(chat: charts.Document) -> None:
+    namespace = chat["metadata"]["namespace"]
     before = kubectl.get("service", "chat-cloud", namespace=namespace)["metadata"]["uid"]
     kubectl.run("delete", "service", "chat-cloud", "--namespace", namespace)
     created = ("wait", "--for=create", "service/chat-cloud", "--namespace", namespace, "--timeout=30s")

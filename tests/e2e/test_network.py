@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-import pytest
 from tests.chart import charts, kubectl
 from tests.e2e import installation, topologies
 
@@ -72,19 +71,13 @@ def operator_held(namespace: str) -> Iterator[None]:
         kubectl.run("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", namespace)
 
 
-@pytest.fixture
-def chat(namespace: str) -> None:
-    """A topology that is ready."""
-    kubectl.apply([topologies.small(namespace=namespace)])
-    topologies.wait_ready("chat", namespace=namespace)
-
-
-def test_a_blocked_network_is_never_ready(chat: None, namespace: str) -> None:
+def test_a_blocked_network_is_never_ready(chat: charts.Document) -> None:
+    namespace = chat["metadata"]["namespace"]
     closed = f'{{"spec": {{"ingress": [{{"ports": [{{"port": {HEALTH}}}]}}]}}}}'
     with operator_held(namespace):
         kubectl.run("patch", "networkpolicy", "chat-cloud", "--namespace", namespace, "--type=merge", "--patch", closed)
-        (device,) = topologies.names("chat", "device", namespace=namespace)
-        kubectl.run("delete", "pod", device, "--namespace", namespace)  # connections that stand may outlive a policy
+        (cloud,) = topologies.names("chat", "cloud", namespace=namespace)
+        kubectl.run("delete", "pod", cloud, "--namespace", namespace)  # connections that stand may outlive a policy
         topologies.wait_condition("chat", "CloudReady", "False", "ReconcileError", namespace=namespace)
         topologies.wait_condition("chat", "StreamReady", "False", "StreamProbeFailed", namespace=namespace)
         ready = topologies.condition("chat", "Ready", namespace=namespace)
@@ -93,4 +86,3 @@ def test_a_blocked_network_is_never_ready(chat: None, namespace: str) -> None:
     topologies.wait_ready("chat", namespace=namespace)
     with topologies.device("chat", namespace=namespace) as client:
         assert len(topologies.completion(client, "def main(argv):\n", max_tokens=4)) == 4
-    kubectl.run("delete", "itopo", "chat", "--namespace", namespace)

@@ -8,7 +8,7 @@ from concurrent import futures
 
 import httpx
 import pytest
-from tests.chart import kubectl
+from tests.chart import charts, kubectl
 from tests.e2e import topologies, unsplit
 
 PROMPTS = ("def main(argv):\n", "import asyncio\n\n\nclass ")
@@ -28,18 +28,16 @@ def expected() -> Sequence[list[int]]:
     return unsplit.answers(PROMPTS, max_tokens=MAX_TOKENS)
 
 
-def test_requests_in_flight_survive_a_cloud_rollout(namespace: str, expected: Sequence[list[int]]) -> None:
-    topology = topologies.small(namespace=namespace)
-    kubectl.apply([topology])
-    topologies.wait_ready("chat", namespace=namespace)
+def test_requests_in_flight_survive_a_cloud_rollout(chat: charts.Document, expected: Sequence[list[int]]) -> None:
+    namespace = chat["metadata"]["namespace"]
     (old,) = topologies.names("chat", "cloud", namespace=namespace)
     devices = topologies.names("chat", "device", namespace=namespace)
     done = threading.Event()
     with topologies.device("chat", namespace=namespace) as client, futures.ThreadPoolExecutor() as pool:
         asking = [pool.submit(ask_until, done, client, prompt) for prompt in PROMPTS]
         try:
-            topology["spec"]["cloud"]["engine"]["maxSessions"] = 8
-            kubectl.apply([topology])
+            chat["spec"]["cloud"]["engine"]["maxSessions"] = 8
+            kubectl.apply([chat])
             topologies.wait_condition("chat", "CloudReady", "False", namespace=namespace)
             topologies.wait_ready("chat", namespace=namespace)
             gone = ("wait", "--for=delete", f"pod/{old}", "--namespace", namespace, "--timeout=50s")
@@ -52,4 +50,3 @@ def test_requests_in_flight_survive_a_cloud_rollout(namespace: str, expected: Se
     for theirs, ours in zip(expected, answers, strict=True):
         assert len(ours) > 1
         assert [each[: len(theirs)] for each in ours] == [theirs] * len(ours)
-    kubectl.run("delete", "itopo", "chat", "--namespace", namespace)

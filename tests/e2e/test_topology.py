@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from tests.chart import kubectl
+from tests.chart import charts, kubectl
 from tests.e2e import topologies, unsplit
 
 PROMPTS = ("def main(argv):\n", "import asyncio\n\n\nclass ", "In the beginning ")
 MAX_TOKENS = 48
 
 
-def test_a_sample_becomes_ready_and_answers_as_the_unsplit_model(namespace: str) -> None:
-    kubectl.apply([topologies.sample("hat-emulated.yaml", namespace=namespace)])
-    topologies.wait_ready("chat", namespace=namespace)
+def test_a_sample_becomes_ready_and_answers_as_the_unsplit_model(chat: charts.Document) -> None:
+    namespace = chat["metadata"]["namespace"]
     conditions = topologies.conditions("chat", namespace=namespace)
     assert conditions["StreamReady"][0] == "True"
     with topologies.device("chat", namespace=namespace) as client:
@@ -20,4 +19,3 @@ def test_a_sample_becomes_ready_and_answers_as_the_unsplit_model(namespace: str)
     assert [ours[: len(theirs)] for ours, theirs in zip(answers, expected, strict=True)] == expected
     status = kubectl.get("itopo", "chat", namespace=namespace)["status"]
     assert status["probe"]["roundTripMicroseconds"] > 20_000  # the link's round trip alone
-    kubectl.run("delete", "itopo", "chat", "--namespace", namespace)
