@@ -1,0 +1,151 @@
+"""A real Prometheus that scrapes a topology's pods as the chart's PodMonitor asks for, from wherever the tests run.
+
+It is Debian's `prometheus` beside the tests; it finds and reaches pods through `kubectl proxy`, so that it needs no
+image and no way into the cluster but KUBECONFIG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from tests.chart import charts
+
+_UP_S = 30.0
+_META = "__meta_kubernetes_pod"
+_PROXYING = re.compile(r"127\.0\.0\.1:(\d+)")
+
+
+class Prometheus:
+    """Queries of a running server."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=10.0)
+
+    def ready(self) -> bool:
+        """Whether it answers."""
+        try:
+            return self._client.get("/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series of an instant vector."""
+        answer = self._client.get("/api/v1/query", params={"query": expression})
+        assert answer.status_code == 200, answer.text
+        data = answer.json()["data"]
+        assert data["resultType"] == "vector", data
+        return [(each["metric"], float(each["value"][1])) for each in data["result"]]
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path) -> Iterator[Prometheus]:
+    """A Prometheus that has started; skips where there is none."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not on the PATH: on Debian or Ubuntu, apt-get install prometheus")
+    with _proxy() as api_port:
+        config = folder / "prometheus.yml"
+        config.write_text(yaml.safe_dump(configuration(api_port)), encoding="utf-8")
+        port = _free_port()
+        options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+        command = [program, *options, f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+        log = folder / "prometheus.log"
+        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+            found = Prometheus(f"http://127.0.0.1:{port}")
+            try:
+                deadline = time.monotonic() + _UP_S
+                while not found.ready():
+                    assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.2)
+                yield found
+            finally:
+                found.close()
+                process.kill()
+
+
+def configuration(api_port: int) -> dict[str, Any]:
+    """What prometheus-operator makes of the chart's PodMonitor, with pods reached through the API server."""
+    monitor = charts.only(charts.rendered(sets={"metrics.podMonitor.enabled": "true"}), "PodMonitor")["spec"]
+    [endpoint] = monitor["podMetricsEndpoints"]
+    relabel: list[dict[str, Any]] = [
+        _keep(f"{_META}_container_port_name", endpoint["port"]),
+        *(_selected(each) for each in monitor["selector"]["matchExpressions"]),
+        _take("__meta_kubernetes_namespace", "namespace"),
+        _take(f"{_META}_name", "pod"),
+        *(_take(f"{_META}_label_{_sanitized(label)}", _sanitized(label)) for label in monitor["podTargetLabels"]),
+        {
+            "source_labels": ["__meta_kubernetes_namespace", f"{_META}_name", f"{_META}_container_port_number"],
+            "separator": "/",
+            "regex": "(.+)/(.+)/(.+)",
+            "target_label": "__metrics_path__",
+            "replacement": f"/api/v1/namespaces/$1/pods/$2:$3/proxy{endpoint['path']}",
+        },
+        {"target_label": "__address__", "replacement": f"127.0.0.1:{api_port}"},
+    ]
+    job = {
+        "job_name": "topologies",
+        "scrape_interval": "2s",
+        "scrape_timeout": "2s",
+        "kubernetes_sd_configs": [{"role": "pod", "api_server": f"http://127.0.0.1:{api_port}"}],
+        "relabel_configs": relabel,
+    }
+    return {"scrape_configs": [job]}
+
+
+def _selected(expression: dict[str, Any]) -> dict[str, Any]:
+    """One of the PodMonitor's selector expressions as a relabelling."""
+    label = _sanitized(expression["key"])
+    match expression["operator"]:
+        case "Exists":
+            return _keep(f"{_META}_labelpresent_{label}", "true")
+        case "NotIn":
+            return _keep(f"{_META}_label_{label}", "|".join(expression["values"])) | {"action": "drop"}
+    raise AssertionError(f"the PodMonitor selects by {expression['operator']}: say what Prometheus makes of it")
+
+
+def _keep(label: str, regex: str) -> dict[str, Any]:
+    return {"source_labels": [label], "regex": regex, "action": "keep"}
+
+
+def _take(source: str, target: str) -> dict[str, Any]:
+    return {"source_labels": [source], "target_label": target}
+
+
+def _sanitized(label: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_]", "_", label)
+
+
+@contextlib.contextmanager
+def _proxy() -> Iterator[int]:
+    """Port of a `kubectl proxy`."""
+    command = ["kubectl", "proxy", "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            found = _PROXYING.search(said)
+            assert found, said + process.stdout.read()
+            yield int(found[1])
+        finally:
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
