@@ -57,7 +57,7 @@ def plan(wanted: topology.InferenceTopology, *, scope: common.Scope, world: Worl
     return plans.Tls(
         on=True,
         children=tuple(children),
-        ready=_ready(wanted, world, now=now),
+        ready=_ready(wanted, world, now=now, until=now + datetime.timedelta(seconds=scope.settings.resync_s)),
         device=certificates.tier_data(secrets[1]) if filled else None,
     )
 
@@ -96,16 +96,22 @@ def _certificate(
     return plain.certificate(scope, name, issuer=issuer, dns_names=dns_names, usages=["digital signature", *usages])
 
 
-def _ready(wanted: topology.InferenceTopology, world: World, *, now: datetime.datetime) -> Condition:
-    """TLSReady: the first thing that is wrong, or until when both certificates are valid."""
+def _ready(
+    wanted: topology.InferenceTopology, world: World, *, now: datetime.datetime, until: datetime.datetime
+) -> Condition:
+    """TLSReady: the first thing that is wrong, or until when both certificates are valid. It holds `until` the next
+    look at the latest: what expires before is not ready now."""
     if world.certificates_error:
         return _not_ready(world.certificates_error)
     _, cloud, device = tiers.tls_names(wanted.name)
     found: dict[str, Identity] = {}
     for name in (cloud, device):
-        identity = _requested(world, name) or _issued(wanted, world.get("Secret", name), name, now=now)
+        identity = _requested(world, name) or _issued(wanted, world.get("Secret", name), name)
         if isinstance(identity, Condition):
             return identity
+        if identity.expires <= until:
+            verb = "expired" if identity.expires <= now else "is not renewed and expires"
+            return _not_ready(f"Secret {name}: its certificate {verb} at {identity.expires:%Y-%m-%dT%H:%M:%SZ}")
         found[name] = identity
     for name, other in ((cloud, device), (device, cloud)):
         if not certificates.is_trusted(found[name].certificate, roots=found[other].ca):
@@ -135,9 +141,7 @@ def _requested(world: World, name: str) -> Condition | None:
     return _not_ready(f"Certificate {name}: {said}")
 
 
-def _issued(
-    wanted: topology.InferenceTopology, secret: Manifest | None, name: str, *, now: datetime.datetime
-) -> Condition | Identity:
+def _issued(wanted: topology.InferenceTopology, secret: Manifest | None, name: str) -> Condition | Identity:
     """What the Secret of a Certificate that is ready holds, or what is wrong with it."""
     if secret is None:
         return _not_ready(f"Secret {name} of Certificate {name} is not there")
@@ -153,8 +157,6 @@ def _issued(
     identity = certificates.identity(secret)
     if identity is None:
         return _not_ready(f"Secret {name} of Certificate {name} holds no certificate with its key")
-    if identity.expires <= now:
-        return _not_ready(f"Secret {name}: its certificate expired at {identity.expires:%Y-%m-%dT%H:%M:%SZ}")
     return identity
 
 

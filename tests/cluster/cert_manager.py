@@ -121,8 +121,9 @@ class CertManager:
         self.server.request("DELETE", f"{api_server.DEFINITIONS}/{NAME}")
 
     def certificates(self) -> dict[str, dict[str, Any]]:
-        items = self.server.request("GET", self._certificate(""))["items"]
-        return {each["metadata"]["name"]: each for each in items}
+        found = self.server.request("GET", self._certificate(""))
+        head = {"apiVersion": found["apiVersion"], "kind": "Certificate"}
+        return {each["metadata"]["name"]: head | each for each in found["items"]}
 
     def issue(
         self,
@@ -131,15 +132,18 @@ class CertManager:
         *,
         life: datetime.timedelta = datetime.timedelta(days=30),
         ca: bool = True,
+        controls: bool = False,
     ) -> None:
-        """Fills a Certificate's Secret and says that it is ready; `ca`: with the issuer's CA."""
-        spec = self.certificates()[name]["spec"]
+        """Fills a Certificate's Secret and says that it is ready; `ca`: with the issuer's CA; `controls`: the
+        Certificate becomes the Secret's controller, which cert-manager does if it is told to."""
+        request = self.certificates()[name]
+        spec = request["spec"]
         certificate, key = authority.sign(spec, life=life)
         data = {"tls.crt": certificate, "tls.key": key}
         if ca:
             data["ca.crt"] = authority.certificate.public_bytes(serialization.Encoding.PEM)
         issuer = {f"cert-manager.io/issuer-{key}": value for key, value in spec["issuerRef"].items()}
-        document = {
+        document: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
@@ -150,6 +154,10 @@ class CertManager:
             "type": self._type(spec["secretName"]),
             "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
         }
+        if controls:
+            owner = {"apiVersion": request["apiVersion"], "kind": request["kind"], "name": name}
+            owner |= {"uid": request["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
+            document["metadata"]["ownerReferences"] = [owner]
         self.server.apply(self._secret(spec["secretName"]), document, manager=_MANAGER)
         self.tell(name, status="True", message="Certificate is up to date and has not expired")
 

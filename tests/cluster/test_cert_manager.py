@@ -13,7 +13,7 @@ import pytest
 from tests.cluster import api_server, cert_manager, worlds
 from tests.cluster.cert_manager import Authority, CertManager
 
-CLOUD, DEVICE = "chat-cloud-tls", "chat-device-tls"
+SECRETS = CLOUD, DEVICE = "chat-cloud-tls", "chat-device-tls"
 MODE = {"mode": "CertManager", "issuerRef": {"name": "team-ca"}}
 SOON = datetime.timedelta(seconds=-5)
 
@@ -75,7 +75,7 @@ def test_what_is_missing_is_named_until_both_certificates_are_issued(
 
 
 def test_issued_secrets_belong_to_both_and_nobody_writes_twice(world: worlds.World, manager: CertManager) -> None:
-    for name in (CLOUD, DEVICE):
+    for name in SECRETS:
         secret = manager.secret(name)
         assert managers_of_data(secret) == {"cert-manager-certificates-issuing"}
         assert [each["kind"] for each in secret["metadata"]["ownerReferences"]] == ["InferenceTopology"]
@@ -102,7 +102,7 @@ def test_back_to_managed_nothing_foreign_is_left(world: worlds.World, manager: C
     world.until(lambda: "secrets/chat-ca" in world.children("chat"), name="chat")
     world.until_condition("chat", "Ready", "True")
     assert not manager.certificates()
-    for name in (CLOUD, DEVICE):
+    for name in SECRETS:
         secret = manager.secret(name)
         assert secret["type"] == "Opaque" and "annotations" not in secret["metadata"]
         assert "controller.cert-manager.io/fao" not in secret["metadata"]["labels"]
@@ -122,9 +122,11 @@ def test_to_cert_manager_the_old_certificates_stay_until_it_has_issued(
     assert secret["metadata"]["annotations"]["cert-manager.io/issuer-name"] == "chat"  # so that it is issued anew
     manager.issue(CLOUD, authority)
     until_message(world, f"Certificate {DEVICE}: no answer")
-    manager.issue(DEVICE, authority)
+    manager.issue(DEVICE, authority, controls=True)
     world.until_condition("chat", "Ready", "True")
     assert managers_of_data(manager.secret(CLOUD)) == {"cert-manager-certificates-issuing"}
+    owners = {name: [each["kind"] for each in manager.secret(name)["metadata"]["ownerReferences"]] for name in SECRETS}
+    assert owners == {CLOUD: ["InferenceTopology"], DEVICE: ["Certificate"]}
     assert world.uids("chat", "") == pods
 
 
@@ -133,4 +135,6 @@ def test_deletion_takes_secrets_and_certificates_along_with_the_operator_stopped
 ) -> None:
     world.operator.stop()
     world.delete("chat")
-    world.until(lambda: not world.children("chat") and not manager.certificates())
+    world.until(
+        lambda: not any(each.startswith("secrets/") for each in world.children("chat")) and not manager.certificates()
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -16,11 +17,13 @@ from milliner_operator import (
     certificates,
     errors,
     executor,
+    kinds,
     plan,
     planner,
     sameness,
     status,
     tls,
+    world,
 )
 from milliner_operator.children import common
 from milliner_operator.conditions import Condition, Reason, Type
@@ -48,9 +51,9 @@ def named(found: plan.Tls, kind: str) -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each for each in found.children if each["kind"] == kind}
 
 
-def issued(*, ago_days: float = 0.0, own_cas: bool = False) -> Objects:
+def issued(*, ago_days: float = 0.0, ago_s: float = 0.0, own_cas: bool = False) -> Objects:
     """The Secrets and Certificates when cert-manager has done its work; `own_cas`: as a SelfSigned issuer does it."""
-    now = worlds.NOW - datetime.timedelta(days=ago_days)
+    now = worlds.NOW - datetime.timedelta(days=ago_days, seconds=ago_s)
     wanted = worlds.parsed(CERT_MANAGER)
     signed = [
         certificates.ensure(
@@ -169,8 +172,7 @@ def test_a_switch_back_removes_certificates_before_the_secrets_that_they_fill() 
     objects = issued()
     wanted = worlds.parsed()
     back = worlds.planned(objects=objects, identities=worlds.identities(wanted))
-    kinds = [kind for kind, _ in back.unwanted]
-    assert kinds == ["Certificate", "Certificate", "Secret", "Secret"]
+    assert [kind for kind, _ in back.unwanted] == ["Certificate", "Certificate", "Secret", "Secret"]
     assert worlds.child(back, "Secret", NAMES[0])["metadata"]["ownerReferences"][0]["controller"] is True
     off = worlds.planned({"spec.tls.mode": "Disabled"}, objects=objects)
     assert set(off.unwanted) == {("Certificate", name) for name in NAMES}
@@ -234,6 +236,11 @@ def stale() -> Objects:
             "Secret chat-cloud-tls of Certificate chat-cloud-tls holds no certificate with its key",
         ),
         (issued(ago_days=31), False, "Secret chat-cloud-tls: its certificate expired at 2026-11-20T12:00:00Z"),
+        (
+            issued(ago_days=30, ago_s=-20),  # before the next look
+            False,
+            "Secret chat-cloud-tls: its certificate is not renewed and expires at 2026-11-21T12:00:20Z",
+        ),
         (issued(own_cas=True), False, "Secret chat-cloud-tls: its certificate is of no CA in Secret chat-device-tls"),
     ],
     ids=lambda each: each.split(":")[-1] if isinstance(each, str) else "",
@@ -317,3 +324,23 @@ async def test_a_webhook_that_does_not_answer_is_told_and_stops_nothing_else() -
     assert len(server.applied) == len(made.local) - 2
     trouble = outcome.troubles["tls"]
     assert trouble.message == "Certificate chat-cloud-tls: failed calling webhook webhook.cert-manager.io"
+
+
+class WithoutRights:
+    """An API server with a Secret, whose Certificates the operator may not see: older rights."""
+
+    async def list(self, kind: kinds.Kind, namespace: str, **_: object) -> Sequence[Manifest]:
+        if kind == kinds.CERTIFICATE:
+            raise errors.of_status(403, "certificates.cert-manager.io is forbidden")
+        return [{"kind": "Secret", "metadata": {"name": "found"}}] if kind == kinds.SECRET else []
+
+
+async def test_missing_rights_harm_only_who_asks_for_certificates() -> None:
+    client = cast(api.Api, WithoutRights())
+    assert await world.children(client, worlds.document()) == {
+        ("Secret", "found"): {"kind": "Secret", "metadata": {"name": "found"}}
+    }
+    for changes, message in (({}, ""), (CERT_MANAGER, "Certificates of cert-manager cannot be listed")):
+        wanted = worlds.parsed(changes)
+        seen = await world.look(client, wanted, scope=worlds.scope(), objects={}, clusters={}, now=worlds.NOW)
+        assert seen.certificates_error.startswith(message) and bool(seen.certificates_error) is bool(message)
