@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from milliner.contract import names
-from milliner_operator import api, errors, kinds, observed, sameness
+from milliner_operator import api, errors, kinds, observed, retained, sameness
 from milliner_operator.children import common
 from milliner_operator.conditions import Reason
 from milliner_operator.observed import Manifest, Ref, Trouble
@@ -34,6 +34,7 @@ class Steps:
     delete_first: tuple[Ref, ...] = ()
     apply: tuple[Manifest, ...] = ()
     delete_last: tuple[Ref, ...] = ()  # only once everything could be applied
+    delete_unused: Mapping[Ref, str] = dataclasses.field(default_factory=dict)  # then, where no pod is so labelled
 
 
 def decide(
@@ -45,13 +46,15 @@ def decide(
     complete: bool,
 ) -> Steps:
     """Applies what differs; deletes, of what is the topology's own, `unwanted` always and the rest that is not `wanted`
-    only if the plan is `complete`. Pure."""
+    only if the plan is `complete`, but for what pods of a former revision may need (`retained`). Pure."""
     desired = sorted(wanted, key=lambda each: _ORDER[each["kind"]])
     first = tuple(ref for ref in unwanted if _deletable(live.get(ref), uid))
     left = {ref: each for ref, each in live.items() if ref not in first}
     kept = {observed.ref(manifest) for manifest in desired}
-    last = tuple(ref for ref, each in left.items() if complete and ref not in kept and _deletable(each, uid))
-    return Steps(first, tuple(each for each in desired if not _is_there(each, left, uid)), last)
+    gone = [ref for ref, each in left.items() if complete and ref not in kept and _deletable(each, uid)]
+    needed = retained.find(gone, wanted=desired, live=left)
+    last = tuple(ref for ref in gone if ref not in needed.refs)
+    return Steps(first, tuple(each for each in desired if not _is_there(each, left, uid)), last, needed.by_pods)
 
 
 async def execute(
@@ -82,7 +85,8 @@ async def execute(
             message = f"{ref[0]} {ref[1]}: {error.message}"
             troubles.setdefault(_role(manifest), Trouble(Reason.RECONCILE_ERROR, message))
     if not troubles:
-        for ref in steps.delete_last:
+        unused = await _unused(client, namespace, steps.delete_unused)
+        for ref in (*steps.delete_last, *unused):
             await _delete(client, namespace=namespace, ref=ref, objects=objects)
             writes += 1
     return Outcome(objects=objects, troubles=troubles, writes=writes)
@@ -131,6 +135,15 @@ def _abandoned(found: Manifest, manifest: Manifest) -> bool:
 def _owner(found: Manifest) -> str:
     owners = [each for each in found["metadata"].get("ownerReferences") or [] if each.get("controller")]
     return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "somebody else"
+
+
+async def _unused(client: api.Api, namespace: str, selectors: Mapping[Ref, str]) -> list[Ref]:
+    """Those whose selector finds no pod."""
+    found = []
+    for ref, labels in selectors.items():
+        if not await client.list(kinds.POD, namespace, labels=labels, limit=1):
+            found.append(ref)
+    return found
 
 
 async def _delete(client: api.Api, *, namespace: str, ref: Ref, objects: dict[Ref, Manifest]) -> None:

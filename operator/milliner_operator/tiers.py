@@ -116,7 +116,7 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
     caller = names.ROLE_DEVICE if stage == 0 else names.stage_role(stage - 1)
     children = [
         plain.service_account(scope, name, role=role),
-        plain.role_config_map(scope, name, role=role, config=config),
+        plain.role_config_map(scope, revision.config_map_name(name, found), role=role, config=config, revision=found),
         network.headless_service(scope, name, role=role),
         network.cloud_policy(
             scope,
@@ -160,7 +160,8 @@ def pool_children(
     exposure = device.exposure(pool)
     shown = exposure is not spec_kinds.ApiExposure.NONE
     moving = endpoints if scope.remote else ()
-    fixed = (f"file:{pod.CONFIG_DIR}/{pod.ENDPOINTS_KEY}",) if moving else endpoints
+    fixed = (f"file:{pod.ENDPOINTS_DIR}/{pod.ENDPOINTS_KEY}",) if moving else endpoints
+    endpoints_map = names.child_name(name, pod.ENDPOINTS_KEY)
     base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=fixed)
     keys = pool.api.keys_secret_ref
     host = "0.0.0.0" if shown else "127.0.0.1"
@@ -174,6 +175,7 @@ def pool_children(
         role=role,
         pool=pool.name,
         config_map=name,
+        endpoints_map=endpoints_map if moving else None,
         service_account=name,
         options=pool.pod,
         ports=device.ports(pool),
@@ -191,7 +193,9 @@ def pool_children(
     workload = device.workload(scope, name, pool=pool, template=template)
     children = [
         plain.service_account(scope, name, role=role, pool=pool.name),
-        plain.role_config_map(scope, name, role=role, pool=pool.name, config=config, endpoints=moving),
+        plain.role_config_map(
+            scope, revision.config_map_name(name, found), role=role, pool=pool.name, config=config, revision=found
+        ),
         network.device_policy(
             scope,
             name,
@@ -203,6 +207,8 @@ def pool_children(
         ),
         workload,
     ]
+    if moving:
+        children.append(plain.endpoints_map(scope, endpoints_map, pool=pool.name, endpoints=moving))
     if exposure is spec_kinds.ApiExposure.SERVICE:
         children.append(network.device_service(scope, name, pool=pool.name, port=pool.api.port))
     return children, dataclasses.replace(planned, revision=found)

@@ -41,12 +41,17 @@ def serves_since(workload: Manifest | None) -> datetime.datetime | None:
     return datetime.datetime.fromisoformat(str(available["lastTransitionTime"]))
 
 
+def revision(workload: Manifest) -> str:
+    """The revision of a workload's template; empty where it has none."""
+    labels = workload["spec"]["template"]["metadata"].get("labels") or {}
+    return str(labels.get(names.LABEL_REVISION, ""))
+
+
 def progress(workload: Manifest | None) -> Progress:
     """The counts in a workload's status; all zero where it is not there."""
     if workload is None:
         return Progress()
     status, spec = workload.get("status") or {}, workload["spec"]
-    labels = spec["template"]["metadata"].get("labels") or {}
     daemon = workload["kind"] == "DaemonSet"
     keys = (
         ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "currentNumberScheduled")
@@ -60,7 +65,7 @@ def progress(workload: Manifest | None) -> Progress:
         updated=int(status.get(keys[1]) or 0),
         ready=int(status.get(keys[2]) or 0),
         total=int(status.get(keys[3]) or 0),
-        revision=str(labels.get(names.LABEL_REVISION, "")),
+        revision=revision(workload),
         observed=int(status.get("observedGeneration") or 0) >= int(workload["metadata"].get("generation") or 1),
         deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
         refused=str(failure.get("message") or "") if failure.get("status") == "True" else "",

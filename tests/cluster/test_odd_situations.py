@@ -45,7 +45,10 @@ def cloud(**options: Any) -> dict[str, Any]:
 
 def configured(world: World, name: str) -> dict[str, Any]:
     """The cloud's configuration as its pods have it."""
-    text = world.server.request("GET", world.path("configmaps", f"{name}-cloud"))["data"]["config.json"]
+    deployment = world.server.request("GET", world.path("deployments", f"{name}-cloud"))
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    config_map = next(each["configMap"]["name"] for each in volumes if each["name"] == "config")
+    text = world.server.request("GET", world.path("configmaps", config_map))["data"]["config.json"]
     found: dict[str, Any] = json.loads(text)
     return found
 

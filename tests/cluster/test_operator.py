@@ -144,12 +144,13 @@ def test_faults_are_named_and_mended(world: World, spec: dict[str, Any], conditi
 
 
 def test_a_child_of_somebody_else_is_left_alone(world: World) -> None:
-    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine-cloud"}, "data": {"a": "b"}}
-    path = f"/api/v1/namespaces/{world.namespace}/configmaps"
+    theirs: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount"}
+    theirs |= {"metadata": {"name": "mine-cloud", "annotations": {"a": "b"}}}
+    path = f"/api/v1/namespaces/{world.namespace}/serviceaccounts"
     world.server.request("POST", path, body=theirs)
     world.apply("mine")
     world.until_condition("mine", "CloudReady", "False", "ChildNotOwned")
-    assert world.server.request("GET", f"{path}/mine-cloud")["data"] == {"a": "b"}
+    assert world.server.request("GET", f"{path}/mine-cloud")["metadata"]["annotations"] == {"a": "b"}
     world.server.request("DELETE", f"{path}/mine-cloud")
     world.until_condition("mine", "Ready", "True")
     world.delete("mine")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from milliner.contract import names
 from milliner.contract.operations import IssuerRef
 from milliner_operator import kinds
 from milliner_operator.children import common, pod
@@ -25,13 +26,19 @@ def service_account(scope: common.Scope, name: str, *, role: str, pool: str | No
 
 
 def role_config_map(
-    scope: common.Scope, name: str, *, role: str, config: str, pool: str | None = None, endpoints: Sequence[str] = ()
+    scope: common.Scope, name: str, *, role: str, config: str, pool: str | None = None, revision: str = ""
 ) -> dict[str, Any]:
-    """A role's configuration file, and beside it the endpoints that may change without a new revision."""
-    data = {pod.CONFIG_KEY: config}
-    if endpoints:
-        data[pod.ENDPOINTS_KEY] = "".join(f"{each}\n" for each in endpoints)
-    return common.manifest(scope, kinds.CONFIG_MAP, name, role=role, pool=pool, data=data)
+    """A role's configuration file; with `revision` that of one revision alone."""
+    found = common.manifest(scope, kinds.CONFIG_MAP, name, role=role, pool=pool, data={pod.CONFIG_KEY: config})
+    if revision:
+        found["metadata"]["labels"][names.LABEL_REVISION] = revision
+    return found
+
+
+def endpoints_map(scope: common.Scope, name: str, *, pool: str, endpoints: Sequence[str]) -> dict[str, Any]:
+    """Where devices of another cluster reach the cloud: a file that they read again, whatever their revision."""
+    data = {pod.ENDPOINTS_KEY: "".join(f"{each}\n" for each in endpoints)}
+    return common.manifest(scope, kinds.CONFIG_MAP, name, role=names.ROLE_DEVICE, pool=pool, data=data)
 
 
 def facts_map(scope: common.Scope, name: str, *, line: str, at: str) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from milliner_operator.children.files import CACHE_DIR, CLAIMS_DIR, CREDENTIALS_
 
 CONFIG_DIR = "/etc/milliner"
 CONFIG_KEY = "config.json"
-ENDPOINTS_KEY = "endpoints"  # beside it, for devices of another cluster: not part of a pod's revision
+CONFIG_VOLUME = "config"
+# Of devices of another cluster: where the cloud is may change without a new revision.
+ENDPOINTS_DIR = "/etc/milliner-endpoints"
+ENDPOINTS_KEY = "endpoints"
 TLS_DIR = "/etc/milliner-tls"
 KEYS_DIR = "/etc/milliner-keys"
 CONTAINER = "milliner"
@@ -36,6 +39,7 @@ class PodShape:
     config_map: str
     service_account: str
     options: PodOptions
+    endpoints_map: str | None = None
     pool: str | None = None
     ports: Sequence[dict[str, Any]] = ()
     runs: str = ""  # the process's role where that is not `role`
@@ -175,10 +179,12 @@ def _spread(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
 
 def _mounts(shape: PodShape) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
-        {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+        {"name": CONFIG_VOLUME, "mountPath": CONFIG_DIR, "readOnly": True},
         {"name": "cache", "mountPath": CACHE_DIR},
         {"name": "tmp", "mountPath": "/tmp"},
     ]
+    if shape.endpoints_map:
+        found.append({"name": "endpoints", "mountPath": ENDPOINTS_DIR, "readOnly": True})
     if shape.tls_secret:
         found.append({"name": "tls", "mountPath": TLS_DIR, "readOnly": True})
     if shape.keys_secret:
@@ -193,10 +199,12 @@ def _mounts(shape: PodShape) -> list[dict[str, Any]]:
 
 def _volumes(shape: PodShape) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
-        {"name": "config", "configMap": {"name": shape.config_map}},
+        {"name": CONFIG_VOLUME, "configMap": {"name": shape.config_map}},
         {"name": "cache", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
     ]
+    if shape.endpoints_map:
+        found.append({"name": "endpoints", "configMap": {"name": shape.endpoints_map}})
     if shape.tls_secret:
         found.append({"name": "tls", "secret": {"secretName": shape.tls_secret, "defaultMode": 0o440}})
     if shape.keys_secret:

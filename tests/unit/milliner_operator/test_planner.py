@@ -307,12 +307,19 @@ def test_a_pool_elsewhere_has_no_owner_and_reaches_the_cloud_by_its_address() ->
         identities=worlds.identities(wanted),
     )
     there = plan.remote[EDGE]
-    assert worlds.kinds_and_names(there) == device("DaemonSet", "orin") | {("Secret", "chat-device-tls")}
+    extra = {("Secret", "chat-device-tls"), ("ConfigMap", "chat-device-orin-endpoints")}
+    assert worlds.kinds_and_names(there) == device("DaemonSet", "orin") | extra
     assert all("ownerReferences" not in each["metadata"] for each in there)
     assert all(each["metadata"]["labels"][common.LABEL_TOPOLOGY_UID] == worlds.UID for each in there)
-    data = next(each for each in there if each["kind"] == "ConfigMap")["data"]
-    assert json.loads(data["config.json"])["cloudEndpoints"] == ["file:/etc/milliner/endpoints"]
-    assert data["endpoints"] == "dns:10.1.2.3:50051\n"
+    data = {worlds.plain_name(each): each["data"] for each in there if each["kind"] == "ConfigMap"}
+    config = json.loads(data["chat-device-orin"]["config.json"])
+    assert config["cloudEndpoints"] == ["file:/etc/milliner-endpoints/endpoints"]
+    assert data["chat-device-orin-endpoints"] == {"endpoints": "dns:10.1.2.3:50051\n"}
+    pod = next(each for each in there if each["kind"] == "DaemonSet")["spec"]["template"]["spec"]
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    volumes = {each["name"]: each.get("configMap", {}).get("name") for each in pod["volumes"]}
+    assert mounts["endpoints"] == "/etc/milliner-endpoints"
+    assert volumes["endpoints"] == "chat-device-orin-endpoints"
     assert not any("device" in name for _, name in worlds.kinds_and_names(plan.local) if name != "chat-device-tls")
 
 
@@ -327,8 +334,9 @@ def test_a_cloud_that_moves_restarts_no_device_elsewhere() -> None:
             objects={("Service", "chat-cloud-external"): service},
             node_addresses=hosts,
         )
-        there = {each["kind"]: each for each in plan.remote[EDGE]}
-        found.append((there["ConfigMap"]["data"]["endpoints"], there["DaemonSet"]["spec"]["template"]))
+        there = {(each["kind"], worlds.plain_name(each)): each for each in plan.remote[EDGE]}
+        endpoints = there["ConfigMap", "chat-device-orin-endpoints"]["data"]["endpoints"]
+        found.append((endpoints, there["DaemonSet", "chat-device-orin"]["spec"]["template"]))
     (before, template), (after, same) = found
     assert before == "dns:10.0.0.1:30051\ndns:10.0.0.2:30051\n"
     assert after == "dns:10.0.0.2:30051\ndns:10.0.0.3:30051\n"

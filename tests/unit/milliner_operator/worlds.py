@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.unit.milliner.contract import documents_of
 
-from milliner.contract import topology
+from milliner.contract import names, topology
 from milliner_operator import certificates, inspection, plan, planner, tiers
 from milliner_operator.children import common, plain
 from milliner_operator.observed import Answer, Manifest, World
@@ -45,8 +45,8 @@ def facts_line(wanted: topology.InferenceTopology, *, at: common.Scope | None = 
 
 
 def identities(wanted: topology.InferenceTopology) -> certificates.Identities:
-    names = tiers.cloud_certificate_names(wanted)
-    return certificates.ensure(ca=None, cloud=None, device=None, topology="chat", cloud_names=names, now=NOW)
+    hosts = tiers.cloud_certificate_names(wanted)
+    return certificates.ensure(ca=None, cloud=None, device=None, topology="chat", cloud_names=hosts, now=NOW)
 
 
 def world(wanted: topology.InferenceTopology, *, line: str | None = None, **content: Any) -> World:
@@ -66,11 +66,18 @@ def answered(wanted: topology.InferenceTopology, **changes: Any) -> Answer:
 
 
 def child(plan: plan.Plan, kind: str, name: str) -> Manifest:
-    return next(each for each in plan.local if each["kind"] == kind and each["metadata"]["name"] == name)
+    return next(each for each in plan.local if (each["kind"], plain_name(each)) == (kind, name))
+
+
+def plain_name(manifest: Manifest) -> str:
+    """An object's name without its revision."""
+    metadata = manifest["metadata"]
+    return str(metadata["name"]).removesuffix(f"-{metadata['labels'].get(names.LABEL_REVISION)}")
 
 
 def kinds_and_names(manifests: Any) -> set[tuple[str, str]]:
-    return {(each["kind"], each["metadata"]["name"]) for each in manifests}
+    """Kinds and plain names."""
+    return {(each["kind"], plain_name(each)) for each in manifests}
 
 
 def serving(workload: Manifest, *, ready: int | None = None, updated: int | None = None) -> Manifest:
