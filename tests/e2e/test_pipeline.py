@@ -66,7 +66,9 @@ def test_each_stage_holds_its_layers_only(staged: str) -> None:
         deployment = kubectl.get("deployment", workload, namespace=staged)
         assert deployment["status"]["readyReplicas"] == 1
         (pod,) = topologies.names("chat", role, namespace=staged)
-        config = json.loads(kubectl.get("configmap", workload, namespace=staged)["data"]["config.json"])
+        volumes = deployment["spec"]["template"]["spec"]["volumes"]
+        config_map = next(each["configMap"]["name"] for each in volumes if each["name"] == "config")
+        config = json.loads(kubectl.get("configmap", config_map, namespace=staged)["data"]["config.json"])
         bounds = config["slice"]["start"], config["slice"]["end"]
         fetched = int(kubectl.run("exec", pod, "--namespace", staged, "--", "python", "-c", SIZES))
         assert layer_bytes(*bounds) <= fetched <= SURPLUS * layer_bytes(*bounds)
