@@ -10,6 +10,7 @@ from tests.e2e import installation, topologies
 
 PROMPT = "def main(argv):\n"
 TOO_SMALL = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}  # Python with torch needs four times that
+NO_REGISTRY = "127.0.0.1:9"  # of the node itself: pulling fails at once
 OTHER_DIGEST = "sha256:" + "0" * 64
 
 
@@ -51,7 +52,7 @@ def test_a_spec_that_cannot_serve_is_not_ready(
 def test_an_upgrade_to_an_image_that_is_not_there_is_rolled_back(chat: charts.Document) -> None:
     """The demo model comes with the image, so that another image is inspected first; the old pods go on serving."""
     namespace = chat["metadata"]["namespace"]
-    installation.install("--set", "runtimeImage.tag=missing")
+    installation.install("--set", f"runtimeImage.repository={NO_REGISTRY}/milliner/runtime")
     try:
         fails(namespace, "ModelReady", "ImagePullFailed")
         with topologies.device("chat", namespace=namespace) as client:
