@@ -1,27 +1,32 @@
 """A real Prometheus that scrapes a topology's pods as the chart's PodMonitor asks for, from wherever the tests run.
 
-It is Debian's `prometheus` beside the tests; it finds and reaches pods through `kubectl proxy`, so that it needs no
-image and no way into the cluster but KUBECONFIG.
+It is Debian's `prometheus` beside the tests, which cannot look for pods itself: a thread does, and hands it what others
+find, by the same names. It reaches pods through `kubectl proxy`, and so needs no way into the cluster but
+KUBECONFIG.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from tests.chart import charts
+from tests.chart import charts, kubectl
 
 _UP_S = 30.0
+_DISCOVERY_S = 1.0
 _META = "__meta_kubernetes_pod"
 _PROXYING = re.compile(r"127\.0\.0\.1:(\d+)")
 
@@ -57,9 +62,10 @@ def running(folder: pathlib.Path) -> Iterator[Prometheus]:
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not on the PATH: on Debian or Ubuntu, apt-get install prometheus")
-    with _proxy() as api_port:
+    targets = folder / "targets.json"
+    with _proxy() as api_port, _discovering(targets):
         config = folder / "prometheus.yml"
-        config.write_text(yaml.safe_dump(configuration(api_port)), encoding="utf-8")
+        config.write_text(yaml.safe_dump(configuration(api_port, targets)), encoding="utf-8")
         port = _free_port()
         options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
         command = [program, *options, f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
@@ -77,7 +83,7 @@ def running(folder: pathlib.Path) -> Iterator[Prometheus]:
                 process.kill()
 
 
-def configuration(api_port: int) -> dict[str, Any]:
+def configuration(api_port: int, targets: pathlib.Path) -> dict[str, Any]:
     """What prometheus-operator makes of the chart's PodMonitor, with pods reached through the API server."""
     monitor = charts.only(charts.rendered(sets={"metrics.podMonitor.enabled": "true"}), "PodMonitor")["spec"]
     [endpoint] = monitor["podMetricsEndpoints"]
@@ -100,7 +106,7 @@ def configuration(api_port: int) -> dict[str, Any]:
         "job_name": "topologies",
         "scrape_interval": "2s",
         "scrape_timeout": "2s",
-        "kubernetes_sd_configs": [{"role": "pod", "api_server": f"http://127.0.0.1:{api_port}"}],
+        "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "2s"}],
         "relabel_configs": relabel,
     }
     return {"scrape_configs": [job]}
@@ -123,6 +129,47 @@ def _keep(label: str, regex: str) -> dict[str, Any]:
 
 def _take(source: str, target: str) -> dict[str, Any]:
     return {"source_labels": [source], "target_label": target}
+
+
+def discovered() -> list[dict[str, Any]]:
+    """A target for each port of each pod that runs, with the labels that discovery by kind "pod" gives it."""
+    pods = json.loads(kubectl.run("get", "pods", "--all-namespaces", "--output", "json"))["items"]
+    groups = []
+    for pod in pods:
+        metadata, address = pod["metadata"], pod["status"].get("podIP")
+        labels = {"__meta_kubernetes_namespace": metadata["namespace"], f"{_META}_name": metadata["name"]}
+        for label, value in metadata.get("labels", {}).items():
+            labels |= {f"{_META}_label_{_sanitized(label)}": value, f"{_META}_labelpresent_{_sanitized(label)}": "true"}
+        ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
+        for port in ports if address else ():
+            number = str(port["containerPort"])
+            of_port = {f"{_META}_container_port_number": number, f"{_META}_container_port_name": port.get("name", "")}
+            groups.append({"targets": [f"{address}:{number}"], "labels": labels | of_port})
+    return groups
+
+
+@contextlib.contextmanager
+def _discovering(path: pathlib.Path) -> Iterator[None]:
+    """Keeps the targets in a file while it is entered."""
+    done = threading.Event()
+
+    def write() -> None:
+        new = path.with_suffix(".new.json")
+        new.write_text(json.dumps(discovered()), encoding="utf-8")
+        new.replace(path)
+
+    def keep() -> None:
+        while not done.wait(_DISCOVERY_S):
+            write()
+
+    write()
+    with futures.ThreadPoolExecutor(1) as pool:
+        keeping = pool.submit(keep)
+        try:
+            yield
+        finally:
+            done.set()
+        keeping.result()
 
 
 def _sanitized(label: str) -> str:

@@ -21,7 +21,7 @@ from tests.e2e import custom_metrics, installation, prometheus_server, streams, 
 from milliner.contract import names
 
 PROMPT = "def main(argv):\n"
-# A round over this link takes half a second: one long answer hardly computes in the cloud, and takes longer than it takes
+# A round over this link takes half a second: a long answer hardly computes in the cloud, and takes longer than it takes
 # an autoscaler to let a replica go.
 LINK = {"roundTripMilliseconds": 500, "jitterMilliseconds": 0}
 LONG_TOKENS = 360
