@@ -24,7 +24,7 @@ class Role:
 
     def __init__(
         self,
-        config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig,
+        config: role_config.Config,
         folder: pathlib.Path,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -69,7 +69,7 @@ class Role:
 
 @contextlib.contextmanager
 def running(
-    config: role_config.CloudRoleConfig | role_config.DeviceRoleConfig,
+    config: role_config.Config,
     folder: pathlib.Path,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Role]:

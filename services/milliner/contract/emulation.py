@@ -103,6 +103,25 @@ class CallCost(base.Model):
         return (self.fixed_microseconds + self.per_token_microseconds * num_tokens) / 1e6
 
 
+class WholeModelCost(base.Model):
+    """Modelled durations of a whole model on the device: prompt tokens one by one, a step for each generated token."""
+
+    prompt_token_microseconds: fields.Microseconds = pydantic.Field(
+        default=0, description="Duration of each token of a prompt, in microseconds."
+    )
+    step_microseconds: fields.Microseconds = pydantic.Field(
+        default=0, description="Duration of a pass that generates tokens, and the least of any, in microseconds."
+    )
+
+    def scaled(self, factor: float) -> WholeModelCost:
+        """The same model, `factor` times as slow."""
+        check_time_scale(factor)
+        return WholeModelCost(
+            prompt_token_microseconds=round(self.prompt_token_microseconds * factor),
+            step_microseconds=round(self.step_microseconds * factor),
+        )
+
+
 class DeviceCompute(base.Model):
     """Modelled durations of the device's submodels; a submodel that is absent runs as fast as it can."""
 
@@ -114,6 +133,9 @@ class DeviceCompute(base.Model):
         default=None, description="Tail layers, final norm and lm_head on what came back from the cloud."
     )
     medusa: CallCost | None = pydantic.Field(default=None, description="All Medusa heads together.")
+    whole_model: WholeModelCost | None = pydantic.Field(
+        default=None, description="The device's own model, with PDDevice and DeviceOnly."
+    )
     per_branch_microseconds: fields.Microseconds = pydantic.Field(
         default=0, description="Added for each further branch of a batched draft step, in microseconds."
     )
@@ -125,6 +147,7 @@ class DeviceCompute(base.Model):
             adapter=self.adapter and self.adapter.scaled(factor),
             head=self.head and self.head.scaled(factor),
             medusa=self.medusa and self.medusa.scaled(factor),
+            whole_model=self.whole_model and self.whole_model.scaled(factor),
             per_branch_microseconds=round(self.per_branch_microseconds * factor),
         )
 

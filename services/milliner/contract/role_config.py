@@ -14,7 +14,7 @@ import pydantic
 
 from milliner.contract import base, errors, fields, kinds, operations
 from milliner.contract.emulation import CloudEmulation, DeviceEmulation
-from milliner.contract.strategy import Chunking, Drafting
+from milliner.contract.strategy import Chunking, CloudTokens, Drafting, Pacing
 
 ListenPort = Annotated[int, pydantic.Field(ge=0, le=65535)]
 
@@ -62,6 +62,9 @@ class EngineLimits(base.Model):
     kv_cache_bytes: int = pydantic.Field(default=1 << 30, ge=1, description="Memory for KV caches, in bytes.")
     page_tokens: int = pydantic.Field(default=64, ge=1, description="Positions in one page of the KV cache.")
     max_sessions: int = pydantic.Field(default=256, ge=1, description="Most sessions at once.")
+    max_batch_sequences: int = pydantic.Field(
+        default=64, ge=1, description="Sequences of a whole model that one batch goes on with; others wait."
+    )
     session_idle_s: float = pydantic.Field(
         default=300.0, gt=0, description="Idle sessions are closed after this, in seconds."
     )
@@ -164,18 +167,10 @@ class DeviceStrategy(base.Model):
     decode_codec: kinds.Codec = pydantic.Field(description="Codec of verification frames and replies.")
 
 
-class DeviceRoleConfig(RoleConfig):
-    """One device: HTTP in front, hidden states to the cloud."""
+class AnsweringRoleConfig(RoleConfig):
+    """What every device has, whatever answers: HTTP in front, perhaps a link behind."""
 
-    role: Literal["device"] = pydantic.Field(default="device", description="Always device.")
     pool: fields.PoolName = pydantic.Field(description="The pool that it belongs to.")
-    split: Split = pydantic.Field(description="How the model is cut.")
-    strategy: DeviceStrategy = pydantic.Field(description="How answers are made.")
-    cloud_endpoints: tuple[str, ...] = pydantic.Field(
-        min_length=1,
-        description="host:port of each cloud replica; dns:host:port stands for each address of the name, file:path for "
-        "the lines of a file, which is read again whenever a session is opened.",
-    )
     max_concurrent_requests: int = pydantic.Field(default=8, ge=1, description="Requests served at once.")
     objectives: operations.Objectives = pydantic.Field(default=operations.Objectives(), description="Aims.")
     fallback: operations.Fallback = pydantic.Field(default=operations.Fallback(), description="On cloud loss.")
@@ -184,16 +179,88 @@ class DeviceRoleConfig(RoleConfig):
         default=None, description="Folder each of whose files holds an API key. Default: no key asked for."
     )
 
+    @property
+    def strategy_type(self) -> kinds.StrategyType:
+        """The strategy by which it answers."""
+        raise NotImplementedError
 
-def load(path: pathlib.Path) -> CloudRoleConfig | DeviceRoleConfig:
+
+class DeviceRoleConfig(AnsweringRoleConfig):
+    """One device of a split strategy: hidden states to the cloud."""
+
+    role: Literal["device"] = pydantic.Field(default="device", description="Always device.")
+    split: Split = pydantic.Field(description="How the model is cut.")
+    strategy: DeviceStrategy = pydantic.Field(description="How answers are made.")
+    cloud_endpoints: tuple[str, ...] = pydantic.Field(
+        min_length=1,
+        description="host:port of each cloud replica; dns:host:port stands for each address of the name, file:path for "
+        "the lines of a file, which is read again whenever a session is opened.",
+    )
+
+    @property
+    def strategy_type(self) -> kinds.StrategyType:
+        return self.strategy.type
+
+
+class PrefillRoleConfig(RoleConfig):
+    """One cloud replica that runs a model whole: it computes prompts and gives the tokens that follow."""
+
+    role: Literal["prefill"] = pydantic.Field(default="prefill", description="Always prefill.")
+    layers: int = pydantic.Field(ge=1, description="Number of the model's layers.")
+    engine: EngineLimits = pydantic.Field(default=EngineLimits(), description="Limits of the engine.")
+    scheduler: kinds.SchedulerType = pydantic.Field(
+        default=kinds.SchedulerType.FIRST_COME_FIRST_SERVED, description="Order in which sequences are served."
+    )
+    emulation: CloudEmulation | None = pydantic.Field(default=None, description="Modelled durations.")
+
+
+class WholeStrategy(base.Model):
+    """A strategy over whole models, with every default resolved."""
+
+    type: Literal[kinds.StrategyType.PD_DEVICE, kinds.StrategyType.CLOUD_ONLY, kinds.StrategyType.DEVICE_ONLY] = (
+        pydantic.Field(description="Serving strategy.")
+    )
+    cloud_tokens: CloudTokens = pydantic.Field(default=CloudTokens(), description="The cloud's share (PDDevice).")
+    pacing: Pacing = pydantic.Field(default=Pacing(), description="Speed at which tokens are shown (PDDevice).")
+
+
+class WholeDeviceRoleConfig(AnsweringRoleConfig):
+    """One device of a strategy over whole models: one of its own, one in the cloud, or both."""
+
+    role: Literal["whole-device"] = pydantic.Field(default="whole-device", description="Always whole-device.")
+    layers: int = pydantic.Field(ge=1, description="Number of the layers of the device's model.")
+    strategy: WholeStrategy = pydantic.Field(description="How answers are made.")
+    cloud_model_digest: fields.Digest | None = pydantic.Field(
+        default=None, description="Model that the cloud must run. Default: any with the same tokenizer."
+    )
+    engine: EngineLimits = pydantic.Field(default=EngineLimits(), description="Limits of the device's own engine.")
+    cloud_endpoints: tuple[str, ...] = pydantic.Field(
+        default=(), description="host:port of each cloud replica, as for split strategies; none with DeviceOnly."
+    )
+
+    @property
+    def strategy_type(self) -> kinds.StrategyType:
+        return self.strategy.type
+
+
+Config = CloudRoleConfig | DeviceRoleConfig | PrefillRoleConfig | WholeDeviceRoleConfig
+_BY_ROLE: dict[object, type[Config]] = {
+    "cloud": CloudRoleConfig,
+    "device": DeviceRoleConfig,
+    "prefill": PrefillRoleConfig,
+    "whole-device": WholeDeviceRoleConfig,
+}
+
+
+def load(path: pathlib.Path) -> Config:
     """Reads a role's configuration; raises `DocumentError` or `SpecInvalid` naming file and field (*expected*)."""
     document = read_document(path)
     role = document.get("role") if isinstance(document, dict) else None
-    if role == "cloud":
-        return base.parse(CloudRoleConfig, document, origin=str(path))
-    if role == "device":
-        return base.parse(DeviceRoleConfig, document, origin=str(path))
-    raise errors.SpecInvalid([errors.Problem("role", f"found {role!r}, use cloud or device")], origin=str(path))
+    found = _BY_ROLE.get(role) if isinstance(role, str) else None
+    if found is None:
+        known = ", ".join(map(str, _BY_ROLE))
+        raise errors.SpecInvalid([errors.Problem("role", f"found {role!r}, use one of {known}")], origin=str(path))
+    return base.parse(found, document, origin=str(path))
 
 
 def read_document(path: pathlib.Path) -> object:

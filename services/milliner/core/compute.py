@@ -14,6 +14,14 @@ from typing import Protocol
 from milliner.core import types
 
 
+class BatchCost(Protocol):
+    """Modelled duration of an engine's batch, in seconds."""
+
+    def batch_s(self, num_tokens: int, *, num_steps: int) -> float:
+        """`num_tokens` in all, `num_steps` of them verifications or generated tokens' passes."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ComputeCost:
     """Modelled duration of one call: `fixed_s` + `per_token_s` · tokens (seconds)."""
@@ -23,6 +31,24 @@ class ComputeCost:
 
     def duration_s(self, num_tokens: int) -> float:
         return self.fixed_s + self.per_token_s * num_tokens
+
+    def batch_s(self, num_tokens: int, *, num_steps: int) -> float:
+        """See `BatchCost`: all tokens cost alike."""
+        return self.duration_s(num_tokens)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GenerationCost:
+    """Modelled durations of a device that is bound by its memory when it generates: a pass takes `step_s` at least,
+    prompt tokens `prompt_token_s` each."""
+
+    prompt_token_s: float
+    step_s: float
+
+    def batch_s(self, num_tokens: int, *, num_steps: int) -> float:
+        """See `BatchCost`: however many sequences go on, the weights are read once."""
+        prompt_s = self.prompt_token_s * (num_tokens - num_steps)
+        return self.step_s + prompt_s if num_steps else max(self.step_s, prompt_s)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

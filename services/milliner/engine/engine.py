@@ -39,7 +39,7 @@ class Engine:
         config: limits.EngineConfig,
         executor: executor_module.ComputeExecutor,
         clock: ports.Clock,
-        cost: compute.ComputeCost | None = None,
+        cost: compute.BatchCost | None = None,
         policy: scheduler.SchedulingPolicy | None = None,
     ) -> None:
         self._backend = backend
@@ -130,6 +130,11 @@ class Engine:
             self._end(owner, errors.UnknownSession("the session was closed", field="session_id"), held=held)
 
     @property
+    def capacity_tokens(self) -> int:
+        """Positions of a session that has the whole KV cache to itself."""
+        return self._admission.capacity_tokens
+
+    @property
     def hung(self) -> str:
         """Why the accelerator counts as hung (`progress`), or ""; found while `run` serves."""
         return self._progress.hung
@@ -217,13 +222,14 @@ class Engine:
         """Computes the batch on the executor, which frees ended sessions' caches first."""
         released, self._released = self._released, []
         pieces = [piece for _, _, piece in batch]
+        num_steps = sum(piece.num_tokens for piece in pieces if piece.job.work.kind is types.FrameKind.VERIFY)
         cost = self._cost
         expected_s = self._delay.seconds(sum(piece.num_tokens for piece in pieces))
         self._progress.started(expected_s, now_s=self._clock.now())
         try:
             return await self._executor.run(
                 lambda: self._backend.run(pieces, release=released),
-                modelled_s=None if cost is None else lambda outcome: _modelled_s(cost, outcome),
+                modelled_s=None if cost is None else lambda outcome: _modelled_s(cost, outcome, num_steps=num_steps),
             )
         finally:
             self._progress.ended()
@@ -259,7 +265,7 @@ class Engine:
             self._end(owner, errors.UnknownSession("the session expired", field="session_id"))
 
     async def _measure(self, num_tokens: int) -> float:
-        modelled_s = self._cost.duration_s(num_tokens) if self._cost else None
+        modelled_s = self._cost.batch_s(num_tokens, num_steps=0) if self._cost else None
         _, duration_s = await self._executor.run(lambda: self._backend.measure(num_tokens), modelled_s=modelled_s)
         return duration_s
 
@@ -311,6 +317,6 @@ def _abandoned() -> errors.MillinerError:
     return errors.UnavailableError("the frame was cancelled by its sender")
 
 
-def _modelled_s(cost: compute.ComputeCost, outcome: work.BatchOutcome) -> float:
+def _modelled_s(cost: compute.BatchCost, outcome: work.BatchOutcome, *, num_steps: int) -> float:
     """A batch of which no frame could be read never reaches the accelerator."""
-    return cost.duration_s(outcome.num_tokens) if outcome.num_tokens else 0.0
+    return cost.batch_s(outcome.num_tokens, num_steps=min(num_steps, outcome.num_tokens)) if outcome.num_tokens else 0.0

@@ -29,7 +29,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     lifeline.hold(os.environ)  # first: what follows imports torch, and the runner may die meanwhile
     parser = argparse.ArgumentParser(prog="python -m milliner.roles", description="One role of a topology.")
-    parser.add_argument("role", choices=("cloud", "device", "inspect"))
+    parser.add_argument("role", choices=("cloud", "device", "prefill", "whole-device", "inspect"))
     parser.add_argument("--config", type=pathlib.Path, required=True, metavar="FILE", help="role configuration, JSON")
     arguments = parser.parse_args()
     if arguments.role == "inspect":
@@ -89,6 +89,14 @@ async def _serve(config: object, report: object) -> None:
         from milliner.roles import cloud
 
         await cloud.run(config, report=report)
+    elif isinstance(config, role_config.PrefillRoleConfig):
+        from milliner.roles import prefill
+
+        await prefill.run(config, report=report)
+    elif isinstance(config, role_config.WholeDeviceRoleConfig):
+        from milliner.roles import whole_device
+
+        await whole_device.run(config, report=report)
     else:
         assert isinstance(config, role_config.DeviceRoleConfig)
         from milliner.roles import device

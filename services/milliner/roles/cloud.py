@@ -9,21 +9,18 @@ means, liveness too: only a restart mends it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import pathlib
 from typing import TYPE_CHECKING
 
 from milliner.api import health
-from milliner.contract import model_checks, role_config, role_events
+from milliner.contract import emulation, model_checks, role_config, role_events
 from milliner.core import clock, compute, errors, ports, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, limits
 from milliner.roles import (
-    certificate_watch,
     chain,
-    counters,
-    engine_watch,
+    cloud_serving,
     exporting,
     hidden_state_service,
     http_server,
@@ -31,13 +28,10 @@ from milliner.roles import (
     shutdown,
 )
 from milliner.telemetry import cloud_metrics, cloud_span
-from milliner.wire import server, server_stream, tls
+from milliner.wire import tls
 
 if TYPE_CHECKING:
     from milliner.engine import slice_backend
-
-# A stream outlives what the engine keeps of an idle session by as much again: it only has to end some day. Arbitrary.
-_STREAM_IDLE = 2
 
 
 async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter) -> None:
@@ -54,10 +48,10 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
         time = clock.LoopClock()
         engine = engines.Engine(
             backend,
-            config=_engine_config(config.engine),
+            config=engine_config(config.engine),
             executor=worker,
             clock=time,
-            cost=_cost(config),
+            cost=compute_cost(config.emulation),
         )
         metrics = cloud_metrics.CloudMetrics(clock=time)
         behind = await _chain(config, served=served, identity=identity, stack=stack, clock=time)
@@ -68,66 +62,26 @@ async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter)
             clock=time,
             metrics=metrics,
         )
-        service = own if behind is None else behind.stage(own)
-        await engine.warm_up()
-        compute_counters = counters.ComputeCounters(worker)
-        shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
-        credentials = identity.server_credentials() if identity is not None else None
-        listening = await server.serve(
-            service,
-            host=config.listen.host,
-            port=config.listen.port,
-            credentials=credentials,
-            limits=server_stream.StreamLimits(idle_s=_STREAM_IDLE * config.engine.session_idle_s),
-            serving=behind is None,
+        await cloud_serving.serve(
+            cloud_serving.Serving(
+                what=f"layers {_bounds(config)}",
+                model_digest=served.model_digest,
+                engine=engine,
+                metrics=metrics,
+                hidden_states=own if behind is None else behind.stage(own),
+                why_not_behind=lambda: "" if behind is None else behind.reason,
+                keep_behind=None if behind is None else behind.keep,
+            ),
+            config,
+            engine_limits=config.engine,
+            worker=worker,
+            identity=identity,
+            told=told,
+            stopping=stopping,
+            report=report,
+            stack=stack,
+            clock=time,
         )
-        stack.push_async_callback(listening.stop)
-
-        def why_not_ready() -> str:
-            if stopping.is_set():
-                return "the replica is stopping"
-            trouble = identity.trouble() if identity is not None else ""
-            return engine.hung or trouble or (behind.reason if behind is not None else "")
-
-        told.loading, told.why_not_ready, told.why_dead = "", why_not_ready, lambda: engine.hung
-        told.render_metrics = lambda accept: metrics.render(accept, engine.load())
-        async with asyncio.TaskGroup() as group:
-            group.create_task(engine.run())
-            report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=listening.port)
-
-            def say_ready() -> None:
-                report.say(
-                    role_events.RoleEventKind.READY,
-                    host=config.listen.host,
-                    port=listening.port,
-                    message=f"layers {_bounds(config)} on port {listening.port}",
-                    data={"model_digest": served.model_digest},
-                )
-
-            async def on_change() -> None:
-                reason = why_not_ready()
-                await listening.set_serving(not reason)
-                if reason:
-                    report.say(role_events.RoleEventKind.WAITING, message=reason)
-                else:
-                    say_ready()
-
-            async def on_certificate_change(_: str) -> None:
-                await listening.set_serving(not why_not_ready())
-
-            watches = [engine_watch.keep(lambda: engine.hung, clock=time, on_change=on_change)]
-            if identity is not None:
-                watches.append(certificate_watch.keep(identity, clock=time, on_change=on_certificate_change))
-            if behind is not None:
-                watches.append(behind.keep(on_change))
-            else:
-                say_ready()
-            watching = [group.create_task(watch) for watch in watches]
-            await stopping.wait()
-            for watch in watching:
-                watch.cancel()
-            await listening.stop(config.drain_seconds)  # the engine outlives it: open sessions are answered meanwhile
-            await engine.stop()
     report.say(role_events.RoleEventKind.STOPPED)
 
 
@@ -171,10 +125,11 @@ def _load(
         hidden_size=loaded.hidden_size,
         dtype=dtype,
     )
-    return slice_backend.SliceBackend(loaded, config=_engine_config(config.engine)), served
+    return slice_backend.SliceBackend(loaded, config=engine_config(config.engine)), served
 
 
-def _engine_config(wanted: role_config.EngineLimits) -> limits.EngineConfig:
+def engine_config(wanted: role_config.EngineLimits) -> limits.EngineConfig:
+    """The engine's limits as values."""
     return limits.EngineConfig(
         kv_cache_bytes=wanted.kv_cache_bytes,
         max_batch_tokens=wanted.max_batch_tokens,
@@ -185,12 +140,12 @@ def _engine_config(wanted: role_config.EngineLimits) -> limits.EngineConfig:
     )
 
 
-def _cost(config: role_config.CloudRoleConfig) -> compute.ComputeCost | None:
+def compute_cost(emulated: emulation.CloudEmulation | None) -> compute.ComputeCost | None:
     """The emulated accelerator's g(x), or None for the real one."""
-    emulated = config.emulation.compute if config.emulation is not None else None
-    if emulated is None or emulated.layers is None:
+    modelled = emulated.compute if emulated is not None else None
+    if modelled is None or modelled.layers is None:
         return None
-    layers = emulated.layers
+    layers = modelled.layers
     return compute.ComputeCost(fixed_s=layers.fixed_microseconds / 1e6, per_token_s=layers.per_token_microseconds / 1e6)
 
 

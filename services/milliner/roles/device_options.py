@@ -43,9 +43,9 @@ def strategy_options(config: role_config.DeviceRoleConfig) -> options.HatOptions
     return options.HatOptions(chunking=chunking, drafting=drafting, codec=codec, recovery=recovery)
 
 
-def link_conditions(config: role_config.DeviceRoleConfig, *, seed: int) -> link_schedule.LinkConditions | None:
+def link_conditions(emulated: emulation.DeviceEmulation | None, *, seed: int) -> link_schedule.LinkConditions | None:
     """The emulated link's conditions, or None for the real link."""
-    link = config.emulation.link if config.emulation is not None else None
+    link = emulated.link if emulated is not None else None
     if link is None:
         return None
     return link_schedule.LinkConditions(

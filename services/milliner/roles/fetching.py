@@ -24,7 +24,7 @@ ADAPTER_FIELD = "strategy.hat.adapter.source"
 HEADS_FIELD = "strategy.uShape.heads.source"
 _LOGGER = logging.getLogger("milliner.roles")
 
-RoleConfig = role_config.CloudRoleConfig | role_config.DeviceRoleConfig
+RoleConfig = role_config.Config
 
 
 def with_local_files(config: RoleConfig, at: opening.Places) -> RoleConfig:
@@ -33,7 +33,7 @@ def with_local_files(config: RoleConfig, at: opening.Places) -> RoleConfig:
     Raises `SourceError`, `UnavailableError`, `ConfigError` or `CheckpointError` (*expected*).
     """
     model = config.model.model_copy(update={"path": _model(config, at)})
-    if isinstance(config, role_config.CloudRoleConfig):
+    if not isinstance(config, role_config.DeviceRoleConfig):
         return config.model_copy(update={"model": model})
     strategy = config.strategy
     adapter = _drafter(config, strategy.adapter_source, strategy.adapter_path, field=ADAPTER_FIELD, at=at)
@@ -83,6 +83,10 @@ def _wanted(config: RoleConfig) -> slice_fetch.WantedSlice:
             digest=digest,
             fingerprint=fingerprint,
         )
+    if not isinstance(config, role_config.DeviceRoleConfig):
+        return slice_fetch.WantedSlice(
+            start=0, end=config.layers, embedding=True, lm_head=True, digest=digest, fingerprint=fingerprint
+        )
     split = config.split
     return slice_fetch.WantedSlice(
         start=0,
@@ -129,4 +133,6 @@ def _local(source: str, at: opening.Places, *, field: str) -> str:
 def _what(config: RoleConfig) -> str:
     if isinstance(config, role_config.CloudRoleConfig):
         return f"layers [{config.slice.start}, {config.slice.end})"
+    if not isinstance(config, role_config.DeviceRoleConfig):
+        return "the whole model"
     return f"layers [0, {config.split.split_layer}) with embedding and lm_head"

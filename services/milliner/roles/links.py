@@ -7,9 +7,13 @@ The links run in processes of their own, where this device's compute does not ma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import zlib
 from typing import NoReturn
 
+from milliner.contract import role_config
+from milliner.roles import device_options
 from milliner.wire import link_process, link_schedule
 
 
@@ -50,3 +54,10 @@ class EmulatedLinks:
         for target in list(self._links):
             await self.close(target)
         await self._group.__aexit__(*raised)  # type: ignore[arg-type]
+
+
+async def route(config: role_config.AnsweringRoleConfig, stack: contextlib.AsyncExitStack) -> EmulatedLinks | None:
+    """Emulated links in front of the cloud's replicas, ended with `stack`; None where the link is a real one."""
+    # Each device has jitter of its own, the same at every start.
+    conditions = device_options.link_conditions(config.emulation, seed=zlib.crc32(config.name.encode()))
+    return None if conditions is None else await stack.enter_async_context(EmulatedLinks(conditions))

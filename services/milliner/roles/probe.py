@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from milliner.core import compute, errors, ports, types
+from milliner.core import errors, ports, types
 from milliner.strategies import base
 from milliner.telemetry import record, summary
 
@@ -28,14 +28,14 @@ class Probe:
         self,
         generator: base.Generator,
         *,
-        device: compute.DeviceInfo,
+        vocab_size: int,
         clock: ports.Clock,
         on_success: Callable[[summary.RequestSummary], None] = lambda _: None,
     ) -> None:
         self.round_trip_s = 0.0
         self._on_success = on_success
         self._generator = generator
-        self._device = device
+        self._vocab_size = vocab_size
         self._clock = clock
 
     async def send(self) -> None:
@@ -56,7 +56,7 @@ class Probe:
     async def _send(self) -> None:
         request = types.GenerationRequest(
             request_id="probe",
-            prompt_ids=tuple(index % self._device.vocab_size for index in range(1, _PROMPT_TOKENS + 1)),
+            prompt_ids=tuple(index % self._vocab_size for index in range(1, _PROMPT_TOKENS + 1)),
             max_new_tokens=_NEW_TOKENS,
             waits_for_room=False,  # that the cloud is full is an answer
         )

@@ -63,9 +63,12 @@ class HatOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PDDeviceOptions:
-    """`max_cloud_tokens` bounds what the cloud gives of an answer; tokens are shown between `min_interval_s` and
-    `max_interval_s` apart, the latter being the aim for the time per output token."""
+    """`max_cloud_tokens` bounds what the cloud gives of an answer, or with `fixed_cloud_tokens` says it; tokens are
+    shown between `min_interval_s` and `max_interval_s` apart, the latter being the aim for the time per output token.
+    With `fails_without_cloud` a cloud that is lost before it has given its share ends the answer."""
 
     max_cloud_tokens: int = 512
+    fixed_cloud_tokens: bool = False
     min_interval_s: float = 0.005
     max_interval_s: float = 0.05
+    fails_without_cloud: bool = False

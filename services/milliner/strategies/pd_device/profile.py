@@ -56,13 +56,14 @@ class Profile:
     async def measure(self, model: generation.WholeModel, *, clock: ports.Clock) -> None:
         """Measures the device before its first request, with a sequence of its own."""
         sampler = generation.Sampler(types.SamplingParams(), seed=0)
-        largest = min(_MEASURED_TOKENS[-1], model.info.max_positions // 2)
-        session = await model.open(sampler, max_positions=sum(_MEASURED_TOKENS) + largest)
+        largest = (model.info.max_positions - _MEASURED_STEPS) // len(_MEASURED_TOKENS)
+        chunks = [min(num_tokens, largest) for num_tokens in _MEASURED_TOKENS]
+        session = await model.open(sampler, max_positions=sum(chunks) + _MEASURED_STEPS)
         try:
-            for num_tokens in _MEASURED_TOKENS:
+            for num_tokens in chunks:
                 start_s = clock.now()
-                await session.prefill([0] * min(num_tokens, largest))
-                self.prefilled(min(num_tokens, largest), clock.now() - start_s)
+                await session.prefill([0] * num_tokens)
+                self.prefilled(num_tokens, clock.now() - start_s)
             start_s = clock.now()
             async with contextlib.aclosing(session.generate([0], limit=_MEASURED_STEPS)) as steps:
                 async for _ in steps:

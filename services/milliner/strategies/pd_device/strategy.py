@@ -173,6 +173,9 @@ class _HandOver:
                 await stream.close()
         except errors.MillinerError as error:
             self._record.count(fallbacks=1)
+            if self._options.fails_without_cloud:
+                self._relay.fail(error)
+                return
             _log.info("the cloud gives no tokens (%s): the device goes on alone", error)
         finally:
             self._relay.end_cloud()
@@ -185,7 +188,7 @@ class _HandOver:
             first_token_s=self._profile.first_token_s(self._prompt_tokens),
         )
         most = min(self._options.max_cloud_tokens, self._request.max_new_tokens)
-        return most if found is None else min(found, most)
+        return most if found is None or self._options.fixed_cloud_tokens else min(found, most)
 
     # -- the device ----------------------------------------------------------------------------------------------
 

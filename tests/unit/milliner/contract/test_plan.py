@@ -167,7 +167,7 @@ def test_role_configurations_survive_their_file(tmp_path: pathlib.Path) -> None:
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "role: found None, use cloud or device"),
+        ("[]", "role: found None, use one of cloud, device, prefill, whole-device"),
         ('{"role": "cloud", "nmae": "x"}', "nmae: unknown field, did you mean name?"),
     ],
 )

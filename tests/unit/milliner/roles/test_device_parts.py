@@ -82,7 +82,7 @@ def test_enumerations_of_contract_and_strategies_agree(ours: type[str], contract
 
 
 def test_emulation_becomes_conditions_and_costs_or_nothing() -> None:
-    assert device_options.link_conditions(config(), seed=1) is None
+    assert device_options.link_conditions(None, seed=1) is None
     assert device_options.device_costs(config()) is None
     emulated = emulation.DeviceEmulation(
         link=emulation.LinkEmulation(uplink_kilobits_per_second=8, round_trip_milliseconds=20, loss_permille=5),
@@ -90,7 +90,7 @@ def test_emulation_becomes_conditions_and_costs_or_nothing() -> None:
             shallow=emulation.CallCost(fixed_microseconds=6000, per_token_microseconds=65), per_branch_microseconds=100
         ),
     )
-    link = device_options.link_conditions(config(emulation=emulated), seed=1)
+    link = device_options.link_conditions(emulated, seed=1)
     costs = device_options.device_costs(config(emulation=emulated))
     assert link is not None
     assert costs is not None

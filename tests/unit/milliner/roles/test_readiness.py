@@ -10,21 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 from milliner.contract import role_events
-from milliner.core import clock, compute, errors, types
+from milliner.core import clock, errors, types
 from milliner.roles import probe, readiness, reporter, watched
 from milliner.telemetry import record
 
-DEVICE = compute.DeviceInfo(
-    model_digest="sha256:a",
-    num_layers=8,
-    split_layer=2,
-    tail_layers=0,
-    hidden_size=4,
-    vocab_size=5,
-    max_positions=64,
-    drafts=False,
-    num_medusa_heads=0,
-)
+VOCABULARY = 5
 LOST = errors.UnavailableError("gone")
 
 
@@ -244,15 +234,15 @@ class ToyGenerator:
 
 async def test_a_probe_sends_tokens_of_the_vocabulary_and_measures() -> None:
     generator = ToyGenerator()
-    one = probe.Probe(generator, device=DEVICE, clock=clock.LoopClock())
+    one = probe.Probe(generator, vocab_size=VOCABULARY, clock=clock.LoopClock())
     await one.send()
-    assert all(token < DEVICE.vocab_size for token in generator.requests[-1].prompt_ids)
+    assert all(token < VOCABULARY for token in generator.requests[-1].prompt_ids)
     assert one.round_trip_s > 0
 
 
 async def test_a_probe_that_is_not_answered_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_WITHIN_S", 0.01)
-    one = probe.Probe(ToyGenerator(hangs=True), device=DEVICE, clock=clock.LoopClock())
+    one = probe.Probe(ToyGenerator(hangs=True), vocab_size=VOCABULARY, clock=clock.LoopClock())
     with pytest.raises(errors.DeadlineExceeded, match="was not answered in"):
         await one.send()
 

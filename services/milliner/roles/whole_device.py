@@ -1,0 +1,206 @@
+"""The device's role for whole models: one of its own, one in the cloud, or both. Wiring only; what it does then is
+`answering`'s.
+
+A device with a model of its own is ready without a cloud: it answers alone while none can be reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import secrets
+from typing import TYPE_CHECKING
+
+from milliner.api import health, tokenizer
+from milliner.contract import kinds, role_config, role_events
+from milliner.core import clock, compute, errors, generation, ports, types
+from milliner.engine import executor
+from milliner.roles import answering, cloud, http_server, links, readiness, reporter, shutdown, whole_models
+from milliner.strategies import base, cloud_tokens, factory, options, whole_request
+from milliner.strategies.cloud_only import strategy as cloud_only
+from milliner.strategies.device_only import strategy as device_only
+from milliner.strategies.pd_device import strategy as pd_device
+from milliner.wire import client, tls
+
+if TYPE_CHECKING:
+    from milliner.engine import engine as engines
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Own:
+    """The device's own model."""
+
+    ports: whole_request.DevicePorts
+    engine: engines.Engine
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Cloud:
+    """The way to the cloud's."""
+
+    ports: cloud_tokens.CloudPorts
+    transport: client.GrpcTokenTransport
+
+
+class _NoCloudNeeded:
+    """Implements `readiness.Cloud` for a device that answers alone if it has to."""
+
+    async def why_unreachable(self) -> str:
+        return ""
+
+
+async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Reporter) -> None:
+    """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files."""
+    worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
+    told, time = health.Health(), clock.LoopClock()
+    kind = config.strategy.type
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(worker.close)
+        await http_server.serve_health(told, config.health_port, stack)
+        report.say(role_events.RoleEventKind.LOADING, message=_loading(kind))
+        codec, _ = await worker.run(lambda: tokenizer.HuggingFaceTokenizer.load(pathlib.Path(config.model.path)))
+        own = None if kind is kinds.StrategyType.CLOUD_ONLY else await _own(config, worker, stack, clock=time)
+        info = own.ports.model.info if own is not None else await _expected(config, worker)
+        behind = None if kind is kinds.StrategyType.DEVICE_ONLY else await _cloud(config, info, stack, clock=time)
+        asked_to_stop = shutdown.stop_event()
+        generator = await _generator(config, own=own, behind=behind)
+        await answering.serve(
+            answering.Answering(
+                generator=generator,
+                codec=codec,
+                model_digest=info.model_digest,
+                vocab_size=info.vocab_size,
+                max_positions=info.max_positions,
+                kv_used_share=lambda: own.engine.load().kv_used_share if own is not None else 0.0,
+                cloud=_needed(own=own, behind=behind),
+                cloud_positions=lambda: behind.transport.max_positions if behind is not None else 0,
+                on_trouble=lambda heard: setattr(behind.transport, "on_trouble", heard) if behind is not None else None,
+            ),
+            config,
+            worker=worker,
+            told=told,
+            asked_to_stop=asked_to_stop,
+            report=report,
+            stack=stack,
+            clock=time,
+        )
+    report.say(role_events.RoleEventKind.STOPPED)
+
+
+async def _own(
+    config: role_config.WholeDeviceRoleConfig,
+    worker: executor.ComputeExecutor,
+    stack: contextlib.AsyncExitStack,
+    *,
+    clock: ports.Clock,
+) -> _Own:
+    """The device's own model on a running engine."""
+    limits = cloud.engine_config(config.engine)
+    loaded, _ = await worker.run(lambda: whole_models.load(config.model, accelerator=config.accelerator, config=limits))
+    engine = whole_models.engine(
+        loaded,
+        config=limits,
+        policy=whole_models.policy(
+            kinds.SchedulerType.FIRST_COME_FIRST_SERVED, max_sequences=config.engine.max_batch_sequences
+        ),
+        worker=worker,
+        cost=_cost(config),
+        clock=clock,
+    )
+    await stack.enter_async_context(whole_models.running(engine))
+    model = whole_models.model(loaded, engine, origin=types.TokenOrigin.DEVICE)
+    return _Own(whole_request.DevicePorts(clock=clock, model=model), engine)
+
+
+async def _expected(
+    config: role_config.WholeDeviceRoleConfig, worker: executor.ComputeExecutor
+) -> generation.WholeModelInfo:
+    """What a device without a model of its own expects of the cloud's: it has its tokenizer and its configuration."""
+    from milliner.model import checkpoint, tokenizer_digest
+
+    def read() -> generation.WholeModelInfo:
+        folder = pathlib.Path(config.model.path)
+        facts = checkpoint.Checkpoint.open(folder)
+        return generation.WholeModelInfo(
+            model_digest=config.cloud_model_digest or "",
+            tokenizer_digest=tokenizer_digest.tokenizer_digest(folder),
+            num_layers=facts.num_layers,
+            vocab_size=facts.config.vocab_size,
+            max_positions=facts.config.max_position_embeddings,
+        )
+
+    info, _ = await worker.run(read)
+    return info
+
+
+async def _cloud(
+    config: role_config.WholeDeviceRoleConfig,
+    info: generation.WholeModelInfo,
+    stack: contextlib.AsyncExitStack,
+    *,
+    clock: ports.Clock,
+) -> _Cloud:
+    if not config.cloud_endpoints:
+        raise errors.ConfigError("is empty: name host:port of each cloud replica", field="cloud_endpoints")
+    transport = client.GrpcTokenTransport(
+        config.cloud_endpoints,
+        identity=tls.Identity(config.tls) if config.tls is not None else None,
+        route=await links.route(config, stack),
+    )
+    stack.push_async_callback(transport.close)
+    expected = dataclasses.replace(info, model_digest=config.cloud_model_digest or "")
+    scope = cloud_tokens.CloudPorts(
+        clock=clock,
+        transport=transport,
+        info=expected,
+        new_session_id=lambda: secrets.token_hex(factory.SESSION_ID_BYTES),
+    )
+    return _Cloud(scope, transport)
+
+
+async def _generator(
+    config: role_config.WholeDeviceRoleConfig, *, own: _Own | None, behind: _Cloud | None
+) -> base.Generator:
+    waits = config.fallback.on_cloud_loss is kinds.OnCloudLoss.WAIT
+    if own is None:
+        assert behind is not None
+        recovery = options.RecoveryOptions(wait_s=float(config.fallback.wait_seconds) if waits else 0.0)
+        return cloud_only.CloudOnly(behind.ports, recovery)
+    if behind is None:
+        return device_only.DeviceOnly(own.ports)
+    wanted = config.strategy
+    strategy = pd_device.PDDevice(
+        behind.ports,
+        own.ports,
+        options.PDDeviceOptions(
+            max_cloud_tokens=wanted.cloud_tokens.max,
+            fixed_cloud_tokens=wanted.cloud_tokens.mode is kinds.CloudTokensMode.FIXED,
+            min_interval_s=wanted.pacing.min_interval_milliseconds / 1e3,
+            max_interval_s=wanted.pacing.max_interval_milliseconds / 1e3,
+            fails_without_cloud=config.fallback.on_cloud_loss is kinds.OnCloudLoss.FAIL,
+        ),
+    )
+    await strategy.measure()
+    return strategy
+
+
+def _needed(*, own: _Own | None, behind: _Cloud | None) -> readiness.Cloud:
+    if own is not None or behind is None:
+        return _NoCloudNeeded()
+    return behind.transport
+
+
+def _cost(config: role_config.WholeDeviceRoleConfig) -> compute.GenerationCost | None:
+    """The emulated device's durations, or None for the real one."""
+    modelled = config.emulation.compute if config.emulation is not None else None
+    if modelled is None or modelled.whole_model is None:
+        return None
+    whole = modelled.whole_model
+    return compute.GenerationCost(
+        prompt_token_s=whole.prompt_token_microseconds / 1e6, step_s=whole.step_microseconds / 1e6
+    )
+
+
+def _loading(kind: kinds.StrategyType) -> str:
+    return "loading the tokenizer" if kind is kinds.StrategyType.CLOUD_ONLY else "loading the whole model"

@@ -1,0 +1,159 @@
+"""DeviceOnly, CloudOnly and P/D-Device as real processes: the model's answer, whatever dies on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import signal
+import time
+from collections.abc import Iterator
+from concurrent import futures
+
+import pytest
+from tests.system import role_processes
+
+from milliner.contract import emulation, kinds, operations, role_config
+
+Type = kinds.StrategyType
+CLOUD_STEP_US, DEVICE_STEP_US, DEVICE_PROMPT_US = 20_000, 30_000, 100_000  # "hello" takes half a second on the device
+NEW_TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: pathlib.Path) -> pathlib.Path:
+    return tiny_model
+
+
+def files(model: pathlib.Path) -> role_config.ModelFiles:
+    return role_config.ModelFiles(path=str(model), served_name="tiny", dtype=kinds.Dtype.FLOAT32)
+
+
+def prefill_config(model: pathlib.Path, *, name: str = "prefill", port: int = 0) -> role_config.PrefillRoleConfig:
+    return role_config.PrefillRoleConfig(
+        topology="t",
+        name=name,
+        model=files(model),
+        layers=4,
+        listen=role_config.Listen(port=port),
+        torch_threads=1,
+        engine=role_config.EngineLimits(kv_cache_bytes=16 << 20),
+        emulation=emulation.CloudEmulation(
+            compute=emulation.CloudCompute(layers=emulation.CallCost(fixed_microseconds=CLOUD_STEP_US))
+        ),
+    )
+
+
+def device_config(
+    model: pathlib.Path,
+    kind: kinds.StrategyType,
+    *ports: int,
+    on_loss: kinds.OnCloudLoss = kinds.OnCloudLoss.WAIT,
+    cloud_digest: str | None = None,
+) -> role_config.WholeDeviceRoleConfig:
+    whole = emulation.WholeModelCost(prompt_token_microseconds=DEVICE_PROMPT_US, step_microseconds=DEVICE_STEP_US)
+    return role_config.WholeDeviceRoleConfig(
+        topology="t",
+        name=f"device-{kind.value.lower()}",
+        pool="pool",
+        model=files(model),
+        layers=4,
+        torch_threads=1,
+        engine=role_config.EngineLimits(kv_cache_bytes=16 << 20),
+        strategy=role_config.WholeStrategy(type=kind),  # type: ignore[arg-type]
+        cloud_model_digest=cloud_digest,
+        cloud_endpoints=tuple(f"127.0.0.1:{port}" for port in ports),
+        fallback=operations.Fallback(on_cloud_loss=on_loss, wait_seconds=5),
+        emulation=emulation.DeviceEmulation(compute=emulation.DeviceCompute(whole_model=whole)),
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(model: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """The device's own answer, which is the model's."""
+    with role_processes.running(device_config(model, Type.DEVICE_ONLY), tmp_path_factory.mktemp("alone")) as role:
+        return role_processes.Device(role).answer(NEW_TOKENS)
+
+
+@contextlib.contextmanager
+def asked(device: role_processes.Device, *, after_s: float) -> Iterator[futures.Future[list[int]]]:
+    """An answer on its way for `after_s`."""
+    with futures.ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(device.answer, NEW_TOKENS)
+        time.sleep(after_s)
+        yield answer
+
+
+def test_the_cloud_alone_answers_through_the_loss_of_a_replica(
+    model: pathlib.Path, expected: list[int], tmp_path: pathlib.Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        clouds = [
+            stack.enter_context(role_processes.running(prefill_config(model, name=f"prefill-{index}"), tmp_path))
+            for index in range(2)
+        ]
+        config = device_config(model, Type.CLOUD_ONLY, *(cloud.port for cloud in clouds))
+        device = role_processes.Device(stack.enter_context(role_processes.running(config, tmp_path)))
+        assert device.answer(NEW_TOKENS) == expected
+        with asked(device, after_s=0.4) as answer:
+            clouds[0].kill()
+            assert answer.result(30) == expected
+        with asked(device, after_s=0.3) as answer:
+            clouds[1].kill()
+            with pytest.raises(AssertionError, match=r"replica|cloud"):
+                answer.result(30)
+        role_processes.wait_until(lambda: not device.ready, within_s=15.0)
+
+
+def test_the_device_takes_over_and_goes_on_whenever_the_cloud_dies(
+    model: pathlib.Path, expected: list[int], tmp_path: pathlib.Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(role_processes.running(prefill_config(model), tmp_path))
+        config = device_config(model, Type.PD_DEVICE, cloud.port)
+        device = role_processes.Device(stack.enter_context(role_processes.running(config, tmp_path)))
+        assert device.answer(NEW_TOKENS) == expected
+        for after_s in (0.0, 0.15, 0.4, 1.0):
+            if cloud.process.poll() is not None:
+                cloud = stack.enter_context(role_processes.running(prefill_config(model, port=cloud.port), tmp_path))
+                assert device.answer(NEW_TOKENS) == expected
+            with asked(device, after_s=after_s) as answer:
+                cloud.kill()
+                assert answer.result(30) == expected
+        assert device.ready, "it answers alone"
+        assert device.answer(NEW_TOKENS) == expected
+
+
+def test_a_cloud_that_falls_silent_is_not_waited_for(
+    model: pathlib.Path, expected: list[int], tmp_path: pathlib.Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(role_processes.running(prefill_config(model), tmp_path))
+        config = device_config(model, Type.PD_DEVICE, cloud.port)
+        device = role_processes.Device(stack.enter_context(role_processes.running(config, tmp_path)))
+        with asked(device, after_s=0.2) as answer:
+            cloud.process.send_signal(signal.SIGSTOP)
+            assert answer.result(30) == expected
+        cloud.process.send_signal(signal.SIGCONT)
+
+
+def test_a_topology_that_wants_the_cloud_says_so_when_it_is_lost(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(role_processes.running(prefill_config(model), tmp_path))
+        config = device_config(model, Type.PD_DEVICE, cloud.port, on_loss=kinds.OnCloudLoss.FAIL)
+        device = role_processes.Device(stack.enter_context(role_processes.running(config, tmp_path)))
+        cloud.kill()
+        refused = device.ask(NEW_TOKENS)
+        assert refused.status_code in (502, 503)
+        assert refused.json()["error"]["message"]
+
+
+def test_another_model_in_the_cloud_is_refused_by_name(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(role_processes.running(prefill_config(model), tmp_path))
+        config = device_config(model, Type.CLOUD_ONLY, cloud.port, cloud_digest="sha256:" + "0" * 64)
+        role = role_processes.Role(config, tmp_path)
+        try:
+            role_processes.wait_until(lambda: role.process.poll() is not None, within_s=60.0)
+            assert "model_digest" in role.log.read_text()
+        finally:
+            role.close()
