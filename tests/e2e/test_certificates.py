@@ -31,7 +31,6 @@ from tests.cluster import api_server, cert_manager
 from tests.e2e import installation, streams, topologies
 
 DAY = datetime.timedelta(days=1)
-USUAL_S = 20.0  # longer than a device of the demo model takes from its start until it is ready
 READ_S = 60.0  # for a changed Secret to be served: a pass of the operator and a look of the kubelet's
 POLL_S = 0.5
 TIERS = ("chat-cloud-tls", "chat-device-tls")
@@ -115,6 +114,19 @@ def restarts(namespace: str) -> dict[str, int]:
         each["metadata"]["name"]: each["status"]["containerStatuses"] for each in pods
     }
     return {name: sum(one["restartCount"] for one in each) for name, each in statuses.items()}
+
+
+def wait_refused(namespace: str) -> None:
+    """Waits until every device says that it serves nobody, and why."""
+    waiting = set(topologies.names("chat", "device", namespace=namespace))
+    deadline = time.monotonic() + READ_S
+    while waiting:
+        assert time.monotonic() < deadline, f"{waiting} do not say that their certificate has expired"
+        time.sleep(POLL_S)
+        for pod in sorted(waiting):
+            events = kubectl.run("logs", pod, "--namespace", namespace).splitlines()
+            if any('"waiting"' in each and "tls.crt expired at" in each for each in events):
+                waiting.remove(pod)
 
 
 @contextlib.contextmanager
@@ -275,9 +287,9 @@ def test_expired_certificates_are_never_ready_and_are_renewed_without_restart(ch
     try:
         redate_leaves(namespace, since=-31 * DAY, until=-DAY)
         pods = ("--selector", "milliner.dev/topology=chat", "--namespace", namespace)
-        kubectl.run("delete", "pods", *pods)  # connections that stand outlive a certificate
+        kubectl.run("delete", "pods", *pods, "--grace-period=1")  # connections that stand outlive a certificate
         kubectl.run("wait", "--for=jsonpath={.status.phase}=Running", "pods", *pods, "--timeout=50s")
-        time.sleep(USUAL_S)
+        wait_refused(namespace)
         for device in topologies.pods("chat", "device", namespace=namespace):
             assert {each["type"]: each["status"] for each in device["status"]["conditions"]}["Ready"] == "False"
     finally:
