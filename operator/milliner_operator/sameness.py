@@ -3,6 +3,11 @@
 Two questions: does the live object hold every desired field, and does it still hold a field that this operator once
 applied and no longer wants? The second is answered by `managedFields`, the API server's own record, so nothing has to
 be remembered.
+
+What an admission webhook adds is no difference, or it would be written anew with every pass. In a list that is merged
+by key (containers, env, volumes) only the keys that are ours count. Of a list that is replaced as a whole (tolerations)
+`managedFields` do not tell what was applied; but in a pod template of the revision that is wanted, as the revision is a
+hash of it, whatever more there is in a list of ours was put there by admission.
 """
 
 from __future__ import annotations
@@ -13,8 +18,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from milliner.contract import names
 from milliner_operator.observed import Manifest
 
+Fields = Mapping[str, Any]  # of a `fieldsV1` document, or of what it is about
 FIELD_MANAGER = "milliner-operator"  # of all that the operator applies
 _QUANTITY = re.compile(r"^([+-]?[0-9.]+)(m|k|Ki|Mi|Gi|Ti|Pi|M|G|T|P)?$")
 _SUFFIXES = {
@@ -30,21 +37,52 @@ _NOT_OURS = frozenset({"apiVersion", "kind"})  # of every object; managedFields 
 def unchanged(desired: Manifest, live: Manifest, *, manager: str = FIELD_MANAGER) -> bool:
     """Whether applying `desired` as `manager` would change nothing of `live`."""
     wanted = {key: value for key, value in desired.items() if key not in _NOT_OURS}
-    return _holds(wanted, live) and not _drops(desired, live, manager=manager)
+    return _holds(wanted, live, _applied(live, manager=manager)) and not _drops(desired, live, manager=manager)
 
 
-def _holds(desired: Any, live: Any) -> bool:
+def _holds(desired: Any, live: Any, owned: Sequence[Fields], *, stamped: bool = False) -> bool:
     """Whether `live` has all of `desired`; defaults that the API server added are no difference, nor are false and
-    empty values that it leaves out."""
+    empty values that it leaves out. `owned` is what is ours of it; `stamped`: it is of the wanted revision."""
     if live is None and not desired:
         return True
     if isinstance(desired, Mapping):
-        return isinstance(live, Mapping) and all(_holds(value, live.get(key)) for key, value in desired.items())
-    if isinstance(desired, list):
-        if not isinstance(live, list) or len(live) != len(desired):
+        if not isinstance(live, Mapping):
             return False
-        return all(_holds(one, other) for one, other in zip(desired, live, strict=True))
+        here = stamped or _same_revision(desired, live)
+        return all(
+            _holds(value, live.get(key), _below(owned, f"f:{key}"), stamped=here) for key, value in desired.items()
+        )
+    if isinstance(desired, list):
+        return isinstance(live, list) and _holds_list(desired, live, owned, stamped=stamped)
     return bool(desired == live) or _same_quantity(desired, live)
+
+
+def _holds_list(desired: list[Any], live: list[Any], owned: Sequence[Fields], *, stamped: bool) -> bool:
+    merged = {key: json.loads(key[2:]) for fields in owned for key in fields if key.startswith("k:")}
+    if merged:
+        found = [(item, next((key for key, keys in merged.items() if _has(item, keys)), None)) for item in desired]
+        return all(
+            key is not None and _holds(item, _item(live, merged[key]), _below(owned, key), stamped=stamped)
+            for item, key in found
+        )
+    if owned and stamped and len(live) > len(desired):
+        rest = iter(live)
+        return all(any(_holds(one, other, ()) for other in rest) for one in desired)  # in this order
+    return len(live) == len(desired) and all(
+        _holds(one, other, (), stamped=stamped) for one, other in zip(desired, live, strict=True)
+    )
+
+
+def _same_revision(desired: Fields, live: Fields) -> bool:
+    """Whether both are pod templates of one revision."""
+    wanted, found = (
+        ((each.get("metadata") or {}).get("labels") or {}).get(names.LABEL_REVISION) for each in (desired, live)
+    )
+    return wanted is not None and wanted == found
+
+
+def _below(owned: Sequence[Fields], key: str) -> list[Fields]:
+    return [fields[key] for fields in owned if key in fields]
 
 
 def _same_quantity(desired: Any, live: Any) -> bool:
@@ -76,7 +114,7 @@ def owns(live: Manifest, *path: str, manager: str = FIELD_MANAGER) -> bool:
     return False
 
 
-def _applied(live: Manifest, *, manager: str) -> list[Mapping[str, Any]]:
+def _applied(live: Manifest, *, manager: str) -> list[Fields]:
     """What `manager` owns by server-side apply, as `fieldsV1` documents."""
     return [
         each.get("fieldsV1") or {}
@@ -115,4 +153,8 @@ def _owns_more(owned: Mapping[str, Any], desired: Any) -> bool:
 def _item(items: Any, keys: Mapping[str, Any]) -> Any:
     if not isinstance(items, Sequence) or isinstance(items, str):
         return None
-    return next((each for each in items if all(each.get(key) == value for key, value in keys.items())), None)
+    return next((each for each in items if _has(each, keys)), None)
+
+
+def _has(item: Any, keys: Mapping[str, Any]) -> bool:
+    return isinstance(item, Mapping) and all(item.get(key) == value for key, value in keys.items())

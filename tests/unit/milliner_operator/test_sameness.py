@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -74,6 +75,53 @@ def test_quantities_are_amounts(one: str, other: str, same: bool) -> None:
 def test_empty_and_false_values_may_be_absent() -> None:
     """An API server leaves them out: `publishNotReadyAddresses: false` was applied anew with every pass."""
     assert sameness.unchanged(desired(selector={}, ingress=[], flag=False), live())
+
+
+def template(*names_of: str, tolerations: list[str], revision: str = "r1") -> dict[str, Any]:
+    containers = [{"name": each, "image": each, "env": [{"name": "A", "value": "1"}]} for each in names_of]
+    pod = {"containers": containers, "tolerations": [{"key": each} for each in tolerations]}
+    return {"metadata": {"labels": {"milliner.dev/revision": revision}}, "spec": pod}
+
+
+ENV: dict[str, Any] = {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}}
+CONTAINERS = {'k:{"name":"milliner"}': {".": {}, "f:name": {}, "f:image": {}, "f:env": ENV}}
+POD = {"f:containers": CONTAINERS, "f:tolerations": {}}
+OF_TEMPLATE: dict[str, Any] = {
+    "f:metadata": {"f:labels": {"f:a": {}}},
+    "f:spec": {**FIELDS["f:spec"], "f:template": {"f:spec": POD}},
+}
+
+
+def test_what_a_webhook_adds_to_a_template_is_no_difference() -> None:
+    """A sidecar, a variable and a toleration of a policy engine were applied away, in vain, with every pass."""
+    wanted = desired(template=template("milliner", tolerations=["offline"]))
+    there = live(fields=OF_TEMPLATE, template=template("mesh", "milliner", tolerations=["added", "offline"]))
+    there["spec"]["template"]["spec"]["containers"][1]["env"].insert(0, {"name": "NODE", "value": "x"})
+    assert sameness.unchanged(wanted, there)
+
+
+@pytest.mark.parametrize(
+    ("there", "foreign"),
+    [
+        (template("milliner", tolerations=["offline", "former"], revision="r0"), False),  # ours, of another revision
+        (template("milliner", tolerations=["offline", "by-hand"]), True),  # whoever writes a list has it
+        (template("milliner", tolerations=[]), False),
+        (template("mesh", tolerations=["offline"]), False),
+    ],
+)
+def test_what_is_not_as_it_was_applied_is_a_difference(there: dict[str, Any], foreign: bool) -> None:
+    wanted = desired(template=template("milliner", tolerations=["offline"]))
+    fields = copy.deepcopy(OF_TEMPLATE)
+    if foreign:
+        del fields["f:spec"]["f:template"]["f:spec"]["f:tolerations"]
+    assert not sameness.unchanged(wanted, live(fields=fields, template=there))
+
+
+def test_a_changed_value_in_a_keyed_list_is_a_difference() -> None:
+    wanted = desired(template=template("milliner", tolerations=["offline"]))
+    there = live(fields=OF_TEMPLATE, template=template("milliner", tolerations=["offline"]))
+    there["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = "2"
+    assert not sameness.unchanged(wanted, there)
 
 
 def test_owning_a_field() -> None:
