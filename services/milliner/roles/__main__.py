@@ -48,7 +48,7 @@ def _run(role: str, path: pathlib.Path) -> int:
     from milliner.contract import errors as contract_errors
     from milliner.contract import role_config, role_events
     from milliner.core import errors
-    from milliner.roles import environment, fetching, places, reporter
+    from milliner.roles import environment, fetching, last_words, places, reporter
 
     reporter.set_up_logging(os.environ.get("MILLINER_LOG_LEVEL", "INFO"))
     report = reporter.Reporter(role=role, name=path.stem)
@@ -67,6 +67,7 @@ def _run(role: str, path: pathlib.Path) -> int:
         message, field = getattr(error, "message", str(error)), getattr(error, "field", "")
         report.say(role_events.RoleEventKind.FAILED, message=message, field=field)
         logging.getLogger("milliner.roles").error("%s", error)
+        last_words.leave(str(error))
         wrong = isinstance(error, errors.ConfigError | contract_errors.ContractError)
         return EXIT_WRONG_CONFIGURATION if wrong else EXIT_FAILED
     return 0

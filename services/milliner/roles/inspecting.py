@@ -17,15 +17,14 @@ from milliner.core import errors
 from milliner.demo import assets
 from milliner.model import config_facts, drafter_card
 from milliner.model.sources import drafter_fetch, folders, identity, layout, opening
-from milliner.roles import fetching, places
+from milliner.roles import fetching, last_words, places
 
-TERMINATION_LOG = pathlib.Path("/dev/termination-log")  # where Kubernetes takes a container's last words from
 _MOST_MESSAGE_CHARACTERS = 600  # six bytes each in JSON at worst: the line stays below `facts.MAX_LINE_BYTES`
 _MODEL_NOT_FOUND, _SPEC_INVALID = "ModelNotFound", "SpecInvalid"  # reasons of the condition ModelReady
 _LOGGER = logging.getLogger("milliner.roles")
 
 
-def run(path: pathlib.Path, *, environment: Mapping[str, str], out: pathlib.Path = TERMINATION_LOG) -> int:
+def run(path: pathlib.Path, *, environment: Mapping[str, str], out: pathlib.Path = last_words.TERMINATION_LOG) -> int:
     """Reads the configuration, writes the answer to standard output and, where it exists, to `out`."""
     try:
         config = facts.load(path)

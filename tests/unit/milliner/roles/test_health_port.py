@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import pathlib
+import socket
 import threading
 
 import httpx
@@ -13,7 +15,7 @@ from tests.unit.milliner.telemetry import otlp_receiver
 from milliner.contract import kinds, role_config
 from milliner.core import errors
 from milliner.roles import __main__ as roles_main
-from milliner.roles import cloud, reporter
+from milliner.roles import cloud, http_server, reporter
 
 
 def config(port: int, folder: pathlib.Path) -> role_config.CloudRoleConfig:
@@ -56,3 +58,26 @@ async def test_a_port_that_is_taken_is_named(tmp_path: pathlib.Path) -> None:
     assert refused.value.field == "health_port"
     taken.close()
     await taken.wait_closed()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_all_addresses_are_those_of_ipv4_and_of_ipv6(family: socket.AddressFamily) -> None:
+    """A pod of a single-stack IPv6 cluster was not reached: it listened on 0.0.0.0."""
+    with http_server.bind(http_server.ALL_ADDRESSES, 0) as listening, socket.socket(family) as client:
+        listening.listen()
+        if listening.family == socket.AF_INET and family == socket.AF_INET6:
+            pytest.skip("this machine has no IPv6")
+        client.settimeout(5)
+        client.connect(("127.0.0.1" if family == socket.AF_INET else "::1", listening.getsockname()[1]))
+
+
+def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bound(host: str, port: int) -> socket.socket:
+        if ":" in host:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(host, port)
+
+    real = http_server._bound
+    monkeypatch.setattr(http_server, "_bound", bound)
+    with http_server.bind(http_server.ALL_ADDRESSES, 0) as listening:
+        assert listening.family == socket.AF_INET
