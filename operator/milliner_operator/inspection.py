@@ -12,7 +12,7 @@ from typing import Any
 
 from milliner.contract import errors, facts, names, role_config, topology
 from milliner_operator.children import common, inspect, network, plain, pod
-from milliner_operator.children.files import Files, model_files, source_ports
+from milliner_operator.children.files import Files, model_files, reached
 from milliner_operator.conditions import Condition, Reason, Type
 from milliner_operator.observed import Answer, Manifest, Ref, World, condition
 
@@ -132,13 +132,13 @@ def _job_children(
         claims=claims(model, drafter),
         credentials=(credentials.name, credentials.key) if credentials else None,
     )
-    ports = source_ports((model, drafter), outside=scope.settings.outside)
+    sources = reached((model, drafter), outside=scope.settings.outside)
     role = common.ROLE_INSPECT
     template: dict[str, Any] = pod.template(scope, shape)
     return (
         plain.service_account(scope, name, role=role),
         plain.role_config_map(scope, name, role=role, config=config.to_json()),
-        network.inspect_policy(scope, name, source_ports=ports),
+        network.inspect_policy(scope, name, sources=sources),
         inspect.job(scope, name, template=template),
     )
 

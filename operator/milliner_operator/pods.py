@@ -12,6 +12,7 @@ from milliner_operator.observed import Manifest, Trouble, condition
 _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MESSAGE_CHARACTERS = 400
+_SILENT = datetime.timedelta(seconds=30)  # arbitrary: a kubelet that answers removes a pod within seconds of its end
 PROGRESS = datetime.timedelta(seconds=600)  # Kubernetes' own deadline for the rollout of a Deployment
 # The cause that helps most first: a pod that cannot be pulled matters more than one that still starts.
 _ORDER = (
@@ -37,6 +38,18 @@ def is_stuck(pod: Manifest, *, now: datetime.datetime) -> bool:
         return False
     since = condition(pod, "Ready").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
     return since is not None and now - datetime.datetime.fromisoformat(str(since)) >= PROGRESS
+
+
+def unreachable(pods: Sequence[Manifest], *, now: datetime.datetime) -> Trouble | None:
+    """The device that keeps a rollout waiting: its pod of a former revision should have ended by now."""
+    for pod in pods:
+        ends = pod["metadata"].get("deletionTimestamp")  # with its grace period
+        if ends and now - datetime.datetime.fromisoformat(str(ends)) >= _SILENT:
+            node = pod["spec"].get("nodeName", "its node")
+            message = f"{node} does not answer: the rollout counts it as away"
+            return _trouble(Reason.DEVICE_UNREACHABLE, pod["metadata"]["name"], message)
+    found = (_of_pod(each) for each in pods)
+    return next((each for each in found if each is not None and each.reason is Reason.DEVICE_UNREACHABLE), None)
 
 
 def is_ready(pod: Manifest) -> bool:
@@ -73,11 +86,17 @@ def _of_container(pod_name: str, status: Mapping[str, Any]) -> Trouble | None:
         return _trouble(Reason.CRASH_LOOP, pod_name, message or reason)
     if reason == "CrashLoopBackOff" or (last and int(status.get("restartCount") or 0) > 0):
         ended = f"exit code {last.get('exitCode')}" if last else reason
-        tail = str(last.get("message") or "").strip()
-        return _trouble(Reason.CRASH_LOOP, pod_name, f"{ended}, restarted {status.get('restartCount', 0)} times {tail}")
+        times = status.get("restartCount", 0)
+        return _trouble(Reason.CRASH_LOOP, pod_name, _with_cause(f"{ended}, restarted {times} times", last))
     if terminated:
-        return _trouble(Reason.CRASH_LOOP, pod_name, f"exit code {terminated.get('exitCode')}")
+        return _trouble(Reason.CRASH_LOOP, pod_name, _with_cause(f"exit code {terminated.get('exitCode')}", terminated))
     return None
+
+
+def _with_cause(what: str, ended: Mapping[str, Any]) -> str:
+    """With the role's own last words; of a log's end, which stands there where it left none, the last line."""
+    lines = str(ended.get("message") or "").strip().splitlines()
+    return f"{what}: {lines[-1].strip()}" if lines else what
 
 
 def _not_ready_message(pod: Manifest) -> str:

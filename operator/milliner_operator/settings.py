@@ -53,6 +53,7 @@ class Settings:
     metrics_port: int = 9090
     liveness_port: int = 8081
     log_level: str = "INFO"
+    runtime_log_level: str = "INFO"  # of the roles' pods: a change replaces them
     otlp_endpoint: str = ""  # for topologies that name none; empty: no export
     tracing_sampling_percent: int = 10
     queue_metric: str = ""  # name of a custom metric of queue milliseconds per pod; empty: scale on CPU
@@ -77,6 +78,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         metrics_port=_integer(environment, "MILLINER_METRICS_PORT", default=9090, least=0, most=65535),
         liveness_port=_integer(environment, "MILLINER_LIVENESS_PORT", default=8081, least=1, most=65535),
         log_level=_one_of(environment, "MILLINER_LOG_LEVEL", _LOG_LEVELS, default="INFO"),
+        runtime_log_level=_one_of(environment, "MILLINER_RUNTIME_LOG_LEVEL", _LOG_LEVELS, default="INFO"),
         otlp_endpoint=environment.get("MILLINER_OTLP_ENDPOINT", ""),
         tracing_sampling_percent=_integer(
             environment, "MILLINER_TRACING_SAMPLING_PERCENT", default=10, least=0, most=100

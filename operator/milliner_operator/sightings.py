@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 
+from milliner.contract import names
 from milliner_operator import errors, pods, probes, workloads
 from milliner_operator.api import Api
 from milliner_operator.children import common
@@ -67,6 +68,8 @@ async def _look_at(
                 found.stuck |= {role.workload for each in listed if pods.is_stuck(each, now=now)}
             if trouble is None and role.workload[0] == DAEMON_SET.kind and progress.total == 0:
                 trouble = await _refusal(client, namespace, role)
+            if (trouble is None or _only_starting(trouble)) and role.pool is not None and not progress.complete:
+                trouble = await _offline(seen, role, client, namespace, revision, now=now) or trouble
             if trouble is not None and not _only_starting(trouble):
                 found.troubles[role.workload] = trouble
         if role.pool is not None and progress.ready > 0 and (ready := await _ready(client, namespace, labels)):
@@ -94,6 +97,15 @@ async def _ready(client: Api, namespace: str, labels: str) -> Sequence[Manifest]
         if ready or len(listed) < limit:
             return ready
     return ()
+
+
+async def _offline(
+    seen: Seen, role: RolePlan, client: Api, namespace: str, revision: str, *, now: datetime.datetime
+) -> Trouble | None:
+    """The device that a rollout waits for: what it runs is of another revision than the rest."""
+    labels = common.role_selector(seen.topology, role=role.role, pool=role.pool)
+    labels += f",{names.LABEL_REVISION}!={revision}"
+    return pods.unreachable(await client.list(POD, namespace, labels=labels, limit=_LISTED_PODS), now=now)
 
 
 async def _refusal(client: Api, namespace: str, role: RolePlan) -> Trouble | None:

@@ -9,15 +9,16 @@ from milliner.contract import names, plan, role_config, topology
 from milliner.contract.devices import DevicePool
 from milliner_operator import inspection, revision, sameness
 from milliner_operator.children import cloud, common, device, network, plain, pod
-from milliner_operator.children.files import Files, model_files, source_ports
+from milliner_operator.children.files import Files, model_files, reached
 from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
 from milliner_operator.observed import ClusterRef, Manifest
 from milliner_operator.plan import RolePlan, Tls
 from milliner_operator.sameness import FIELD_MANAGER
 
 # Arbitrary: most answers end within it, and what does not goes on at another replica from where it was.
-_CLOUD_GRACE_S = 60
-_DEVICE_GRACE_S = 30  # Kubernetes' own default
+_CLOUD_DRAIN_S = 45
+_ALL_ADDRESSES = "::"  # IPv4's too; where a node has no IPv6, those alone
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class Context:
         return (found.name, found.key) if found else None
 
     @property
-    def source_ports(self) -> tuple[int, ...]:
-        """The ports that tiers need to fetch their files."""
-        return source_ports((self.model, self.drafter), outside=self.scope.settings.outside)
+    def sources(self) -> tuple[str, ...]:
+        """Whom tiers speak to to fetch their files."""
+        return reached((self.model, self.drafter), outside=self.scope.settings.outside)
 
     @property
     def otlp_endpoint(self) -> str:
@@ -91,7 +92,8 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
     is_last = stage == spec.pipeline_stages - 1
     behind = () if is_last else (f"dns:{service_host(context.wanted, stage=stage + 1)}:{common.GRPC_PORT}",)
     base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT, stage=stage, next_endpoints=behind)
-    config = base.model_copy(update=_common_update(context, base, host="0.0.0.0", grace_s=_CLOUD_GRACE_S)).to_json()
+    update = _common_update(context, base, host=_ALL_ADDRESSES, drain_s=_CLOUD_DRAIN_S)
+    config = base.model_copy(update=update).to_json()
     shape = pod.PodShape(
         role=role,
         runs=names.ROLE_CLOUD,
@@ -105,7 +107,7 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
         credentials=context.credentials if context.model.fetched_over_network else None,
         fetches=context.model.fetched_over_network,
         spread=True,
-        grace_s=_CLOUD_GRACE_S,
+        grace_s=pod.grace_s(_CLOUD_DRAIN_S),
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = cloud.deployment(scope, name, role=role, cloud=spec, template=template)
@@ -124,7 +126,7 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
             role=role,
             caller=None if exposed else caller,
             callee=None if is_last else names.stage_role(stage + 1),
-            source_ports=context.source_ports,
+            sources=context.sources,
             otlp_endpoint=context.otlp_endpoint,
         ),
         cloud.disruption_budget(scope, name, role=role),
@@ -164,8 +166,8 @@ def pool_children(
     endpoints_map = names.child_name(name, pod.ENDPOINTS_KEY)
     base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=fixed)
     keys = pool.api.keys_secret_ref
-    host = "0.0.0.0" if shown else "127.0.0.1"
-    update = _common_update(context, base, host=host, grace_s=_DEVICE_GRACE_S) | {
+    host = _ALL_ADDRESSES if shown else _LOOPBACK
+    update = _common_update(context, base, host=host, drain_s=pool.drain_seconds) | {
         "api_keys_dir": pod.KEYS_DIR if keys else None,
         "strategy": _with_drafter(base.strategy, context.drafter),
     }
@@ -187,7 +189,7 @@ def pool_children(
         credentials=context.credentials if fetched else None,
         fetches=fetched,
         spread=pool.replicas is not None,
-        grace_s=_DEVICE_GRACE_S,
+        grace_s=pod.grace_s(pool.drain_seconds),
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = device.workload(scope, name, pool=pool, template=template)
@@ -202,7 +204,7 @@ def pool_children(
             pool=pool.name,
             api_port=pool.api.port if shown else None,
             cloud_ports=cloud_ports,
-            source_ports=context.source_ports,
+            sources=context.sources,
             otlp_endpoint=context.otlp_endpoint,
         ),
         workload,
@@ -214,7 +216,7 @@ def pool_children(
     return children, dataclasses.replace(planned, revision=found)
 
 
-def _common_update(context: Context, base: role_config.RoleConfig, *, host: str, grace_s: int) -> dict[str, object]:
+def _common_update(context: Context, base: role_config.RoleConfig, *, host: str, drain_s: int) -> dict[str, object]:
     """What a cluster adds to a role's configuration."""
     tls = role_config.TlsFiles(
         ca_file=f"{pod.TLS_DIR}/ca.crt",
@@ -225,7 +227,7 @@ def _common_update(context: Context, base: role_config.RoleConfig, *, host: str,
     return {
         "listen": role_config.Listen(host=host, port=base.listen.port),
         "health_port": common.HEALTH_PORT,
-        "drain_seconds": pod.drain_seconds(grace_s),
+        "drain_seconds": drain_s,
         "model": model_files(
             context.model,
             base=base.model,

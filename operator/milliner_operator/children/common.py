@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from milliner.contract import names
+from milliner.contract import devices, names
 from milliner_operator.kinds import Kind
 from milliner_operator.settings import Settings
 
@@ -19,7 +19,7 @@ ROLE_SHARED = "shared"  # of no role: facts, list of clusters
 ROLE_TLS = "tls"  # of no role: CA and certificates
 
 GRPC_PORT = 50051
-HEALTH_PORT = 9090  # health, metrics and the device's probe: plain text, no keys, never exposed by a Service
+HEALTH_PORT = devices.HEALTH_PORT  # never exposed by a Service
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -37,15 +37,21 @@ def tolerations(pool: DevicePool) -> list[dict[str, Any]]:
 
 
 def workload(scope: common.Scope, name: str, *, pool: DevicePool, template: dict[str, Any]) -> dict[str, Any]:
-    """Deployment or DaemonSet; one pod at a time is replaced."""
+    """Deployment or DaemonSet; as many pods at a time are replaced as the pool's rollout says."""
     spec: dict[str, Any] = {
         "selector": {"matchLabels": names.labels(scope.topology, role=names.ROLE_DEVICE, pool=pool.name)},
         "template": template,
         "revisionHistoryLimit": 3,
     }
     if pool.replicas is None:
-        spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+        spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": _in_place(pool)}
         return common.manifest(scope, kinds.DAEMON_SET, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
-    surge = {"maxSurge": 1, "maxUnavailable": 0} if pool.emulation else {"maxSurge": 0, "maxUnavailable": 1}
+    surge = {"maxSurge": 1, "maxUnavailable": 0} if pool.emulation else _in_place(pool)
     spec |= {"replicas": pool.replicas, "strategy": {"type": "RollingUpdate", "rollingUpdate": surge}}
     return common.manifest(scope, kinds.DEPLOYMENT, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
+
+
+def _in_place(pool: DevicePool) -> dict[str, Any]:
+    """A device has room for one pod: the old one goes first."""
+    most = pool.rollout.max_unavailable
+    return {"maxSurge": 0, "maxUnavailable": int(most) if most.isdecimal() else most}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Sequence
 
 from milliner.contract import errors, role_config, sources
@@ -14,7 +13,6 @@ CACHE_DIR = "/var/cache/milliner"
 CLAIMS_DIR = "/models"
 CREDENTIALS_DIR = "/etc/milliner-credentials"
 CREDENTIALS_FILE = f"{CREDENTIALS_DIR}/token"
-_HTTP_PORTS = (443, 80)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,16 +72,7 @@ def model_files(
     )
 
 
-def source_ports(found: Sequence[Files | None], *, outside: Outside) -> tuple[int, ...]:
-    """The ports that fetching needs, in no order: those of HTTP, where redirects lead, and those that sources, the
-    hub's mirror and proxies name."""
+def reached(found: Sequence[Files | None], *, outside: Outside) -> tuple[str, ...]:
+    """Whom fetching speaks to: the sources themselves, the hub's mirror and proxies; nobody if nothing is fetched."""
     fetched = [each.source for each in found if each is not None and each.source and each.fetched_over_network]
-    if not fetched:
-        return ()
-    named = (_named_port(each) for each in (*fetched, *outside.urls))
-    return (*_HTTP_PORTS, *(each for each in named if each))
-
-
-def _named_port(url: str) -> int | None:
-    found = re.fullmatch(r"https?://[^/]*:(\d{1,5})(/.*)?", url)
-    return int(found[1]) if found else None
+    return (*fetched, *outside.urls) if fetched else ()

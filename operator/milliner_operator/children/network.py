@@ -1,4 +1,8 @@
-"""Services and NetworkPolicies: only the declared edges, and name resolution. Pure."""
+"""Services and NetworkPolicies: only the declared edges, and name resolution. Pure.
+
+A policy sees a packet after the Service's address was replaced: its port is that of the pod behind, which no URL tells.
+So to hosts inside the cluster any port of their namespace's pods is open, and to others those that URLs name.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ from milliner.contract import names
 from milliner_operator import kinds
 from milliner_operator.children import common
 
-_DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+# 5353: where the pods of OpenShift's resolver listen.
+_DNS = {"ports": [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_WEB_PORTS = (80, 443)  # where sources' redirects lead
+_NAMESPACE = "kubernetes.io/metadata.name"  # a label of every namespace
 
 
 def headless_service(scope: common.Scope, name: str, *, role: str) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def cloud_policy(
     role: str,
     caller: str | None,
     callee: str | None,
-    source_ports: Sequence[int],
+    sources: Sequence[str],
     otlp_endpoint: str,
 ) -> dict[str, Any]:
     """In: pods of role `caller` to gRPC (None, where an external Service leads there: anyone, mutual TLS decides);
@@ -65,7 +72,7 @@ def cloud_policy(
         name,
         role=role,
         ingress=[grpc, {"ports": [_port(common.HEALTH_PORT)]}],
-        egress=[*egress, *_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint)],
+        egress=[*egress, *_outgoing(sources=sources, otlp_endpoint=otlp_endpoint)],
     )
 
 
@@ -76,7 +83,7 @@ def device_policy(
     pool: str,
     api_port: int | None,
     cloud_ports: Sequence[int],
-    source_ports: Sequence[int],
+    sources: Sequence[str],
     otlp_endpoint: str,
 ) -> dict[str, Any]:
     """In: the API, health and metrics. Out: the cloud tier (`cloud_ports`: of another cluster, anywhere)."""
@@ -85,21 +92,15 @@ def device_policy(
         cloud: dict[str, Any] = {"ports": [_port(each) for each in sorted(set(cloud_ports))]}
     else:
         cloud = {"to": [_peer(scope, names.ROLE_CLOUD)], "ports": [_port(common.GRPC_PORT)]}
-    egress = [cloud, *_outgoing(source_ports=source_ports, otlp_endpoint=otlp_endpoint)]
+    egress = [cloud, *_outgoing(sources=sources, otlp_endpoint=otlp_endpoint)]
     return _policy(scope, name, role=names.ROLE_DEVICE, pool=pool, ingress=ingress, egress=egress)
 
 
-def inspect_policy(scope: common.Scope, name: str, *, source_ports: Sequence[int]) -> dict[str, Any]:
+def inspect_policy(scope: common.Scope, name: str, *, sources: Sequence[str]) -> dict[str, Any]:
     """In: nothing. Out: the source, if it is on the network."""
     return _policy(
-        scope, name, role=common.ROLE_INSPECT, ingress=[], egress=_outgoing(source_ports=source_ports, otlp_endpoint="")
+        scope, name, role=common.ROLE_INSPECT, ingress=[], egress=_outgoing(sources=sources, otlp_endpoint="")
     )
-
-
-def otlp_port(endpoint: str) -> int:
-    """Port of an OTLP endpoint's URL."""
-    url = urllib.parse.urlsplit(endpoint)
-    return url.port or _DEFAULT_PORTS.get(url.scheme, 4317)
 
 
 def _policy(
@@ -120,9 +121,38 @@ def _policy(
     return common.manifest(scope, kinds.NETWORK_POLICY, name, role=role, pool=pool, spec=spec)
 
 
-def _outgoing(*, source_ports: Sequence[int], otlp_endpoint: str) -> list[dict[str, Any]]:
-    ports = [*source_ports, *([otlp_port(otlp_endpoint)] if otlp_endpoint else [])]
-    return [_DNS, *([{"ports": [_port(each) for each in sorted(set(ports))]}] if ports else [])]
+def _outgoing(*, sources: Sequence[str], otlp_endpoint: str) -> list[dict[str, Any]]:
+    urls = [*sources, *([otlp_endpoint] if otlp_endpoint else [])]
+    ports = {*(_WEB_PORTS if sources else ()), *(_url_port(each) for each in urls)}
+    inside = {found for each in urls if (found := _namespace_of(each)) is not None}
+    return [
+        _DNS,
+        *([{"ports": [_port(each) for each in sorted(ports)]}] if ports else []),
+        *([{"to": [_pods_of(each) for each in sorted(inside)]}] if inside else []),
+    ]
+
+
+def _url_port(text: str) -> int:
+    """The port of a URL; of a source of another kind, such as hf://, that of https."""
+    url = urllib.parse.urlsplit(text)
+    if url.scheme in _DEFAULT_PORTS:
+        return url.port or _DEFAULT_PORTS[url.scheme]
+    return _DEFAULT_PORTS["https"]
+
+
+def _namespace_of(text: str) -> str | None:
+    """The namespace of a URL's host in this cluster, '' for the pods' own; None for a host outside."""
+    url = urllib.parse.urlsplit(text)
+    parts = (url.hostname or "").split(".")
+    if url.scheme not in _DEFAULT_PORTS or not parts[0] or ":" in parts[0]:
+        return None
+    if len(parts) == 1:
+        return ""
+    return parts[parts.index("svc") - 1] if "svc" in parts[2:] else None
+
+
+def _pods_of(namespace: str) -> dict[str, Any]:
+    return {"namespaceSelector": {"matchLabels": {_NAMESPACE: namespace}}} if namespace else {"podSelector": {}}
 
 
 def _peer(scope: common.Scope, role: str) -> dict[str, Any]:

@@ -56,9 +56,9 @@ class PodShape:
     grace_s: int = 30
 
 
-def drain_seconds(grace_s: int) -> int:
-    """How long a role may let run what runs, within its pod's grace period."""
-    return grace_s - _FORGOTTEN_S - _ENDING_S
+def grace_s(drain_s: int) -> int:
+    """The grace period of a pod whose role may let run for so long what runs."""
+    return drain_s + _FORGOTTEN_S + _ENDING_S
 
 
 def template(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
         "args": [shape.runs or shape.role, "--config", f"{CONFIG_DIR}/{CONFIG_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
-            {"name": "MILLINER_LOG_LEVEL", "value": scope.settings.log_level},
+            {"name": "MILLINER_LOG_LEVEL", "value": scope.settings.runtime_log_level},
             _downward("MILLINER_NAME", "metadata.name"),
             _downward("MILLINER_REVISION", f"metadata.labels['{names.LABEL_REVISION}']"),
             *({"name": name, "value": value} for name, value in _variables(scope, shape).items()),
@@ -119,6 +119,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": _mounts(shape),
+        "terminationMessagePolicy": "FallbackToLogsOnError" if shape.serves else "File",
     }
     if shape.serves:
         content |= {
@@ -127,8 +128,6 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
             "readinessProbe": _probe("/readyz", period_s=_READINESS_S, failures=3),
             "lifecycle": {"preStop": {"sleep": {"seconds": _FORGOTTEN_S}}},
         }
-    else:
-        content["terminationMessagePolicy"] = "File"
     return _without_empty(content)
 
 

@@ -62,6 +62,8 @@ def _without_effect(spec: spec_module.TopologySpec) -> dict[str, tuple[bool, str
         "devicePools[].nodeSelector": (any(pool.node_selector for pool in pools), cluster),
         "devicePools[].clusterSecretRef": (any(pool.cluster_secret_ref is not None for pool in pools), cluster),
         "devicePools[].pod": (any("pod" in pool.model_fields_set for pool in pools), cluster),
+        "devicePools[].rollout": (any("rollout" in pool.model_fields_set for pool in pools), cluster),
+        "devicePools[].drainSeconds": (any("drain_seconds" in pool.model_fields_set for pool in pools), cluster),
         "devicePools[].api.exposure": (
             any("exposure" in pool.api.model_fields_set for pool in pools),
             "the API listens on loopback only",

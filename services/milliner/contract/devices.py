@@ -9,6 +9,8 @@ from milliner.contract.emulation import DeviceEmulation
 from milliner.contract.model import ModelSpec
 from milliner.contract.pod import PodOptions
 
+HEALTH_PORT = 9090  # of every pod: health, metrics and the device's probe, in plain text, without keys
+
 
 class ClusterSecretRef(base.Model):
     """A Secret that holds the kubeconfig of another cluster."""
@@ -45,6 +47,16 @@ class DeviceApi(base.Model):
     )
 
 
+class DeviceRollout(base.Model):
+    """How a new revision reaches the devices."""
+
+    max_unavailable: fields.CountOrPercent = pydantic.Field(
+        default="10%",
+        description="Most devices that may be away during a rollout, those that are offline included: a number, or a "
+        "share of the pool, rounded up. Emulated devices with replicas are replaced one by one, a spare one first.",
+    )
+
+
 class DevicePool(base.Model):
     """One pool: with `replicas` a Deployment, without one pod on each matching node."""
 
@@ -61,6 +73,15 @@ class DevicePool(base.Model):
     )
     api: DeviceApi = pydantic.Field(default=DeviceApi(), description="The HTTP API of each device.")
     pod: PodOptions = pydantic.Field(default=PodOptions(), description="Scheduling and runtime of the pods.")
+    rollout: DeviceRollout = pydantic.Field(
+        default=DeviceRollout(), description="How a new revision reaches the devices."
+    )
+    drain_seconds: int = pydantic.Field(
+        default=60,  # arbitrary: long enough for most answers
+        ge=0,
+        le=3600,
+        description="How long answers under way may go on when a device's pod is asked to end, in seconds.",
+    )
     emulation: DeviceEmulation | None = pydantic.Field(
         default=None, description="Makes ordinary nodes behave like devices. Default: none."
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import pydantic
 
 from milliner.contract import base, checks, sources
 
+COUNT_OR_PERCENT = r"[1-9][0-9]{0,4}|[1-9][0-9]?%|100%"
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 LABEL_VALUE = r"([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?"
 DIGEST = r"sha256:[0-9a-f]{64}"
@@ -19,6 +21,12 @@ _is_label = checks.matching(
     DNS_LABEL,
     "'{self}' is no DNS label: use lower-case letters, digits and hyphens, a letter or digit at both ends",
 )
+# An API server without relaxed names takes no Service whose name begins with a digit; names of ours begin with it.
+_begins_with_letter = checks.Rule(
+    holds=lambda text: not text[:1].isdecimal(),
+    cel="!self.matches('^[0-9]')",
+    message="'{self}' begins with a digit, which names of Services must not: put a letter before it",
+)
 _is_label_value = checks.matching(
     LABEL_VALUE,
     "'{self}' is no label value: use letters, digits, hyphens, underscores and dots, a letter or digit at both ends",
@@ -28,6 +36,16 @@ _is_digest = checks.matching(
 )
 _is_url = checks.matching(r"https?://[^\s]+", "'{self}' is no URL: write http://host:port or https://host/path")
 
+_is_count_or_percent = checks.Rules(
+    (
+        checks.Rule(
+            holds=lambda text: re.fullmatch(COUNT_OR_PERCENT, text, re.ASCII) is not None,
+            cel="type(self) == int ? self >= 1 && self <= 99999 : "
+            f"self.matches({checks.cel_literal(f'^({COUNT_OR_PERCENT})$')})",
+            message="'{self}' is neither a number of devices nor a share of them: write 1 or more, or 1% to 100%",
+        ),
+    )
+)
 _is_quantity = checks.matching(QUANTITY, "'{self}' is no quantity: write 2, 500m or 4Gi", unless="type(self) == int")
 
 
@@ -39,6 +57,9 @@ def _as_text(value: Any) -> Any:
 LONGEST_DIGEST_CHARACTERS = 128  # arbitrary, above the 71 of a digest: a slightly long one still gets our words
 
 Label = Annotated[str, pydantic.Field(min_length=1, max_length=63), _is_label]
+TopologyName = Annotated[
+    str, pydantic.Field(min_length=1, max_length=63), checks.Rules((*_is_label.rules, _begins_with_letter))
+]
 LabelValue = Annotated[str, pydantic.Field(max_length=63), _is_label_value]
 PoolName = Annotated[str, pydantic.Field(min_length=1, max_length=40), _is_label]
 Digest = Annotated[str, pydantic.Field(max_length=LONGEST_DIGEST_CHARACTERS), _is_digest]
@@ -49,6 +70,13 @@ Quantity = Annotated[
     pydantic.BeforeValidator(_as_text),
     pydantic.WithJsonSchema({"type": ["integer", "string"], "x-kubernetes-int-or-string": True, "maxLength": 64}),
     _is_quantity,
+]
+CountOrPercent = Annotated[
+    str,
+    pydantic.Field(max_length=16),
+    pydantic.BeforeValidator(_as_text),
+    pydantic.WithJsonSchema({"type": ["integer", "string"], "x-kubernetes-int-or-string": True, "maxLength": 16}),
+    _is_count_or_percent,
 ]
 NodeLabels = Annotated[dict[str, LabelValue], pydantic.Field(max_length=64)]
 Quantities = Annotated[dict[str, Quantity], pydantic.Field(max_length=32)]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pydantic
 
-from milliner.contract import checks, cloud, errors, fields, kinds, operations, pod, quantities, strategy
+from milliner.contract import checks, cloud, devices, errors, fields, kinds, operations, pod, quantities, strategy
 from milliner.contract import spec as spec_module
 
 OPTION_GROUPS = {
@@ -126,6 +126,16 @@ _ISSUER = (
 )
 
 
+_DEVICE_API = (
+    checks.Rule(
+        holds=lambda api: api.port != devices.HEALTH_PORT,
+        cel=f"self.port != {devices.HEALTH_PORT}",
+        message="api.port is {port}, where each pod has health and metrics: use another",
+        field=".port",
+    ),
+)
+
+
 def _over_limits(resources: pod.PodResources) -> list[str]:
     """Names of the resources of which more is requested than the limit allows."""
     requests, limits = resources.requests, resources.limits
@@ -178,6 +188,12 @@ def _own_models(spec: spec_module.TopologySpec) -> list[str]:
     return [pool.name for pool in spec.device_pools if pool.model is not None]
 
 
+def _elsewhere(spec: spec_module.TopologySpec) -> list[str]:
+    """Names of the pools that live in another cluster."""
+    return [pool.name for pool in spec.device_pools if pool.cluster_secret_ref is not None]
+
+
+_CEL_ELSEWHERE = "self.devicePools.filter(p, has(p.clusterSecretRef))"
 _CEL_REPEATED = "self.devicePools.filter(p, !self.devicePools.exists_one(q, q.name == p.name))"
 _CEL_OWN_MODELS = "self.devicePools.filter(p, has(p.model))"
 
@@ -230,14 +246,35 @@ _SPEC = (
     ),
 )
 
+_PLAIN_TEXT = (
+    checks.Rule(
+        holds=lambda spec: (
+            spec.tls.mode is not kinds.TlsMode.DISABLED or spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP
+        ),
+        cel="self.tls.mode != 'Disabled' || self.cloud.service.type == 'ClusterIP'",
+        message="tls.mode is Disabled but cloud.service.type is {cloud.service.type}: the cloud would be open to "
+        "anyone, in plain text: set tls.mode: Managed or CertManager, or service.type: ClusterIP",
+        field=".tls.mode",
+    ),
+    checks.Rule(
+        holds=lambda spec: spec.tls.mode is not kinds.TlsMode.DISABLED or not _elsewhere(spec),
+        cel=f"self.tls.mode != 'Disabled' || !has(self.devicePools) || size({_CEL_ELSEWHERE}) == 0",
+        message="tls.mode is Disabled but pool {pool} lives in another cluster: the cloud would be open to anyone, in "
+        "plain text: set tls.mode: Managed or CertManager",
+        field=".tls.mode",
+        values=(checks.Value("pool", lambda spec: _elsewhere(spec)[0], f"{_CEL_ELSEWHERE}[0].name"),),
+    ),
+)
+
 TABLE: dict[type[pydantic.BaseModel], tuple[checks.Rule, ...]] = {
-    spec_module.TopologySpec: _SPEC,
+    spec_module.TopologySpec: _SPEC + _PLAIN_TEXT,
     strategy.StrategySpec: _STRATEGY,
     strategy.Chunking: _CHUNKING,
     strategy.Pacing: _PACING,
     cloud.CloudSpec: _CLOUD,
     cloud.Scaling: _SCALING,
     cloud.Engine: _ENGINE,
+    devices.DeviceApi: _DEVICE_API,
     operations.Tls: _TLS,
     operations.IssuerRef: _ISSUER,
     pod.PodResources: _RESOURCES,

@@ -18,7 +18,7 @@ class Metadata(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    name: fields.Label = pydantic.Field(description="Name of the topology.")
+    name: fields.TopologyName = pydantic.Field(description="Name of the topology.")
     namespace: fields.Label = pydantic.Field(default="default", description="Namespace of the topology.")
     labels: dict[str, str] = pydantic.Field(default={}, description="Labels.")
     annotations: dict[str, str] = pydantic.Field(default={}, description="Annotations.")

@@ -170,7 +170,7 @@ def test_configurations_are_those_that_roles_read() -> None:
         worlds.child(plan, "ConfigMap", "chat-device-local")["data"]["config.json"]
     )
     assert cloud.slice == role_config.SliceBounds(start=2, end=8)
-    assert (cloud.listen.host, cloud.listen.port, cloud.health_port) == ("0.0.0.0", common.GRPC_PORT, 9090)
+    assert (cloud.listen.host, cloud.listen.port, cloud.health_port) == ("::", common.GRPC_PORT, 9090)
     assert device_config.cloud_endpoints == ("dns:chat-cloud.default.svc:50051",)
     assert device_config.strategy.adapter_source == "builtin://demo"
     for config in (cloud, device_config):
@@ -181,6 +181,44 @@ def test_configurations_are_those_that_roles_read() -> None:
     for name, drain_s in {"chat-cloud": cloud.drain_seconds, "chat-device-local": device_config.drain_seconds}.items():
         pod_spec = worlds.child(plan, "Deployment", name)["spec"]["template"]["spec"]
         assert 0 < drain_s <= pod_spec["terminationGracePeriodSeconds"] - 15
+
+
+def test_devices_drain_as_long_as_their_pool_says() -> None:
+    for options, drain_s in (({}, 60), ({"drainSeconds": 300}, 300), ({"drainSeconds": 0}, 0)):
+        plan = worlds.planned({"spec.devicePools": [{"name": "p", **options}]})
+        config = json.loads(worlds.child(plan, "ConfigMap", "chat-device-p")["data"]["config.json"])
+        pod = worlds.child(plan, "DaemonSet", "chat-device-p")["spec"]["template"]["spec"]
+        assert (config["drainSeconds"], pod["terminationGracePeriodSeconds"]) == (drain_s, drain_s + 15)
+
+
+@pytest.mark.parametrize(
+    ("pool", "most"),
+    [
+        ({}, "10%"),
+        ({"rollout": {"maxUnavailable": 3}}, 3),
+        ({"rollout": {"maxUnavailable": "25%"}}, "25%"),
+        ({"rollout": {"maxUnavailable": "25%"}, "replicas": 4}, "25%"),
+    ],
+)
+def test_as_many_devices_are_replaced_at_once_as_the_pool_says(pool: dict[str, Any], most: str | int) -> None:
+    plan = worlds.planned({"spec.devicePools": [{"name": "p", **pool}]})
+    kind, field = ("Deployment", "strategy") if "replicas" in pool else ("DaemonSet", "updateStrategy")
+    rolling = worlds.child(plan, kind, "chat-device-p")["spec"][field]["rollingUpdate"]
+    assert rolling == {"maxSurge": 0, "maxUnavailable": most}
+
+
+def test_the_operators_own_log_level_replaces_no_pod_and_the_roles_does() -> None:
+    wanted = worlds.parsed()
+    found = []
+    own = dataclasses.replace(worlds.SETTINGS, log_level="DEBUG")
+    of_roles = dataclasses.replace(worlds.SETTINGS, runtime_log_level="DEBUG")
+    for chosen in (worlds.SETTINGS, own, of_roles):
+        scope = worlds.scope(chosen)
+        plan = planner.plan_topology(wanted, scope=scope, world=worlds.world(wanted), now=worlds.NOW)
+        found.append([each.revision for each in plan.roles])
+    usual, operators, roles = found
+    assert usual == operators
+    assert not set(usual) & set(roles)
 
 
 @pytest.mark.parametrize(

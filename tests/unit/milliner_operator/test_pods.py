@@ -39,6 +39,11 @@ def test_pods_are_restricted(name: str) -> None:
     assert all(set(volume) - {"name"} in allowed for volume in spec["volumes"])
 
 
+@pytest.mark.parametrize("name", ["chat-cloud", "chat-device-local"])
+def test_a_container_that_fails_leaves_its_cause(name: str) -> None:
+    assert container(name=name)["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
 @pytest.mark.parametrize(
     ("pool", "host_port"),
     [
@@ -185,7 +190,7 @@ def test_every_pod_is_under_a_policy_with_only_declared_edges() -> None:
         {"podSelector": {"matchLabels": {names.LABEL_TOPOLOGY: "chat", names.LABEL_ROLE: "device"}}}
     ]
     assert [each["port"] for each in health["ports"]] == [common.HEALTH_PORT]
-    assert [[each["port"] for each in rule["ports"]] for rule in policy["egress"]] == [[53, 53]]
+    assert [[each["port"] for each in rule["ports"]] for rule in policy["egress"]] == [[53, 53, 5353, 5353]]
     device = worlds.child(plan, "NetworkPolicy", "chat-device-local")["spec"]
     assert [each["ports"][0]["port"] for each in device["ingress"]] == [8080, common.HEALTH_PORT]
     assert device["egress"][0]["to"] == [
@@ -201,7 +206,32 @@ def test_sources_and_traces_on_the_network_open_their_ports_only() -> None:
     changes = {
         "spec.model.source": "hf://org/name",
         "spec.strategy.hat": {"drafting": {"control": "Disabled"}},
-        "spec.tracing": {"otlpEndpoint": "http://collector:4318"},
+        "spec.tracing": {"otlpEndpoint": "http://collector.example:4318"},
     }
     policy = worlds.child(worlds.planned(changes), "NetworkPolicy", "chat-cloud")["spec"]
-    assert [[each["port"] for each in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [80, 443, 4318]]
+    ports = [[53, 53, 5353, 5353], [80, 443, 4318]]
+    assert [[each["port"] for each in rule["ports"]] for rule in policy["egress"]] == ports
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        ("collector", {"podSelector": {}}),
+        ("otel.tracing.svc", {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}),
+        (
+            "otel.tracing.svc.cluster.local",
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}},
+        ),
+        ("collector.example", None),
+        ("svc.example", None),
+        ("10.1.2.3", None),
+        ("[fd00::1]", None),
+    ],
+)
+def test_a_service_may_have_its_pods_listen_at_another_port(host: str, peer: dict[str, Any] | None) -> None:
+    """A policy sees packets after the Service's port was replaced by its `targetPort`: traces never arrived."""
+    plan = worlds.planned({"spec.tracing": {"otlpEndpoint": f"http://{host}:80"}})
+    for name in ("chat-cloud", "chat-device-local"):
+        egress = worlds.child(plan, "NetworkPolicy", name)["spec"]["egress"]
+        assert any({"protocol": "TCP", "port": 80} in rule.get("ports", ()) for rule in egress)
+        assert [rule["to"] for rule in egress if "ports" not in rule] == ([] if peer is None else [[peer]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -40,11 +41,13 @@ CASES = [
     (
         pod(
             statuses=waiting(
-                "CrashLoopBackOff", restartCount=4, lastState={"terminated": {"exitCode": 2, "message": "bad config"}}
+                "CrashLoopBackOff",
+                restartCount=4,
+                lastState={"terminated": {"exitCode": 2, "message": "Traceback\nnoise\nbad config\n"}},
             )
         ),
         Reason.CRASH_LOOP,
-        "exit code 2, restarted 4 times bad config",
+        "exit code 2, restarted 4 times: bad config",
     ),
     (
         pod(
@@ -119,6 +122,31 @@ def test_a_cloud_serves_since_it_has_pods_and_enough_of_them(status: str, ready:
     found = workloads.serves_since(deployment)
     assert (found and found.isoformat()) == since
     assert workloads.serves_since(None) is None
+
+
+def test_a_container_that_ends_for_the_first_time_says_why() -> None:
+    ended = {"exitCode": 2, "message": "slice.start: found -1, use 0 or more"}
+    found = pods.trouble([pod(statuses=[{"ready": False, "restartCount": 0, "state": {"terminated": ended}}])])
+    assert found is not None and found.message == "pod p: exit code 2: slice.start: found -1, use 0 or more"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(-60, False), (10, False), (31, True)])
+def test_the_device_that_keeps_a_rollout_waiting_is_named(seconds: int, told: bool) -> None:
+    """An offline device's old pod, told to end, stays: the rollout was `Updating` for ever, without a name."""
+    ends = (worlds.NOW - datetime.timedelta(seconds=seconds)).isoformat()
+    old = pod(Ready=True) | {"metadata": {"name": "p", "deletionTimestamp": ends}}
+    found = pods.unreachable([old], now=worlds.NOW)
+    assert (found is not None) == told
+    if found is not None:
+        assert found.reason is Reason.DEVICE_UNREACHABLE and "node-1 does not answer" in found.message
+
+
+def test_a_device_whose_old_pod_is_not_told_to_end_yet_is_named_too() -> None:
+    away = pod(statuses=[{"ready": True, "state": {"running": {}}}], Ready="node away")
+    serving = pod(statuses=[{"ready": True, "state": {"running": {}}}], Ready=True)
+    found = pods.unreachable([serving, away], now=worlds.NOW)
+    assert found is not None and found.reason is Reason.DEVICE_UNREACHABLE
+    assert pods.unreachable([serving], now=worlds.NOW) is None
 
 
 def test_pods_that_end_are_no_trouble() -> None:

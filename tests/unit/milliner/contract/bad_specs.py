@@ -163,6 +163,39 @@ RULES = [
         "spec.devicePools[0].pod.resources.requests",
         "resources.requests.a (1Gi) is above limits.a (1e9): lower the request or raise the limit",
     ),
+    BadSpec(
+        {"spec.tls": {"mode": "Disabled"}, "spec.cloud.service": {"type": "NodePort"}},
+        "spec.tls.mode",
+        "tls.mode is Disabled but cloud.service.type is NodePort: the cloud would be open to anyone, in plain text: "
+        "set tls.mode: Managed or CertManager, or service.type: ClusterIP",
+    ),
+    BadSpec(
+        {
+            "spec.tls": {"mode": "Disabled"},
+            "spec.devicePools": [{"name": "a"}, {"name": "b", "clusterSecretRef": {"name": "edge"}}],
+        },
+        "spec.tls.mode",
+        "tls.mode is Disabled but pool b lives in another cluster: the cloud would be open to anyone, in plain text: "
+        "set tls.mode: Managed or CertManager",
+    ),
+    BadSpec(
+        {"spec.devicePools.0.api": {"port": 9090}},
+        "spec.devicePools[0].api.port",
+        "api.port is 9090, where each pod has health and metrics: use another",
+    ),
+    *(
+        BadSpec(
+            {"spec.devicePools.0.rollout": {"maxUnavailable": wrong}},
+            "spec.devicePools[0].rollout.maxUnavailable",
+            f"'{wrong}' is neither a number of devices nor a share of them: write 1 or more, or 1% to 100%",
+        )
+        for wrong in (0, -1, 100_000, "0%", "101%", "few")
+    ),
+    BadSpec(
+        {"metadata.name": "7b"},
+        "metadata.name",
+        "'7b' begins with a digit, which names of Services must not: put a letter before it",
+    ),
     BadSpec({"metadata.name": "chat.v2"}, "metadata.name", f"'chat.v2' is no DNS label: {LABEL_REMEDY}"),
     BadSpec({"metadata.name": "Chat"}, "metadata.name", f"'Chat' is no DNS label: {LABEL_REMEDY}"),
     BadSpec({"spec.devicePools.0.name": "Orin"}, "spec.devicePools[0].name", f"'Orin' is no DNS label: {LABEL_REMEDY}"),

@@ -52,6 +52,7 @@ VALUES: dict[str, Any] = {
     "spec.cloud.engine.external": {"url": "http://somewhere:8000/v1"},
     "spec.tls.mode": "CertManager",  # Disabled is what happens here anyway
     "spec.tls.issuerRef.kind": "ClusterIssuer",
+    "spec.devicePools[].rollout.maxUnavailable": "20%",
     "spec.tracing.otlpEndpoint": "http://collector:4317",
 }
 
