@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import datetime
 import json
 import signal
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.cluster import api_server, fake_nodes, operator_process
+from tests.cluster import api_server, fake_nodes, operator_process, played_nodes
 from tests.cluster.worlds import World
 
 EDITS = 200
@@ -117,41 +116,11 @@ def test_what_somebody_deletes_by_hand_comes_back_kind_by_kind(fake: World) -> N
     fake.until_condition("fake", "DevicesReady", "True")
 
 
-def silent_node(server: api_server.ApiServer, name: str) -> None:
-    """A node that is ready once and on which nothing ever starts."""
-    metadata = {"name": name, "labels": {"silent": "true"}}
-    server.request("POST", fake_nodes.NODES, body={"apiVersion": "v1", "kind": "Node", "metadata": metadata})
-    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": stamp()}
-    status = {"conditions": [ready], "allocatable": {"pods": "9", "cpu": "9", "memory": "9Gi"}}
-    body = {"status": status | {"capacity": status["allocatable"]}}
-    server.request("PATCH", f"{fake_nodes.NODES}/{name}/status", body=body, content_type=api_server.MERGE)
-
-
-def stamp(*, ago_s: float = 0.0) -> str:
-    found = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago_s)
-    return found.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def pod_is(world: World, name: str, *, ready: bool, ago_s: float = 0.0) -> None:
-    """Writes a pod's status as its node would."""
-    told = {"status": str(ready), "lastTransitionTime": stamp(ago_s=ago_s)}
-    status = {
-        "phase": "Running",
-        "conditions": [{"type": kind, **told} for kind in ("Ready", "ContainersReady")],
-        "containerStatuses": [
-            {"name": "role", "image": "i", "imageID": "", "ready": ready, "restartCount": 0, "state": {"running": {}}}
-        ],
-    }
-    path = f"{world.path('pods', name)}/status"
-    world.server.request("PATCH", path, body={"status": status}, content_type=api_server.MERGE)
-
-
 def test_a_rollout_over_devices_that_stands_still_is_told_and_goes_on(fake: World) -> None:
     """The clock is that of the objects: both the cloud and the device are made to look eleven minutes old."""
-    tolerations = [{"operator": "Exists"}]
-    pool = {"name": "still", "nodeSelector": {"silent": "true"}, "api": {"exposure": "None"}}
-    spec = fake_nodes.FAKE | {"devicePools": [pool | {"pod": {"tolerations": tolerations}}]}
-    silent_node(fake.server, "silent")
+    pool = {"name": "still", "nodeSelector": played_nodes.LABEL, "api": {"exposure": "None"}}
+    spec = fake_nodes.FAKE | {"devicePools": [pool | {"pod": {"tolerations": played_nodes.TOLERATIONS}}]}
+    played_nodes.make(fake.server, 1)
     try:
         fake.know("still", **spec)
         fake.apply("still", **spec)
@@ -160,17 +129,17 @@ def test_a_rollout_over_devices_that_stands_still_is_told_and_goes_on(fake: Worl
         [pod] = [name.partition("/")[2] for name in fake.children("still") if "pods/still-device" in name]
         assert fake.condition("still", "Progressing")[0] == "True"
         serve_since(fake, "still-cloud", ago_s=660)
-        pod_is(fake, pod, ready=False, ago_s=660)
+        played_nodes.set_ready(fake, pod, ready=False, ago_s=660)
         fake.until_condition("still", "Progressing", "False", "ProgressDeadlineExceeded")
         assert fake.condition("still", "DevicesReady") == ("False", "ProgressDeadlineExceeded")
         assert fake.condition("still", "Degraded") == ("True", "ProgressDeadlineExceeded")
         assert "ProgressDeadlineExceeded" in [each["reason"] for each in fake.events("still")]
-        pod_is(fake, pod, ready=True)
+        played_nodes.set_ready(fake, pod)
         fake.until_condition("still", "Progressing", "False", "RolloutComplete")
         fake.until_condition("still", "DevicesReady", "True")
         fake.delete("still")
     finally:
-        fake.server.request("DELETE", f"{fake_nodes.NODES}/silent")
+        played_nodes.delete(fake.server)
 
 
 def serve_since(world: World, deployment: str, *, ago_s: float) -> None:
@@ -179,7 +148,7 @@ def serve_since(world: World, deployment: str, *, ago_s: float) -> None:
     conditions = world.server.request("GET", path)["status"]["conditions"]
     for each in conditions:
         if each["type"] == "Available":
-            each["lastTransitionTime"] = stamp(ago_s=ago_s)
+            each["lastTransitionTime"] = played_nodes.stamp(ago_s=ago_s)
     body = {"status": {"conditions": conditions}}
     world.server.request("PATCH", f"{path}/status", body=body, content_type=api_server.MERGE)
 

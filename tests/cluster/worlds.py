@@ -84,11 +84,11 @@ class World:
                 return each["status"], each["reason"]
         return "", ""
 
-    def until(self, what: Callable[[], bool], *, name: str = "") -> None:
-        deadline = time.monotonic() + DEADLINE_S
+    def until(self, what: Callable[[], bool], *, name: str = "", deadline_s: float = DEADLINE_S) -> None:
+        deadline = time.monotonic() + deadline_s
         while not what():
             state = (self.topology(name).get("status") or {}).get("conditions") if name else ""
-            assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {state}\n{self.operator.log[-4000:]}"
+            assert time.monotonic() < deadline, f"not within {deadline_s} s: {state}\n{self.operator.log[-4000:]}"
             time.sleep(POLL_S)
 
     def until_condition(self, name: str, kind: str, *expected: str) -> None:
