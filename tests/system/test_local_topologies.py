@@ -162,3 +162,30 @@ def test_a_damaged_model_ends_up_with_one_clear_line(
     assert len(errors) == 1
     assert "model.safetensors" in errors[0]
     assert "Traceback" not in result.stderr
+
+
+def test_a_handover_serves_here_and_survives_its_cloud(
+    tiny_model: pathlib.Path, tmp_path: pathlib.Path, environment: dict[str, str]
+) -> None:
+    file = tmp_path / "handover.yaml"
+    file.write_text(
+        f"""\
+apiVersion: milliner.dev/v1alpha1
+kind: InferenceTopology
+metadata: {{name: tiny}}
+spec:
+  model: {{source: {tiny_model.as_uri()}}}
+  strategy: {{type: PDDevice}}
+  cloud: {{engine: {{kvCacheMebibytes: 16}}}}
+  devicePools: [{{name: pool, replicas: 1}}]
+"""
+    )
+    with up("-f", str(file), environment=environment) as one:
+        url = one.running[0]["devices"][0]["url"]
+        before = complete(url)
+        assert len(before["token_ids"]) == 8  # type: ignore[arg-type]
+        one.by_name["cloud-0"].kill()
+        assert complete(url)["token_ids"] == before["token_ids"]
+        assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        assert one.end(signal.SIGINT) == 0
+        assert one.alive(within_s=0.0) == []

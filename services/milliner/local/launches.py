@@ -11,7 +11,7 @@ import os
 import pathlib
 from importlib import resources
 
-from milliner.contract import availability, documents, names, plan, role_config, topology
+from milliner.contract import availability, documents, names, plan, plan_whole, role_config, topology
 from milliner.core import errors
 from milliner.local import model_facts, ports
 
@@ -20,7 +20,7 @@ _DEMO = "demo.yaml"
 _PORT_OPTION = "--device-port"
 _MOST_PROCESSES = 64  # arbitrary: at about 0.35 GB each, more than a workstation holds
 
-RoleConfig = role_config.CloudRoleConfig | role_config.DeviceRoleConfig
+RoleConfig = role_config.Config
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,16 +131,10 @@ def plan_topology(
     """The launch of one topology; `folder` is what relative paths start from, `taken` the ports given away so far."""
     taken = set() if taken is None else taken
     _refuse_too_many(wanted)
-    facts = model_facts.read(wanted, relative_to=(folder, pathlib.Path.cwd()))
     try:
-        resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
+        clouds, devices = _configs(wanted, folder=folder, wishes=wishes, time_scale=time_scale, taken=taken)
     except ValueError as error:
         raise errors.ConfigError(str(error), field="--time-scale") from None
-    cloud_ports = [_take(taken, ports.any_free(HOST, avoid=taken)) for _ in plan.cloud_places(wanted)]
-    device_ports = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
-    clouds = plan.cloud_configs(resolved, ports=cloud_ports)
-    endpoints = [f"{HOST}:{config.listen.port}" for config in clouds if config.stage == 0]
-    devices = plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
     threads = _threads_each(len(clouds) + len(devices))
     device_launches = [_role_launch(config, threads=threads) for config in devices]
     if wishes.first is not None:
@@ -153,6 +147,36 @@ def plan_topology(
         devices=tuple(device_launches),
         notes=(*availability.notes(wanted), *_port_notes(wanted, device_launches, wishes=wishes)),
     )
+
+
+def _configs(
+    wanted: topology.InferenceTopology, *, folder: pathlib.Path, wishes: PortWishes, time_scale: float, taken: set[int]
+) -> tuple[tuple[RoleConfig, ...], tuple[RoleConfig, ...]]:
+    """Configurations of the cloud's processes and of the devices, ports chosen."""
+    places = (folder, pathlib.Path.cwd())
+    if wanted.spec.strategy.type in plan_whole.TYPES:
+        whole = plan_whole.resolve(
+            wanted,
+            facts=model_facts.read_whole(wanted, relative_to=places),
+            pool_facts=model_facts.read_pools(wanted, relative_to=places),
+            time_scale=time_scale,
+        )
+        count = wanted.spec.cloud.desired_replicas if whole.has_cloud else 0
+        prefills = plan_whole.prefill_configs(whole, ports=_free_ports(count, taken))
+        ports_chosen = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
+        endpoints = [f"{HOST}:{config.listen.port}" for config in prefills]
+        return prefills, plan_whole.device_configs(whole, cloud_endpoints=endpoints, ports=ports_chosen)
+    facts = model_facts.read(wanted, relative_to=places)
+    resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
+    cloud_ports = _free_ports(len(plan.cloud_places(wanted)), taken)
+    device_ports = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
+    clouds = plan.cloud_configs(resolved, ports=cloud_ports)
+    endpoints = [f"{HOST}:{config.listen.port}" for config in clouds if config.stage == 0]
+    return clouds, plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
+
+
+def _free_ports(count: int, taken: set[int]) -> list[int]:
+    return [_take(taken, ports.any_free(HOST, avoid=taken)) for _ in range(count)]
 
 
 def _port_notes(
@@ -170,16 +194,14 @@ def _port_notes(
 
 def connected(device: RoleLaunch, *, clouds: tuple[RoleLaunch, ...]) -> RoleLaunch:
     """The same device with these cloud replicas as its endpoints; they must serve the slice that it needs."""
-    return dataclasses.replace(
-        device, config=device.config.model_copy(update={"cloud_endpoints": _addresses(clouds, stage=0)})
-    )
+    endpoints = _addresses(clouds, stage=0)
+    return dataclasses.replace(device, config=device.config.model_copy(update={"cloud_endpoints": endpoints}))
 
 
 def _chained(cloud: RoleLaunch, *, clouds: tuple[RoleLaunch, ...]) -> RoleLaunch:
     """The same cloud process, handing on to those of these that are of the next stage."""
     config = cloud.config
-    assert isinstance(config, role_config.CloudRoleConfig)
-    if config.next_stage is None:
+    if not isinstance(config, role_config.CloudRoleConfig) or config.next_stage is None:
         return cloud
     behind = config.next_stage.model_copy(update={"endpoints": _addresses(clouds, stage=config.stage + 1)})
     return dataclasses.replace(cloud, config=config.model_copy(update={"next_stage": behind}))
@@ -189,7 +211,7 @@ def _addresses(clouds: tuple[RoleLaunch, ...], *, stage: int) -> tuple[str, ...]
     return tuple(
         cloud.address
         for cloud in clouds
-        if isinstance(cloud.config, role_config.CloudRoleConfig) and cloud.config.stage == stage
+        if not isinstance(cloud.config, role_config.CloudRoleConfig) or cloud.config.stage == stage
     )
 
 

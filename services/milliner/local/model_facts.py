@@ -5,6 +5,7 @@ The roles open the folders properly (tensors, digests); here is only what defaul
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -20,25 +21,46 @@ def read(wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Pa
 
     Relative folders are looked for under each of `relative_to` in turn.
     """
-    spec = wanted.spec
-    source = sources.parse(spec.model.source)
-    model = _folder(source, "spec.model.source", relative_to, {"demo": assets.model_dir()})
-    config = _json(model / "config.json", "spec.model.source", "name a Hugging Face checkpoint folder")
-    text_config = config.get("text_config") or config  # multi-modal checkpoints keep the decoder's numbers apart
+    facts = read_whole(wanted, relative_to=relative_to)
     drafter = _drafter_folder(wanted, relative_to)
-    return plan.ModelFacts(
-        model_path=str(model),
-        num_layers=_layers(text_config, model),
-        dtype=config_facts.dtype(text_config, config),
+    return dataclasses.replace(
+        facts,
         drafter_path=None if drafter is None else str(drafter[0]),
-        drafter_split=None if drafter is None else _drafter_split(*drafter, kind=spec.strategy.type),
+        drafter_split=None if drafter is None else _drafter_split(*drafter, kind=wanted.spec.strategy.type),
     )
 
 
-def _layers(text_config: Mapping[str, Any], model: pathlib.Path) -> int:
+def read_whole(wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Path]) -> plan.ModelFacts:
+    """The facts of a topology's model alone; raises as `read` does."""
+    return _facts(wanted.spec.model.source, "spec.model.source", relative_to)
+
+
+def read_pools(
+    wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Path]
+) -> dict[str, plan.ModelFacts]:
+    """The facts of the models that pools have of their own, by pool; raises as `read` does."""
+    return {
+        pool.name: _facts(pool.model.source, f"spec.devicePools[{index}].model.source", relative_to)
+        for index, pool in enumerate(wanted.spec.device_pools)
+        if pool.model is not None
+    }
+
+
+def _facts(text: str, field: str, relative_to: Sequence[pathlib.Path]) -> plan.ModelFacts:
+    model = _folder(sources.parse(text), field, relative_to, {"demo": assets.model_dir()})
+    config = _json(model / "config.json", field, "name a Hugging Face checkpoint folder")
+    text_config = config.get("text_config") or config  # multi-modal checkpoints keep the decoder's numbers apart
+    return plan.ModelFacts(
+        model_path=str(model),
+        num_layers=_layers(text_config, model, field=field),
+        dtype=config_facts.dtype(text_config, config),
+    )
+
+
+def _layers(text_config: Mapping[str, Any], model: pathlib.Path, *, field: str) -> int:
     layers = text_config.get("num_hidden_layers")
     if not isinstance(layers, int):
-        raise _invalid("spec.model.source", f"{model / 'config.json'} has no num_hidden_layers: not a decoder model")
+        raise _invalid(field, f"{model / 'config.json'} has no num_hidden_layers: not a decoder model")
     return layers
 
 

@@ -135,3 +135,16 @@ def test_the_demonstration_compares_strategies_over_one_cloud_and_equal_links() 
         second.strategy.decode_codec,
     )
     assert first.listen.port != second.listen.port
+
+
+def test_a_handover_is_planned_with_its_ports(tmp_path: pathlib.Path) -> None:
+    sample = pathlib.Path(__file__).parents[4] / "manifests" / "samples" / "pd-device.yaml"
+    (launch,) = launches.plan_file(sample, wishes=launches.PortWishes(as_declared=False))
+    (cloud,), (device,) = launch.clouds, launch.devices
+    assert (cloud.config.role, device.config.role) == ("prefill", "whole-device")
+    assert isinstance(device.config, role_config.WholeDeviceRoleConfig)
+    assert device.config.cloud_endpoints == (cloud.address,)
+    moved = launches.moved(launch, cloud.name)
+    (other,) = moved.devices
+    assert isinstance(other.config, role_config.WholeDeviceRoleConfig)
+    assert other.config.cloud_endpoints == (moved.clouds[0].address,) != device.config.cloud_endpoints
