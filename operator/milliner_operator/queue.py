@@ -20,7 +20,7 @@ Handle = Callable[[Key], Awaitable[float | None]]
 _logger = logging.getLogger(__name__)
 _SPACING_S = 1.0
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-_PASS_S = 120.0  # arbitrary: far above the deadlines of all calls of a pass
+_PASS_S = 150.0  # arbitrary: above a pass's own deadline and the telling that it was missed
 _BEAT_S = 5.0
 _STALLED_S = 30.0
 

@@ -1,13 +1,16 @@
 """One pass over one topology: look, plan, bring about, look again, tell. Level-based and idempotent.
 
-Every pass starts from what is there now; nothing is remembered between passes but clients of other clusters and when a
-generation was first seen (for a metric). A second pass over an unchanged world writes nothing.
+Every pass starts from what is there now; nothing is remembered between passes but clients of other clusters, when a
+generation was first seen (for a metric), and that passes fail, which the status tells once they have for a while. A
+second pass over an unchanged world writes nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +20,7 @@ from milliner_operator import (
     errors,
     events,
     executor,
+    failing,
     kinds,
     leaving,
     observed,
@@ -35,7 +39,11 @@ from milliner_operator.remote import FINALIZER, Clusters, needs_finalizer
 from milliner_operator.seen import Seen
 from milliner_operator.settings import Settings
 
+_PASS_S = 90.0  # arbitrary: above the deadlines of a pass's calls; the queue gives one a little longer
 _UNSETTLED_S = 5.0  # how soon a topology that is not ready is looked at again: pods tell nobody why they fail
+_READY_VALUES = {"True": 1, "False": 0}
+
+_logger = logging.getLogger(__name__)
 
 
 def _utc_now() -> datetime.datetime:
@@ -59,14 +67,21 @@ class Reconciler:
         self._clusters = clusters
         self._metrics = metrics
         self._now = now
+        self._failing = failing.Failing()
 
     async def __call__(self, key: Key) -> float | None:
         """One pass; returns after how many seconds to look again, None if the topology is gone."""
         started, result = time.monotonic(), "error"
         try:
-            delay = await self._pass(*key)
+            async with asyncio.timeout(_PASS_S):
+                delay = await self._pass(*key)
             result = "gone" if delay is None else "done"
+            self._failing.ended_well(key)
             return delay
+        except Exception as error:
+            if self._failing.failed(key):
+                await self._tell_failure(*key, error)
+            raise
         finally:
             self._metrics.passes.labels(result).inc()
             self._metrics.duration.observe(time.monotonic() - started)
@@ -190,6 +205,20 @@ class Reconciler:
         await self._write_status(document, after)
         await events.post_transitions(self._client, document, before=before, after=after, now=self._stamp())
 
+    async def _tell_failure(self, namespace: str, name: str, error: Exception) -> None:
+        """Says in the status that nothing is known any more, if it can be written; the error itself is raised on."""
+        try:
+            document = await self._client.get(kinds.TOPOLOGY, namespace, name)
+            if document is None:
+                return
+            before, generation = document.get("status") or {}, document["metadata"]["generation"]
+            message = failing.words(error)
+            after = failing.status(generation, message=message, before=before, now=self._stamp())
+            self._note_ready(namespace, name, after)
+            await self._tell(document, before=before, after=after)
+        except errors.ApiError as silent:
+            _logger.warning("%s/%s: nor can the status say so: %s", namespace, name, silent)
+
     async def _set_finalizer(self, document: Manifest, *, present: bool) -> None:
         metadata = document["metadata"]
         others = [each for each in metadata.get("finalizers") or [] if each != FINALIZER]
@@ -210,12 +239,19 @@ class Reconciler:
 
     def _settle(self, scope: common.Scope, seen: Seen, after: Mapping[str, Any]) -> float:
         """Metrics of the outcome, and when to look again."""
-        ready = next(each for each in after["conditions"] if each["type"] == conditions.Type.READY.value)
-        value = {"True": 1, "False": 0}.get(ready["status"], -1)
-        self._metrics.ready.labels(scope.namespace, scope.topology).set(value)
-        self._metrics.settled(scope.uid, seen.generation, ready=value == 1)
-        settled = value == 1 or ready["reason"] == conditions.Reason.SCALED_TO_ZERO.value
+        ready = self._note_ready(scope.namespace, scope.topology, after)
+        is_ready = ready["status"] == "True"
+        self._metrics.settled(scope.uid, seen.generation, ready=is_ready)
+        settled = is_ready or ready["reason"] == conditions.Reason.SCALED_TO_ZERO.value
         return float(self._settings.resync_s) if settled else _UNSETTLED_S
+
+    def _note_ready(self, namespace: str, name: str, after: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The gauge of a status' Ready, which is returned."""
+        ready: Mapping[str, Any] = next(
+            each for each in after["conditions"] if each["type"] == conditions.Type.READY.value
+        )
+        self._metrics.ready.labels(namespace, name).set(_READY_VALUES.get(ready["status"], -1))
+        return ready
 
     def _stamp(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
