@@ -49,7 +49,8 @@ async def serve(chosen: settings.Settings) -> None:
     """Watches, reconciles and serves metrics and liveness until kopf is told to end."""
     metrics = Metrics()
     client = KubernetesApi.of_environment(told=metrics.answered)
-    clusters = Clusters(client, connect=functools.partial(KubernetesApi.of_kubeconfig, told=metrics.answered))
+    connect = functools.partial(KubernetesApi.of_kubeconfig, told=metrics.answered, servers=chosen.remote_servers)
+    clusters = Clusters(client, connect=connect)
     reconciler = Reconciler(client, settings=chosen, clusters=clusters, metrics=metrics)
     queue = WorkQueue(reconciler)
     metrics.waiting.set_function(lambda: float(len(queue)))

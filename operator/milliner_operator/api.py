@@ -3,7 +3,7 @@
 Calls of the `kubernetes` client block, so each runs on a thread of a small pool; every call has a deadline. Pods are
 asked on threads of their own: one that does not answer must not keep others from being reconciled. One instance per
 cluster: the operator's own, and one for each kubeconfig of a remote pool. Errors are those of `errors.ApiError`
-(*expected*).
+(*expected*). Who answers may be anybody, so answers have a largest size (`answers`) and must be what was asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import concurrent.futures
+import fnmatch
 import json
+import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,18 +22,20 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
-from milliner_operator import errors
+from milliner_operator import answers, errors
 from milliner_operator.kinds import BY_KIND, TOPOLOGY, Kind
 from milliner_operator.observed import Manifest
 from milliner_operator.sameness import FIELD_MANAGER
 
 _REQUEST_S = 15.0  # arbitrary: an API server that takes longer is as good as gone
 _CONNECT_S = 5.0
+_THREAD_S = 60.0  # arbitrary: how long a call may wait for its turn, which is no fault of the API server
 _THREADS = 8  # arbitrary: so many calls at once are kind to an API server
 _ASKING_THREADS = 16  # arbitrary: they only wait
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_MESSAGE_CHARACTERS = 500
 _ASK = "proxy"  # the verb of what goes on to a pod
 
 
@@ -80,10 +84,11 @@ class KubernetesApi:
         return cls(_connection(settings), told=told)
 
     @classmethod
-    def of_kubeconfig(cls, text: str, *, told: Told) -> KubernetesApi:
+    def of_kubeconfig(cls, text: str, *, told: Told, servers: Sequence[str] = ()) -> KubernetesApi:
         """The cluster of a kubeconfig's current context; raises ValueError (*expected*) saying what is wrong with it.
 
-        A kubeconfig that names programs or files is refused: whoever writes a Secret must not run anything here.
+        A kubeconfig that names programs or files is refused: whoever writes a Secret must not run anything here. With
+        `servers` (host names, `*` matching any part) so is one of another server, or one that goes by a proxy.
         """
         settings = client.Configuration()
         try:
@@ -91,7 +96,8 @@ class KubernetesApi:
             _refuse_local_references(document)
             config.load_kube_config_from_dict(document, client_configuration=settings, persist_config=False)
         except (yaml.YAMLError, config.ConfigException, AttributeError, TypeError, KeyError) as error:
-            raise ValueError(f"is no kubeconfig: {error}") from None
+            raise ValueError(f"is no kubeconfig: {error}"[:_MESSAGE_CHARACTERS]) from None
+        _refuse_other_servers(settings, servers)
         return cls(_connection(settings), told=told)
 
     def close(self) -> None:
@@ -110,7 +116,7 @@ class KubernetesApi:
     ) -> Sequence[Manifest]:
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit or "")}
         found = await self._call("GET", kind.path(namespace), query=query, verb="list")
-        items: list[Manifest] = found.get("items") or []
+        items = answers.items(found)
         for item in items:  # a list leaves them out of its items
             item.setdefault("kind", kind.kind)
             item.setdefault("apiVersion", kind.api_version)
@@ -165,8 +171,8 @@ class KubernetesApi:
         kept = {key: value for key, value in (query or {}).items() if value}
         url = f"{path}?{urllib.parse.urlencode(kept)}" if kept else path
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        answer: Manifest = json.loads(await self._raw(method, url, verb=verb, data=data, content_type=content_type))
-        return answer
+        answer = await self._raw(method, url, verb=verb, data=data, content_type=content_type, timeout_s=_REQUEST_S)
+        return answers.document(answer)
 
     async def _raw(
         self,
@@ -176,20 +182,24 @@ class KubernetesApi:
         verb: str,
         data: bytes | None = None,
         content_type: str = _JSON,
-        timeout_s: float = _REQUEST_S,
+        timeout_s: float,
     ) -> bytes:
-        loop, threads = asyncio.get_running_loop(), self._asking if verb == _ASK else self._threads
-        call = loop.run_in_executor(threads, self._blocking, method, url, data, content_type, timeout_s)
+        loop, asks = asyncio.get_running_loop(), verb == _ASK
+        threads, most = (self._asking, answers.POD_BYTES) if asks else (self._threads, answers.API_BYTES)
+        call = loop.run_in_executor(threads, self._blocking, method, url, data, content_type, timeout_s, most)
         answer = b""
         try:
-            answer = await asyncio.wait_for(call, timeout_s + _CONNECT_S)
+            # The call's own deadline begins on its thread; this one is for those that wait for a thread.
+            answer = await asyncio.wait_for(call, _THREAD_S + _CONNECT_S + timeout_s)
             return answer
         except TimeoutError:
-            raise errors.Unreachable(0, f"no answer within {timeout_s + _CONNECT_S:.0f} s") from None
+            raise errors.Unreachable(0, f"too many calls at once: no turn within {_THREAD_S:.0f} s") from None
         finally:
             self._told(verb, len(answer))
 
-    def _blocking(self, method: str, url: str, data: bytes | None, content_type: str, timeout_s: float) -> bytes:
+    def _blocking(
+        self, method: str, url: str, data: bytes | None, content_type: str, timeout_s: float, most_bytes: int
+    ) -> bytes:
         settings = self._connection.configuration
         headers = {"Accept": _JSON, "User-Agent": FIELD_MANAGER}
         if data is not None:
@@ -197,6 +207,7 @@ class KubernetesApi:
         token = settings.auth_settings().get("BearerToken")  # read anew: projected tokens are renewed hourly
         if token is not None and token["value"]:
             headers[token["key"]] = token["value"]
+        ends = time.monotonic() + _CONNECT_S + timeout_s
         try:
             response = self._connection.rest_client.pool_manager.request(
                 method,
@@ -205,26 +216,21 @@ class KubernetesApi:
                 headers=headers,
                 timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s),
                 retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
             )
+            body = answers.read(response, most_bytes=most_bytes, ends=ends)
         except urllib3.exceptions.HTTPError as error:
-            raise errors.Unreachable(0, f"no answer from the API server: {error}") from None
+            raise errors.Unreachable(0, f"no answer from the API server: {error}"[:_MESSAGE_CHARACTERS]) from None
         if response.status >= 300:
-            raise errors.of_status(response.status, _message(response.data))
-        return bytes(response.data)
+            raise errors.of_status(response.status, answers.refusal(body))
+        return body
 
 
 def _connection(settings: client.Configuration) -> client.ApiClient:
     settings.connection_pool_maxsize = _THREADS + _ASKING_THREADS
     return client.ApiClient(settings)
-
-
-def _message(body: bytes) -> str:
-    """The `message` of a Status object, or the start of what came instead."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return body[:300].decode(errors="replace")
-    return str(document.get("message", document)) if isinstance(document, dict) else str(document)[:300]
 
 
 def _refuse_local_references(document: Any) -> None:
@@ -236,6 +242,14 @@ def _refuse_local_references(document: Any) -> None:
     for cluster in document.get("clusters") or []:
         if "certificate-authority" in cluster["cluster"]:
             raise config.ConfigException("clusters[].cluster.certificate-authority is not taken: use its -data form")
+
+
+def _refuse_other_servers(settings: client.Configuration, servers: Sequence[str]) -> None:
+    host = urllib.parse.urlsplit(settings.host).hostname or ""
+    if servers and not any(fnmatch.fnmatchcase(host, each.lower()) for each in servers):
+        raise ValueError(f"names the server {host[:_MESSAGE_CHARACTERS]}, which is none of MILLINER_REMOTE_SERVERS")
+    if servers and settings.proxy:
+        raise ValueError("has a proxy-url, which is not taken where MILLINER_REMOTE_SERVERS says who may be called")
 
 
 def decoded(secret: Manifest, key: str) -> str | None:

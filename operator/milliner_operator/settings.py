@@ -56,6 +56,7 @@ class Settings:
     runtime_log_level: str = "INFO"  # of the roles' pods: a change replaces them
     otlp_endpoint: str = ""  # for topologies that name none; empty: no export
     tracing_sampling_percent: int = 10
+    remote_servers: tuple[str, ...] = ()  # hosts that kubeconfigs of pools may name, * for any part; empty: all
     queue_metric: str = ""  # name of a custom metric of queue milliseconds per pod; empty: scale on CPU
     outside: Outside = dataclasses.field(default_factory=Outside)
 
@@ -83,6 +84,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         tracing_sampling_percent=_integer(
             environment, "MILLINER_TRACING_SAMPLING_PERCENT", default=10, least=0, most=100
         ),
+        remote_servers=_list(environment, "MILLINER_REMOTE_SERVERS"),
         queue_metric=environment.get("MILLINER_QUEUE_METRIC", ""),
         outside=Outside(
             hub_endpoint=_url(environment, "MILLINER_HUB_ENDPOINT").rstrip("/"),

@@ -26,6 +26,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
+{{/* Of the pod of `helm test`, which is no operator. */}}
+{{- define "milliner.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "milliner.name" . | trunc 58 | trimSuffix "-") }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "milliner.labels" -}}
 {{ include "milliner.selectorLabels" . }}
 app.kubernetes.io/part-of: milliner
