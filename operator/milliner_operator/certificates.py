@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cryptography import x509
+from cryptography import exceptions, x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -135,7 +135,7 @@ def _ensure_ca(data: Data, *, topology: str, now: datetime.datetime) -> Data:
         else:
             bundle.append(following.certificate)
     trusted = [*bundle, *(each for each in _split(_decode(data.get("ca.crt", ""))) if each not in bundle)]
-    living = [each for each in trusted if x509.load_pem_x509_certificate(each.encode()).not_valid_after_utc > now]
+    living = [each for each in trusted if _is_living(each, now)]
     kept = {"tls.crt": current.certificate, "tls.key": current.key, "ca.crt": "".join(living)}
     if following is not None:
         kept |= {"next.crt": following.certificate, "next.key": following.key}
@@ -247,7 +247,7 @@ def _pair(data: Data, prefix: str) -> Pair | None:
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
         matches = pair.parsed.public_key() == private.public_key()
-    except (ValueError, TypeError):  # TypeError: the key is encrypted
+    except (ValueError, TypeError, exceptions.UnsupportedAlgorithm):  # TypeError: the key is encrypted
         return None
     return pair if matches else None
 
@@ -259,6 +259,14 @@ def _data(secret: Mapping[str, Any] | None) -> Data:
 def _split(bundle: str) -> list[str]:
     end = "-----END CERTIFICATE-----\n"
     return [part + end for part in bundle.split(end) if part.strip()]
+
+
+def _is_living(certificate: str, now: datetime.datetime) -> bool:
+    """False for what is no certificate too: what somebody wrote beside them is dropped."""
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc > now
+    except ValueError:
+        return False
 
 
 def _encode(text: str) -> str:

@@ -62,7 +62,7 @@ def status(generation: int, *, message: str, before: Mapping[str, Any], now: str
     It stays False where it was, and is False where it has never been ready. Equal to `before` when nothing changed.
     """
     told = list(before.get("conditions") or ())
-    was = next((each for each in told if each.get("type") == Type.READY.value), {})
+    was: Mapping[str, Any] = next((each for each in told if each.get("type") == Type.READY.value), {})
     known = was.get("status") == "False" or not was or was.get("reason") in _NEVER_READY
     found = [
         Condition(Type.READY, False if known else None, Reason.RECONCILE_ERROR, message),

@@ -8,23 +8,28 @@ from pydantic import alias_generators
 from milliner_operator.observed import Probe
 
 MAX_AGE_S = 60.0  # an older round trip says nothing of now
+_HOUR_MS, _HOUR_US, _MOST = 3_600_000, 3_600_000_000, 1_000_000  # the bounds that the status has for these figures
 
 
 class ProbeAnswer(pydantic.BaseModel):
     """The JSON of `GET /probe`; what a later version adds is ignored."""
 
     model_config = pydantic.ConfigDict(
-        extra="ignore", frozen=True, alias_generator=alias_generators.to_camel, validate_by_name=True
+        extra="ignore",
+        frozen=True,
+        alias_generator=alias_generators.to_camel,
+        validate_by_name=True,
+        allow_inf_nan=False,
     )
 
     ok: bool
     reason: str = pydantic.Field(default="", max_length=1024)
-    revision: str = ""
-    model_digest: str | None = None
-    round_trip_microseconds: float | None = None
-    time_to_first_token_milliseconds: float | None = None
-    tokens_per_second: float | None = None
-    age_seconds: float | None = None
+    revision: str = pydantic.Field(default="", max_length=64)
+    model_digest: str | None = pydantic.Field(default=None, max_length=128)
+    round_trip_microseconds: float | None = pydantic.Field(default=None, ge=0, le=_HOUR_US)
+    time_to_first_token_milliseconds: float | None = pydantic.Field(default=None, ge=0, le=_HOUR_MS)
+    tokens_per_second: float | None = pydantic.Field(default=None, ge=0, le=_MOST)
+    age_seconds: float | None = pydantic.Field(default=None, ge=0)
 
 
 def parse(text: str, *, pod: str) -> Probe:

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pydantic
+
 from milliner.contract import names
 from milliner.contract import status as schema
 from milliner_operator import conditions, leaves
@@ -188,10 +190,18 @@ def _pool(seen: Seen, role: RolePlan) -> schema.DevicePoolStatus:
     )
 
 
+def _earlier_probe(before: Mapping[str, Any]) -> schema.ProbeStatus | None:
+    """The figures that the status has; None where it has none in a form that is known here."""
+    try:
+        return schema.ProbeStatus.model_validate(dict(before)) if before else None
+    except pydantic.ValidationError:
+        return None  # another version's, or somebody's own: figures that are measured anew need no past
+
+
 def _probe(probes: Iterable[Probe], *, before: Mapping[str, Any], now: str) -> schema.ProbeStatus | None:
     """The figures of the slowest pool; those of `before` while they differ by less than a tenth, or no probe is ok."""
     succeeded = [each for each in probes if each.ok]
-    earlier = schema.ProbeStatus.model_validate(dict(before)) if before else None
+    earlier = _earlier_probe(before)
     if not succeeded:
         return earlier
     slowest = max(succeeded, key=lambda each: each.round_trip_us)

@@ -65,6 +65,14 @@ def test_other_names_or_a_damaged_secret_renew_a_leaf() -> None:
     assert leaf(ensured(damaged).cloud) != leaf(first.cloud)
 
 
+def test_what_somebody_wrote_beside_the_certificates_is_dropped() -> None:
+    """Junk behind the last block ended every pass over the topology."""
+    first = ensured()
+    bundle = text(first.ca, "ca.crt") + "-----BEGIN CERTIFICATE-----\njunk\n"
+    ca = {**first.ca, "ca.crt": base64.b64encode(bundle.encode()).decode()}
+    assert ensured(Identities(ca, first.cloud, first.device, first.expires)) == first
+
+
 def test_a_next_ca_is_trusted_before_it_signs_and_the_old_one_after() -> None:
     """Pods get a changed Secret minutes later: at no moment may one tier have a leaf that the other does not trust."""
     now = ensured()

@@ -159,3 +159,10 @@ def test_what_is_left_in_a_cluster_that_no_pool_is_in_any_more_is_told_and_nothi
     assert condition(document, "CleanupPending") == ("True", "CleanupPending")
     given_up = dataclasses.replace(SILENT, given_up=True)
     assert built(dataclasses.replace(serving(), clusters={EDGE: given_up})) == built(serving())
+
+
+@pytest.mark.parametrize("before", [{"later": 1}, {"tokensPerSecond": -3}])
+def test_a_probe_in_another_versions_form_is_measured_anew(before: dict[str, Any]) -> None:
+    """After a rollback of the operator the status had fields that it did not know, and every pass ended there."""
+    assert built(serving(), before={"probe": before})["probe"]["tokensPerSecond"] == 30
+    assert "probe" not in built(serving(None), before={"probe": before})

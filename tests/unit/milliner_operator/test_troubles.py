@@ -155,7 +155,21 @@ def test_pods_that_end_are_no_trouble() -> None:
     assert not pods.is_ready(pod(Ready=True) | {"metadata": {"name": "p", "deletionTimestamp": "x"}})
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"ok": "maybe"}', "<html>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"ok": "maybe"}',
+        "<html>",
+        # figures that no status can hold ended the whole pass
+        '{"ok": true, "ageSeconds": 3, "tokensPerSecond": -1}',
+        '{"ok": true, "ageSeconds": 3, "tokensPerSecond": 1e300}',
+        '{"ok": true, "ageSeconds": 3, "roundTripMicroseconds": NaN}',
+        '{"ok": true, "ageSeconds": 3, "timeToFirstTokenMilliseconds": Infinity}',
+    ],
+)
 def test_answers_that_are_none_are_failed_probes(text: str) -> None:
     found = probes.parse(text, pod="p")
     assert not found.ok and "p" in found.reason
