@@ -117,6 +117,26 @@ def test_the_operator_takes_every_setting_of_the_chart() -> None:
     assert settings.read(environment).watch_namespaces == ("team-a", "team-b")
 
 
+def test_the_roles_log_level_is_apart_from_the_operators() -> None:
+    from milliner_operator import settings
+
+    _, environment = _operator(charts.rendered(charts.OPERATOR_CHART / "ci" / "placed-values.yaml"))
+    read = settings.read(environment)
+    assert (read.log_level, read.runtime_log_level) == ("DEBUG", "WARNING")
+
+
+def test_the_test_pod_may_read_metrics_where_few_may() -> None:
+    """`helm test` timed out at the operator's own policy as soon as `metricsFrom` was set."""
+    monitoring = '[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]'
+    for enabled, peers in (("true", 2), ("false", 1)):
+        documents = charts.rendered(sets={"networkPolicy.metricsFrom": monitoring, "tests.enabled": enabled})
+        (rule,) = charts.only(documents, "NetworkPolicy")["spec"]["ingress"]
+        assert len(rule["from"]) == peers
+        for pod in charts.of_kind(documents, "Pod"):
+            assert rule["from"][1]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert "from" not in charts.only(charts.rendered(), "NetworkPolicy")["spec"]["ingress"][0]
+
+
 def test_dashboards_alerts_and_monitors_only_where_asked_for() -> None:
     extra = {"ConfigMap", "PrometheusRule", "ServiceMonitor", "PodMonitor"}
     assert not extra & {each["kind"] for each in charts.rendered()}
