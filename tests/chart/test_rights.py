@@ -1,4 +1,4 @@
-"""The rules of the operator's role are those that its code needs: its table of kinds, and what it does with each."""
+"""The rules of the operator's role are those that its code needs (`calls` reads them off it): none less, none more."""
 
 from __future__ import annotations
 
@@ -6,29 +6,23 @@ import pathlib
 
 import pytest
 import yaml
-from tests.chart import charts
+from tests.chart import calls, charts
 
 from milliner_operator import kinds
 
 NAMESPACED = charts.OPERATOR_CHART / "ci" / "namespaced-values.yaml"
 WATCHED = charts.OPERATOR_CHART / "ci" / "watched-values.yaml"
 
-CHILD_VERBS = {"get", "list", "watch", "create", "patch", "delete"}  # server-side apply is patch, and create at first
-OTHERS = {
-    (kinds.TOPOLOGY.group, kinds.TOPOLOGY.plural): {"get", "list", "watch", "patch"},
-    (kinds.TOPOLOGY.group, f"{kinds.TOPOLOGY.plural}/status"): {"patch"},
-    (kinds.TOPOLOGY.group, f"{kinds.TOPOLOGY.plural}/finalizers"): {"update"},
-    (kinds.POD.group, kinds.POD.plural): {"list"},
-    (kinds.POD.group, f"{kinds.POD.plural}/proxy"): {"get"},
-    (kinds.EVENT.group, kinds.EVENT.plural): {"create", "list"},
-}
+ANY_CHILD = (*kinds.CHILDREN, kinds.CERTIFICATE)
+# Where clients of other clusters are used.
+MODULES_ELSEWHERE = ("executor", "remote", "sightings")
 
 
 @pytest.mark.parametrize(("values", "kind"), [(None, "ClusterRole"), (WATCHED, "ClusterRole"), (NAMESPACED, "Role")])
 def test_rules_are_what_the_code_calls(values: pathlib.Path | None, kind: str) -> None:
     roles = [each for each in charts.of_kind(charts.rendered(values), kind) if "operator" in each["metadata"]["name"]]
-    needed = OTHERS | {(each.group, each.plural): CHILD_VERBS for each in kinds.CHILDREN}
-    needed[kinds.CERTIFICATE.group, kinds.CERTIFICATE.plural] = CHILD_VERBS - {"watch"}
+    asked = calls.by_calls(any_child=ANY_CHILD)
+    needed = calls.together(asked, calls.by_watches(), calls.by_owner_references())
     assert roles
     for role in roles:
         assert given(role) == needed
@@ -37,10 +31,18 @@ def test_rules_are_what_the_code_calls(values: pathlib.Path | None, kind: str) -
 def test_rules_for_pools_in_another_cluster_are_what_the_code_calls_there() -> None:
     """The operator watches nothing there: it lists at each pass."""
     text = (charts.ROOT / "manifests" / "edge" / "rights.yaml").read_text()
-    pods = {key: verbs for key, verbs in OTHERS.items() if key[1].startswith(kinds.POD.plural)}
-    events = {(kinds.EVENT.group, kinds.EVENT.plural): {"list"}}
-    needed = pods | events | {(each.group, each.plural): CHILD_VERBS - {"watch"} for each in kinds.REMOTE_CHILDREN}
+    needed = calls.by_calls(MODULES_ELSEWHERE, any_child=kinds.REMOTE_CHILDREN)
     assert given(charts.only(list(yaml.safe_load_all(text)), "Role")) == needed
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb"),
+    [(("", "pods"), "get"), (("", "pods"), "create"), (("", "secrets"), "update"), (("", "nodes"), "list")],
+)
+def test_what_no_code_calls_is_found_to_be_in_excess(resource: tuple[str, str], verb: str) -> None:
+    asked = calls.together(calls.by_calls(any_child=ANY_CHILD), calls.by_watches())
+    assert verb not in asked.get(resource, set())
+    assert asked["", "pods"] == {"list"} and asked["", "secrets"] >= {"get", "list", "watch", "patch"}
 
 
 def given(role: charts.Document) -> dict[tuple[str, str], set[str]]:
