@@ -90,9 +90,9 @@ class CloudProcess:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Path, *, environment: dict[str, str]) -> AsyncIterator[CloudProcess]:
+async def running(config: Path, *, environment: dict[str, str], role: str = "cloud") -> AsyncIterator[CloudProcess]:
     """A cloud role that serves, from its configuration file; stopped at the end. Raises `CloudProcessError`."""
-    argv = (sys.executable, "-m", "milliner.roles", "cloud", "--config", str(config))
+    argv = (sys.executable, "-m", "milliner.roles", role, "--config", str(config))
     lifeline = children.Lifeline()
     try:
         spec = children.ChildSpec(name="bench-cloud", argv=argv, environment={**os.environ, **environment})

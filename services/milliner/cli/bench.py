@@ -41,7 +41,7 @@ JsonFile = Annotated[
     pathlib.Path | None,
     typer.Option("--json", metavar="FILE", help="Write the report there as JSON too.", callback=_writable),
 ]
-Preset = Annotated[str, typer.Option(help="The emulated world: link, device and cloud.")]
+Preset = Annotated[str, typer.Option(help="The emulated world: paper-wifi (Hat), or pd (P/D-Device).")]
 Strategies = Annotated[str, typer.Option(metavar="NAMES", help="What to compare, comma-separated.", show_default=True)]
 Codecs = Annotated[str, typer.Option(metavar="NAMES", help="Codecs of the prompt: float16, int8, int4, …")]
 PromptTokens = Annotated[str, typer.Option(metavar="NUMBERS", help="Prompt lengths in tokens.")]
@@ -113,8 +113,13 @@ def strategies(
       [bold]milliner bench --modelled --agreement 0.8 --requests 20[/bold]
 
       [bold]milliner bench --virtual-time --codecs float16 --prompt-tokens 512 --requests 10[/bold]
+
+      [bold]milliner bench --preset pd --quick[/bold]   (P/D-Device; its own cells)
     """
     if context.invoked_subcommand is not None:
+        return
+    if preset == "pd":
+        _deliver(_run_pd(requests=requests, quick=quick, time_scale=time_scale), json_file)
         return
     if quick:
         requests, prompt_tokens, codecs, temperatures = 1, "512", "float16", "0"
@@ -140,6 +145,22 @@ def strategies(
             run_plan, preset=preset, time_scale=None if virtual_time else time_scale, run_inputs=run_inputs
         )
     _deliver(result, json_file)
+
+
+def _run_pd(*, requests: int, quick: bool, time_scale: float) -> report.Report:
+    """P/D-Device beside DeviceOnly and CloudOnly; its cells are its own."""
+    from milliner.bench import paper_wifi, pd
+
+    found = paper_wifi.demo_inputs()
+    return pd.run(
+        model=found.files.model,
+        texts=found.texts,
+        requests=requests,
+        quick=quick,
+        time_scale=time_scale,
+        command=_command(),
+        console=rich.console.Console(stderr=True),
+    )
 
 
 def _run_real(

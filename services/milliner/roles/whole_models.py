@@ -4,60 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from milliner.contract import kinds, model_checks, role_config
-from milliner.core import compute, errors, generation, ports, types
+from milliner.core import compute, errors, ports, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, generation_scheduler, limits, scheduler, whole_model
 
 if TYPE_CHECKING:
-    from milliner.engine import slice_backend, token_codec
+    from milliner.engine import whole_loading
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Loaded:
-    """What reading the files gives."""
-
-    backend: slice_backend.SliceBackend
-    codec: token_codec.TokenCodec
-    info: generation.WholeModelInfo
-
-
-def load(model: role_config.ModelFiles, *, accelerator: kinds.AcceleratorChoice, config: limits.EngineConfig) -> Loaded:
+def load(
+    model: role_config.ModelFiles, *, accelerator: kinds.AcceleratorChoice, config: limits.EngineConfig
+) -> whole_loading.Loaded:
     """Reads the whole model. On the executor's thread.
 
     Raises `CheckpointError`, `UnsupportedModel`, or `ConfigError` where the pinned digest is another's.
     """
-    from milliner.engine import slice_backend, token_codec
-    from milliner.model import checkpoint, digest, tokenizer_digest
-    from milliner.model import slice as slices
+    from milliner.engine import whole_loading
     from milliner.roles import accelerators
 
-    folder = pathlib.Path(model.path)
-    opened = checkpoint.Checkpoint.open(folder)
-    found = digest.model_digest(folder)
-    for problem in model_checks.check_digest(pinned=model.digest, found=found):
+    loaded = whole_loading.load(
+        pathlib.Path(model.path),
+        dtype=accelerators.dtype(model.dtype),
+        torch_device=accelerators.torch_device(accelerator),
+        config=config,
+    )
+    for problem in model_checks.check_digest(pinned=model.digest, found=loaded.info.model_digest):
         raise errors.ConfigError(problem.message, field=problem.path)
-    spec = slices.SliceSpec(0, opened.num_layers, embedding=True, lm_head=True)
-    loaded = slices.load_slice(
-        opened, spec, dtype=accelerators.dtype(model.dtype), torch_device=accelerators.torch_device(accelerator)
-    )
-    info = generation.WholeModelInfo(
-        model_digest=found,
-        tokenizer_digest=tokenizer_digest.tokenizer_digest(folder),
-        num_layers=opened.num_layers,
-        vocab_size=loaded.vocab_size,
-        max_positions=loaded.max_positions,
-    )
-    return Loaded(slice_backend.SliceBackend(loaded, config=config), token_codec.TokenCodec(loaded), info)
+    return loaded
 
 
 def engine(
-    loaded: Loaded,
+    loaded: whole_loading.Loaded,
     *,
     config: limits.EngineConfig,
     policy: scheduler.SchedulingPolicy,
@@ -69,7 +51,9 @@ def engine(
     return engines.Engine(loaded.backend, config=config, executor=worker, clock=clock, cost=cost, policy=policy)
 
 
-def model(loaded: Loaded, running: engines.Engine, *, origin: types.TokenOrigin) -> whole_model.EngineModel:
+def model(
+    loaded: whole_loading.Loaded, running: engines.Engine, *, origin: types.TokenOrigin
+) -> whole_model.EngineModel:
     """The model behind its port."""
     return whole_model.EngineModel(running, codec=loaded.codec, info=loaded.info, origin=origin)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+AIM_SHARE = 0.96  # of the longest interval: timers and the way to the client take the rest (arbitrary)
 _DRAIN = 0.5  # of the device's time per token, while what the cloud gave is still buffered; arbitrary
 
 
@@ -31,4 +32,4 @@ class Pacing:
         return self._clamp(step_s * _DRAIN) if buffered > 1 else 0.0
 
     def _clamp(self, interval_s: float) -> float:
-        return min(self.max_s, max(self.min_s, interval_s))
+        return min(AIM_SHARE * self.max_s, max(self.min_s, interval_s))

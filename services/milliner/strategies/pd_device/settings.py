@@ -16,7 +16,7 @@ import dataclasses
 import math
 
 # More than the least, for estimates that are a little off: a token too few is a gap, one too many a step of the cloud.
-_SPARE_SHARE = 0.03  # arbitrary
+_SPARE_SHARE = 0.02  # arbitrary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ class _HandOver:
         found = settings.cloud_tokens(
             self._profile.device,
             prompt_tokens=self._prompt_tokens,
-            interval_s=self._options.max_interval_s,
+            interval_s=pacing.AIM_SHARE * self._options.max_interval_s,
             first_token_s=self._profile.first_token_s(self._prompt_tokens),
         )
         most = min(self._options.max_cloud_tokens, self._request.max_new_tokens)

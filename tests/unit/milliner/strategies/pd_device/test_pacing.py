@@ -14,9 +14,9 @@ def test_what_is_there_lasts_until_the_device_goes_on() -> None:
 
 
 def test_the_interval_keeps_its_limits() -> None:
-    assert PACING.behind(until_caught_up_s=60.0, buffered=1, expected=0) == PACING.max_s
+    assert PACING.behind(until_caught_up_s=60.0, buffered=1, expected=0) == pacing.AIM_SHARE * PACING.max_s
     assert PACING.behind(until_caught_up_s=0.0, buffered=50, expected=0) == PACING.min_s
-    assert PACING.behind(until_caught_up_s=1.0, buffered=0, expected=0) == PACING.max_s
+    assert PACING.behind(until_caught_up_s=1.0, buffered=0, expected=0) == pacing.AIM_SHARE * PACING.max_s
 
 
 def test_a_buffer_drains_once_the_device_generates_and_then_nothing_waits() -> None:

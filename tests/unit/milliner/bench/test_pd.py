@@ -1,0 +1,52 @@
+"""What preset pd allows, and that its bench runs with real processes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import rich.console
+
+from milliner.bench import paper_wifi, pd, pd_preset
+
+PRESET = pd_preset.PDPreset()
+
+
+def test_the_optimum_of_cloud_tokens_bridges_the_devices_prefill() -> None:
+    # (512 x 2 ms + 40 ms - 20 ms - 24 ms - 512 x 0.21 ms) / (50 ms - 2 ms)
+    assert PRESET.cloud_tokens_optimum(512) == pytest.approx(0.91248 / 0.048)
+    assert PRESET.cloud_tokens_optimum(1) == 1.0
+
+
+@pytest.mark.parametrize(("prompt", "answer", "gain"), [(512, 1024, 19.8), (2048, 1024, 5.5)])
+def test_a_saturated_cloud_gains_what_the_constants_allow(prompt: int, answer: int, gain: float) -> None:
+    few = PRESET.requests_per_s(prompt_tokens=prompt, cloud_tokens=PRESET.cloud_tokens_optimum(prompt))
+    all_of_it = PRESET.requests_per_s(prompt_tokens=prompt, cloud_tokens=answer)
+    assert few / all_of_it == pytest.approx(gain, rel=0.03)
+
+
+def test_a_slower_world_keeps_its_ratios() -> None:
+    slow = PRESET.scaled(3.0)
+    assert slow.cloud_tokens_optimum(2048) == pytest.approx(PRESET.cloud_tokens_optimum(2048))
+    assert slow.requests_per_s(prompt_tokens=512, cloud_tokens=20) == pytest.approx(
+        PRESET.requests_per_s(prompt_tokens=512, cloud_tokens=20) / 3.0
+    )
+
+
+def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pd, "QUICK_CELLS", ((128, 24),))
+    found = paper_wifi.demo_inputs()
+    result = pd.run(
+        model=found.files.model,
+        texts=found.texts,
+        requests=1,
+        quick=True,
+        time_scale=0.5,
+        command="test",
+        console=rich.console.Console(file=io.StringIO(), width=100),
+    )
+    (row,) = result.rows
+    assert row["prompt_tokens"] == 128
+    assert 1 <= int(row["cloud_tokens"] or 0) <= 24
+    assert float(row["requests_per_s"] or 0.0) > float(row["requests_per_s_cloud_only"] or 0.0)
+    assert set(result.summary) >= {"ttft_over_device_only", "share_within_tpot", "throughput_over_cloud_only"}
