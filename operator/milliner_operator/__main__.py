@@ -9,12 +9,13 @@ import asyncio
 import functools
 import logging
 import os
+import signal
 import sys
 
 import kopf
 import prometheus_client
 
-from milliner_operator import errors, handlers, settings
+from milliner_operator import errors, handlers, presence, settings
 from milliner_operator.api import KubernetesApi
 from milliner_operator.metrics import Metrics
 from milliner_operator.queue import WorkQueue
@@ -33,8 +34,14 @@ def main() -> int:
         print(f"milliner_operator: {error}", file=sys.stderr)
         return EXIT_WRONG_SETTINGS
     set_up_logging(chosen.log_level)
-    asyncio.run(serve(chosen))
-    return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until kopf has handlers of its own
+    status = 0
+    try:
+        asyncio.run(serve(chosen))
+    except* errors.KindGone as gone:
+        print(f"milliner_operator: {gone.exceptions[0]}", file=sys.stderr)
+        status = 1
+    return status
 
 
 def set_up_logging(level: str) -> None:
@@ -52,8 +59,9 @@ async def serve(chosen: settings.Settings) -> None:
     connect = functools.partial(KubernetesApi.of_kubeconfig, told=metrics.answered, servers=chosen.remote_servers)
     clusters = Clusters(client, connect=connect)
     reconciler = Reconciler(client, settings=chosen, clusters=clusters, metrics=metrics)
-    queue = WorkQueue(reconciler)
+    queue = WorkQueue(reconciler, is_slow=reconciler.waits_for_others)
     metrics.waiting.set_function(lambda: float(len(queue)))
+    insights = presence.Insights()
     registry, kopf_settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
     handlers.configure(kopf_settings)
     handlers.register(registry, add=queue.add, is_alive=queue.is_alive)
@@ -61,9 +69,13 @@ async def serve(chosen: settings.Settings) -> None:
         prometheus_client.start_http_server(chosen.metrics_port)
     try:
         async with asyncio.TaskGroup() as group:
+            await presence.await_kind(client)
             working = group.create_task(queue.run(), name="queue")
+            keeping = presence.keep(client, insights, namespaces=chosen.watch_namespaces, forget=queue.forget)
+            looking = group.create_task(keeping, name="presence")
             await kopf.operator(
                 registry=registry,
+                insights=insights,
                 settings=kopf_settings,
                 standalone=True,
                 clusterwide=not chosen.watch_namespaces,
@@ -71,6 +83,7 @@ async def serve(chosen: settings.Settings) -> None:
                 liveness_endpoint=f"http://0.0.0.0:{chosen.liveness_port}/healthz",
             )
             working.cancel()
+            looking.cancel()
     finally:
         client.close()
 

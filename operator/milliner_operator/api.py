@@ -60,6 +60,10 @@ class Api(Protocol):
 
     async def proxy_pod(self, namespace: str, pod: str, *, port: int, path: str, timeout_s: float) -> str: ...
 
+    async def serves(self, kind: Kind) -> bool: ...
+
+    def close(self) -> None: ...
+
 
 Told = Callable[[str, int], None]  # what is told of each answer: verb, bytes; called on any thread
 
@@ -157,6 +161,14 @@ class KubernetesApi:
         """The body of a GET to a pod's port through the API server, so that any cluster's pods can be asked."""
         url = f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path.lstrip('/')}"
         return (await self._raw("GET", url, verb=_ASK, timeout_s=timeout_s)).decode(errors="replace")
+
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server has this kind at all; everybody may ask that."""
+        try:
+            found = await self._call("GET", f"/apis/{kind.api_version}", verb="discover")
+        except errors.NotFound:
+            return False
+        return any(each.get("name") == kind.plural for each in found.get("resources") or [])
 
     async def _call(
         self,

@@ -2,6 +2,7 @@
 
 OperatorError
 ├── SettingsInvalid     the environment is wrong: the process ends, naming the variable
+├── KindGone            the API server does not serve topologies any more: the process ends, to be started anew
 └── ApiError            an answer of an API server that is no success (*expected*: tried again with backoff)
     ├── NotFound        404
     ├── Conflict        409: the object changed meanwhile, or exists already
@@ -24,6 +25,10 @@ class SettingsInvalid(OperatorError):
     def __init__(self, field: str, message: str) -> None:
         self.field = field
         super().__init__(f"{field}: {message}")
+
+
+class KindGone(OperatorError):
+    """The definition of topologies was deleted."""
 
 
 class ApiError(OperatorError):

@@ -1,7 +1,8 @@
 """A work queue of keys: each at most once at a time, again when asked for meanwhile, backoff after failures.
 
 `add` brings a key forward and never puts it off; passes of one key are at least `_SPACING_S` apart, so that a storm of
-events costs one pass. `handle` returns when the key is to be looked at again, or None to forget it.
+events costs one pass. `handle` returns when the key is to be looked at again, or None to forget it. Keys that are slow
+for reasons of others have workers of their own, so that they hold up only one another.
 """
 
 from __future__ import annotations
@@ -37,9 +38,17 @@ class _Entry:
 class WorkQueue:
     """Runs `handle` for keys; `now` is monotonic, in seconds; `len` may be asked from any thread."""
 
-    def __init__(self, handle: Handle, *, workers: int = 4, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        *,
+        workers: int = 4,
+        is_slow: Callable[[Key], bool] = lambda key: False,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._handle = handle
-        self._workers = asyncio.Semaphore(workers)
+        self._is_slow = is_slow
+        self._free = {False: workers, True: workers}  # by whether it is for slow keys
         self._now = now
         self._entries: dict[Key, _Entry] = {}
         self._changed = asyncio.Event()
@@ -60,6 +69,11 @@ class WorkQueue:
             entry.due = min(entry.due, max(due, entry.last_start + _SPACING_S))
         self._changed.set()
 
+    def forget(self, namespace: str) -> None:
+        """Drops the keys of a namespace; those that run are dropped by a later call."""
+        for key in [key for key, each in self._entries.items() if key[0] == namespace and not each.running]:
+            del self._entries[key]
+
     def is_alive(self) -> bool:
         """Whether the dispatcher has turned lately; False makes the liveness probe fail."""
         return self._now() - self._beat < _STALLED_S
@@ -71,21 +85,21 @@ class WorkQueue:
                 self._beat = now = self._now()
                 waiting = [(each.due, key) for key, each in self._entries.items() if not each.running]
                 for _, key in sorted(each for each in waiting if each[0] <= now):
-                    await self._start(group, key)
+                    self._start(group, key)
                 next_due = min((due for due, _ in waiting if due > now), default=now + _BEAT_S)
                 await self._sleep(min(max(next_due - now, 0.0), _BEAT_S))
 
-    async def _start(self, group: asyncio.TaskGroup, key: Key) -> None:
-        try:
-            async with asyncio.timeout(_BEAT_S):
-                await self._workers.acquire()
-        except TimeoutError:
-            return  # all workers are busy: the key stays due, and the dispatcher is seen to live
+    def _start(self, group: asyncio.TaskGroup, key: Key) -> None:
+        """Starts a pass, unless all workers are busy: then the key stays due, and the next that ends wakes the loop."""
+        slow = self._is_slow(key)
+        if self._free[slow] == 0:
+            return
+        self._free[slow] -= 1
         entry = self._entries[key]
         entry.running, entry.last_start = True, self._now()
-        group.create_task(self._pass(key, entry), name=f"reconcile {'/'.join(key)}")
+        group.create_task(self._pass(key, entry, slow=slow), name=f"reconcile {'/'.join(key)}")
 
-    async def _pass(self, key: Key, entry: _Entry) -> None:
+    async def _pass(self, key: Key, entry: _Entry, *, slow: bool) -> None:
         try:
             async with asyncio.timeout(_PASS_S):
                 delay = await self._handle(key)
@@ -97,7 +111,8 @@ class WorkQueue:
             _logger.warning("%s/%s: %s; again in %.0f s", *key, error or "timed out", delay, exc_info=not expected)
         finally:
             entry.running = False
-            self._workers.release()
+            self._free[slow] += 1
+            self._changed.set()
         self._reschedule(key, entry, delay)
 
     def _reschedule(self, key: Key, entry: _Entry, delay: float | None) -> None:
@@ -107,7 +122,6 @@ class WorkQueue:
             return
         wanted = [*([] if delay is None else [self._now() + delay]), *([] if again is None else [again])]
         entry.due = max(min(wanted), entry.last_start + _SPACING_S)
-        self._changed.set()
 
     async def _sleep(self, delay_s: float) -> None:
         try:

@@ -40,6 +40,7 @@ from milliner_operator.seen import Seen
 from milliner_operator.settings import Settings
 
 _PASS_S = 90.0  # arbitrary: above the deadlines of a pass's calls; the queue gives one a little longer
+_REMOTE_S = 30.0  # arbitrary: for all that is written in one other cluster in a pass; the next goes on from there
 _UNSETTLED_S = 5.0  # how soon a topology that is not ready is looked at again: pods tell nobody why they fail
 _READY_VALUES = {"True": 1, "False": 0}
 
@@ -68,6 +69,11 @@ class Reconciler:
         self._metrics = metrics
         self._now = now
         self._failing = failing.Failing()
+        self._slow: set[Key] = set()  # topologies with something in other clusters, which may be silent
+
+    def waits_for_others(self, key: Key) -> bool:
+        """Whether passes over a topology ask other clusters."""
+        return key in self._slow
 
     async def __call__(self, key: Key) -> float | None:
         """One pass; returns after how many seconds to look again, None if the topology is gone."""
@@ -76,6 +82,8 @@ class Reconciler:
             async with asyncio.timeout(_PASS_S):
                 delay = await self._pass(*key)
             result = "gone" if delay is None else "done"
+            if delay is None:
+                self._slow.discard(key)
             self._failing.ended_well(key)
             return delay
         except Exception as error:
@@ -92,6 +100,10 @@ class Reconciler:
             self._metrics.forget(namespace, name)
             return None
         objects = await world.children(self._client, document)
+        if FINALIZER in (document["metadata"].get("finalizers") or []) or world.clusters_in(document):
+            self._slow.add((namespace, name))
+        else:
+            self._slow.discard((namespace, name))
         if "deletionTimestamp" in document["metadata"]:
             return await self._release(document, objects)
         before = document.get("status") or {}
@@ -146,16 +158,18 @@ class Reconciler:
     ) -> RemoteCluster:
         """Brings about the children in another cluster; its failures are that cluster's alone."""
         try:
-            outcome = await executor.execute(
-                client,
-                namespace=scope.namespace,
-                uid=scope.uid,
-                wanted=plan.remote.get(ref, ()),
-                live=seen.objects,
-                complete=plan.complete,
-            )
-        except errors.ApiError as error:
-            return RemoteCluster(seen.objects, error=f"cluster of Secret {ref.secret}: {error.message}")
+            async with asyncio.timeout(_REMOTE_S):
+                outcome = await executor.execute(
+                    client,
+                    namespace=scope.namespace,
+                    uid=scope.uid,
+                    wanted=plan.remote.get(ref, ()),
+                    live=seen.objects,
+                    complete=plan.complete,
+                )
+        except (errors.ApiError, TimeoutError) as error:
+            why = error.message if isinstance(error, errors.ApiError) else f"too slow: writing took {_REMOTE_S:.0f} s"
+            return RemoteCluster(seen.objects, error=f"cluster of Secret {ref.secret}: {why}")
         self._metrics.writes.inc(outcome.writes)
         troubles.update(outcome.troubles)
         return RemoteCluster(outcome.objects)

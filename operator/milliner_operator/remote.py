@@ -11,6 +11,7 @@ for a Secret, so that what is left behind is cleaned up even if the Secret went 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import logging
@@ -25,7 +26,11 @@ from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster
 
 FINALIZER = f"{names.GROUP}/remote-pools"
 _ANSWER_S = 8.0  # arbitrary: a cluster that does not answer must not hold up the topology's own
+_STILL_S = 3.0  # arbitrary: the same for one that did not answer last time
 _SILENCE_S = 10.0  # arbitrary: how long a cluster that did not answer is taken for silent without asking it
+
+_RETIRED_S = 200.0  # above a pass's deadline: one that runs may still use a client that others have done with
+_UNUSED_S = 7200.0  # twice the longest resync: no topology names the Secret any more
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +43,14 @@ def needs_finalizer(*, planned: bool, recorded: bool, has: bool) -> bool:
     return planned or (has and recorded)
 
 
+@dataclasses.dataclass(slots=True)
+class _Last:
+    """The hash of the kubeconfig that a Secret had, and when it was last asked for."""
+
+    identity: str
+    asked_s: float
+
+
 class Clusters:
     """Clients of other clusters, one for each kubeconfig; a changed Secret gets a new one. `now` is monotonic."""
 
@@ -46,7 +59,8 @@ class Clusters:
         self._connect = connect
         self._now = now
         self._clients: dict[str, Api] = {}  # by the kubeconfig's hash
-        self._last: dict[tuple[str, ClusterRef], str] = {}  # the hash that a Secret had
+        self._last: dict[tuple[str, ClusterRef], _Last] = {}
+        self._used_s: dict[str, float] = {}  # when a client was last asked for, by hash
         self._silent: dict[str, tuple[float, str]] = {}  # until when, and what was the error
 
     async def look(
@@ -59,6 +73,7 @@ class Clusters:
         listed = sorted(set(refs))
         looks = (self._look_at(namespace, ref, named=ref in named, topology=topology, uid=uid) for ref in listed)
         found = await asyncio.gather(*looks)
+        self._retire()
         seen = {ref: cluster for ref, (cluster, _) in zip(listed, found, strict=True)}
         clients = {ref: client for ref, (_, client) in zip(listed, found, strict=True) if client is not None}
         return seen, clients
@@ -87,7 +102,8 @@ class Clusters:
             last = None if named else self._last.get((namespace, ref))
             if last is None:
                 return self._without(ref, error.message, named=named), None
-            found = await self._ask(last, namespace, ref, topology=topology, uid=uid)
+            last.asked_s = self._now()
+            found = await self._ask(last.identity, namespace, ref, topology=topology, uid=uid)
             return found if found[1] is not None else (self._without(ref, found[0].error, named=named), None)
         except errors.ApiError as error:
             return RemoteCluster(error=_problem(ref, error.message)), None
@@ -107,7 +123,8 @@ class Clusters:
                 self._clients[identity] = self._connect(text)
             except ValueError as error:
                 raise errors.Refused(400, f"key {ref.key}: {error}") from None
-        self._last[namespace, ref] = identity
+            self._used_s[identity] = self._now()
+        self._last[namespace, ref] = _Last(identity, self._now())
         return identity
 
     async def _ask(
@@ -116,21 +133,36 @@ class Clusters:
         until, why = self._silent.get(identity, (0.0, ""))
         if self._now() < until:
             return RemoteCluster(error=_problem(ref, why)), None
-        client = self._clients[identity]
+        client, self._used_s[identity] = self._clients[identity], self._now()
+        limit_s = _STILL_S if identity in self._silent else _ANSWER_S
+        if identity in self._silent:  # one pass finds out whether it answers again, the others need not wait for that
+            self._silent[identity] = (self._now() + limit_s, why)
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(limit_s):
                 objects = await _list(client, namespace, topology=topology, uid=uid)
         except errors.Unreachable as error:
             why = error.message
         except TimeoutError:
-            why = f"no answer within {_ANSWER_S:.0f} s"
+            why = f"no answer within {limit_s:.0f} s"
         except errors.ApiError as error:  # it answers, if only to refuse: ask again next time
+            self._silent.pop(identity, None)
             return RemoteCluster(error=_problem(ref, error.message)), None
         else:
             self._silent.pop(identity, None)
             return RemoteCluster(objects), client
         self._silent[identity] = (self._now() + _SILENCE_S, why)
         return RemoteCluster(error=_problem(ref, why)), None
+
+    def _retire(self) -> None:
+        """Closes the clients of credentials that no Secret has any more, and forgets Secrets that nobody names."""
+        now = self._now()
+        self._last = {key: each for key, each in self._last.items() if now - each.asked_s < _UNUSED_S}
+        kept = {each.identity for each in self._last.values()}
+        for identity in [each for each in self._clients if each not in kept]:
+            if now - self._used_s[identity] >= _RETIRED_S:
+                self._clients.pop(identity).close()
+                del self._used_s[identity]
+                self._silent.pop(identity, None)
 
     def _without(self, ref: ClusterRef, why: str, *, named: bool) -> RemoteCluster:
         if not named:

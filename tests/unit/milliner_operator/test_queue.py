@@ -103,6 +103,42 @@ async def test_failures_are_tried_again_and_stop_no_other_key(caplog: pytest.Log
     assert "Traceback" not in caplog.text
 
 
+async def test_passes_that_wait_for_other_clusters_hold_up_only_one_another_and_no_heartbeat() -> None:
+    """The dispatcher waited five seconds for a worker, for each key: with dead clusters it missed its own beat."""
+    now, stuck, done = 0.0, asyncio.Event(), asyncio.Event()
+    far = [("default", f"far-{index}") for index in range(20)]
+
+    async def handle(key: Key) -> float | None:
+        if key == ONE:
+            done.set()
+        else:
+            await stuck.wait()
+        return None
+
+    work = queue.WorkQueue(handle, workers=2, is_slow=lambda key: key in far, now=lambda: now)
+    for key in far:
+        work.add(key)
+    async with running(work):
+        await asyncio.sleep(0.03)
+        work.add(ONE)
+        await until(done)
+        now = 1000.0
+        work.add(OTHER)
+        await asyncio.sleep(0.03)
+        assert work.is_alive()
+        stuck.set()
+        await asyncio.sleep(0.05)
+        assert len(work) == 0, "an end makes room for the next"
+
+
+async def test_a_namespace_that_is_gone_is_forgotten() -> None:
+    work = queue.WorkQueue(lambda key: asyncio.sleep(0, None))
+    work.add(ONE)
+    work.add(("elsewhere", "one"))
+    work.forget("default")
+    assert len(work) == 1
+
+
 async def test_liveness_follows_the_dispatcher() -> None:
     now = 0.0
     seen = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -24,6 +25,7 @@ class Cluster:
         self.objects: list[Manifest] = []
         self.down: errors.ApiError | None = None
         self.lists = 0
+        self.closed = False
 
     async def get(self, kind: kinds.Kind, namespace: str, name: str) -> Manifest | None:
         return self.secrets.get(name)
@@ -33,6 +35,9 @@ class Cluster:
         if self.down is not None:
             raise self.down
         return [each for each in self.objects if each["kind"] == kind.kind]
+
+    def close(self) -> None:
+        self.closed = True
 
     async def delete(self, kind: kinds.Kind, namespace: str, name: str, *, uid: str) -> None:
         self.objects = [each for each in self.objects if each["metadata"]["uid"] != uid]
@@ -117,6 +122,48 @@ async def test_new_credentials_are_tried_at_once(clusters: remote.Clusters, home
     await look(clusters)
     edge.down, home.secrets["edge"] = None, secret("another address")
     assert (await look(clusters)).objects
+
+
+async def test_clients_of_credentials_that_no_secret_has_any_more_are_closed(home: Cluster, clock: Clock) -> None:
+    """A token that is renewed hourly left 24 threads and a client each time."""
+    made: list[Cluster] = []
+
+    def connect(text: str) -> Cluster:
+        made.append(Cluster())
+        return made[-1]
+
+    clusters = remote.Clusters(home, connect=connect, now=clock)  # type: ignore[arg-type]
+    await look(clusters)
+    home.secrets["edge"] = secret("a new token")
+    await look(clusters)
+    assert not made[0].closed, "a pass may still be using it"
+    clock.now = 300.0
+    await look(clusters)
+    assert [each.closed for each in made] == [True, False]
+    clock.now = 20_000.0  # no topology has named the Secret for hours
+    await clusters.look("default", [], named=[], topology="chat", uid=UID)
+    assert made[1].closed
+
+
+async def test_only_one_pass_waits_for_a_cluster_that_was_silent(
+    clusters: remote.Clusters, edge: Cluster, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge.down = errors.Unreachable(0, "no route to host")
+    await look(clusters)
+    clock.now, asked = 60.0, asyncio.Event()
+
+    async def hang(*_: Any, **__: Any) -> list[Manifest]:
+        asked.set()
+        await asyncio.sleep(3600)
+        return []
+
+    monkeypatch.setattr(edge, "list", hang)
+    monkeypatch.setattr(remote, "_STILL_S", 0.05)
+    first = asyncio.create_task(look(clusters))
+    await asked.wait()
+    assert "no route to host" in (await look(clusters)).error
+    assert not first.done(), "the other did not wait"
+    assert "no answer" in (await first).error
 
 
 async def test_a_named_cluster_without_its_secret_is_an_error(clusters: remote.Clusters, home: Cluster) -> None:
