@@ -59,7 +59,7 @@ def device_config(
         layers=4,
         torch_threads=1,
         engine=role_config.EngineLimits(kv_cache_bytes=16 << 20),
-        strategy=role_config.WholeStrategy(type=kind),  # type: ignore[arg-type]
+        strategy=role_config.WholeStrategy(type=kind),
         cloud_model_digest=cloud_digest,
         cloud_endpoints=tuple(f"127.0.0.1:{port}" for port in ports),
         fallback=operations.Fallback(on_cloud_loss=on_loss, wait_seconds=5),
