@@ -183,7 +183,7 @@ async def test_a_probe_of_a_full_cloud_does_not_wait_in_line(tiny_model: pathlib
     async with served(tiny_model, kv_cache_bytes=[LARGE], cloud_sessions=1) as (client, topology):
         await topology.replicas[0].engine.open(types.SessionOpen("held", "", 0, 0, 32, max_positions=100))
         strategy = topology.strategy(strategy_options.UShapeOptions())
-        one = probe.Probe(strategy, device=topology.device.info, clock=clock.LoopClock())
+        one = probe.Probe(strategy, vocab_size=topology.device.info.vocab_size, clock=clock.LoopClock())
         waiting = asyncio.create_task(complete(client, prompt_tokens=20, max_tokens=4))
         async with asyncio.timeout(5):
             with pytest.raises(errors.TooManySessions):
