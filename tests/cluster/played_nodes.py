@@ -48,9 +48,10 @@ def play_pods(world: World, topology: str) -> None:
     _at_once(lambda each: set_ready(world, each["metadata"]["name"]), found["items"])
 
 
-def end_pods(world: World) -> None:
-    """Deletes all pods of the namespace at once: no node is there to say that they have ended."""
-    world.server.request("DELETE", world.path("pods"), gracePeriodSeconds="0")
+def end_pods(world: World, topology: str = "") -> None:
+    """Deletes all pods of the namespace or of a topology at once: no node is there to say that they have ended."""
+    labels = f"milliner.dev/topology={topology}" if topology else ""
+    world.server.request("DELETE", world.path("pods"), gracePeriodSeconds="0", labelSelector=labels)
 
 
 def set_ready(world: World, pod: str, *, ready: bool = True, ago_s: float = 0.0) -> None:

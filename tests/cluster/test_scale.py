@@ -80,13 +80,14 @@ def nodes(server: api_server.ApiServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def ready_nodes(server: api_server.ApiServer) -> Iterator[None]:
+def ready_nodes(world: World) -> Iterator[None]:
     """Two nodes of which each takes a hundred pods, ready at once."""
     fake_nodes.make(2)
     try:
         yield
     finally:
-        fake_nodes.delete(server)
+        played_nodes.end_pods(world)
+        fake_nodes.delete(world.server)
 
 
 def devices(world: World, name: str) -> str:
