@@ -7,7 +7,7 @@ the caller has listed what is there. `decide` says what to do from that alone, `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from milliner.contract import names
 from milliner_operator import api, errors, kinds, observed, retained, sameness
@@ -44,14 +44,17 @@ def decide(
     live: Mapping[Ref, Manifest],
     unwanted: Iterable[Ref] = (),
     complete: bool,
+    awaiting: Collection[str] = (),
 ) -> Steps:
     """Applies what differs; deletes, of what is the topology's own, `unwanted` always and the rest that is not `wanted`
-    only if the plan is `complete`, but for what pods of a former revision may need (`retained`). Pure."""
+    only if the plan is `complete`, but for what pods of a former revision may need (`retained`) and what is of pools
+    that are `awaiting` something before they can be planned. Pure."""
     desired = sorted(wanted, key=lambda each: _ORDER[each["kind"]])
     first = tuple(ref for ref in unwanted if _deletable(live.get(ref), uid))
     left = {ref: each for ref, each in live.items() if ref not in first}
     kept = {observed.ref(manifest) for manifest in desired}
     gone = [ref for ref, each in left.items() if complete and ref not in kept and _deletable(each, uid)]
+    gone = [ref for ref in gone if _pool(left[ref]) not in awaiting]
     needed = retained.find(gone, wanted=desired, live=left)
     last = tuple(ref for ref in gone if ref not in needed.refs)
     return Steps(first, tuple(each for each in desired if not _is_there(each, left, uid)), last, needed.by_pods)
@@ -66,9 +69,10 @@ async def execute(
     live: Mapping[Ref, Manifest],
     unwanted: Iterable[Ref] = (),
     complete: bool,
+    awaiting: Collection[str] = (),
 ) -> Outcome:
     """One pass: does what `decide` says."""
-    steps = decide(wanted, uid=uid, live=live, unwanted=unwanted, complete=complete)
+    steps = decide(wanted, uid=uid, live=live, unwanted=unwanted, complete=complete, awaiting=awaiting)
     objects, writes = dict(live), 0
     troubles: dict[str, Trouble] = {}
     for ref in steps.delete_first:
@@ -79,6 +83,8 @@ async def execute(
         try:
             objects[ref] = await _apply(client, manifest, uid=uid, found=objects.get(ref))
             writes += 1
+        except _Leaving as error:
+            troubles.setdefault(_role(manifest), Trouble(Reason.RECONCILING, str(error)))
         except _NotOwned as error:
             troubles.setdefault(_role(manifest), Trouble(Reason.CHILD_NOT_OWNED, str(error)))
         except (errors.Forbidden, errors.Refused, errors.NotFound, errors.Failed) as error:
@@ -107,6 +113,10 @@ def _deletable(found: Manifest | None, uid: str) -> bool:
     return found is not None and owned(found, uid) and "deletionTimestamp" not in found["metadata"]
 
 
+def _pool(found: Manifest) -> str | None:
+    return (found["metadata"].get("labels") or {}).get(names.LABEL_POOL)
+
+
 def _role(manifest: Manifest) -> str:
     return str(manifest["metadata"]["labels"][names.LABEL_ROLE])
 
@@ -115,26 +125,45 @@ class _NotOwned(Exception):
     """The object of that name is somebody else's."""
 
 
+class _Leaving(Exception):
+    """The object of that name is of a topology of this name that is gone: the garbage collector will delete it."""
+
+
 async def _apply(client: api.Api, manifest: Manifest, *, uid: str, found: Manifest | None) -> Manifest:
     kind, metadata = kinds.BY_KIND[manifest["kind"]], manifest["metadata"]
     if found is None:  # it may be there without our label
         found = await client.get(kind, metadata["namespace"], metadata["name"])
     if found is not None and not owned(found, uid) and not _abandoned(found, manifest):
-        owner = _owner(found)
-        raise _NotOwned(f"{kind.kind} {metadata['name']} exists and belongs to {owner}: delete or rename it")
+        raise _refusal(found, manifest)
     return await client.apply(manifest)
 
 
+def _refusal(found: Manifest, manifest: Manifest) -> Exception:
+    """Why an object that is not ours stays as it is."""
+    what = f"{found.get('kind') or manifest['kind']} {manifest['metadata']['name']}"
+    ours = (manifest["metadata"].get("ownerReferences") or [{}])[0]
+    owner: Manifest = next(
+        (each for each in found["metadata"].get("ownerReferences") or [] if each.get("controller")), {}
+    )
+    if owner and all(owner.get(key) == ours.get(key) for key in ("kind", "name")):
+        return _Leaving(f"{what} is of a topology of this name that was deleted: it is awaited to go")
+    label = (found["metadata"].get("labels") or {}).get(common.LABEL_TOPOLOGY_UID)
+    if not owner and label:
+        return _NotOwned(
+            f"{what} is of the topology with uid {label}, which another cluster may have under this name: rename this "
+            "one, or delete that object if its topology is gone"
+        )
+    named = f"{owner['kind']} {owner['name']}" if owner else "somebody else"
+    return _NotOwned(f"{what} exists and belongs to {named}: delete or rename it")
+
+
 def _abandoned(found: Manifest, manifest: Manifest) -> bool:
-    """Whether an object was made for a topology of this name that is gone: ours by label, without any controller."""
+    """Whether an object was made for a topology of this name that is gone: ours by label, without any controller. Those
+    in other clusters never have one, but a topology's uid: of another's it cannot be told whether it is gone."""
     labels, expected = found["metadata"].get("labels") or {}, manifest["metadata"]["labels"]
     keys = (common.LABEL_MANAGED_BY, names.LABEL_TOPOLOGY)
-    return not observed.controller_uid(found) and all(labels.get(key) == expected[key] for key in keys)
-
-
-def _owner(found: Manifest) -> str:
-    owners = [each for each in found["metadata"].get("ownerReferences") or [] if each.get("controller")]
-    return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "somebody else"
+    unclaimed = not observed.controller_uid(found) and common.LABEL_TOPOLOGY_UID not in labels
+    return unclaimed and all(labels.get(key) == expected[key] for key in keys)
 
 
 async def _unused(client: api.Api, namespace: str, selectors: Mapping[Ref, str]) -> list[Ref]:

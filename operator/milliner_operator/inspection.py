@@ -1,7 +1,8 @@
 """Facts about the model: which are known, whether an inspect Job is wanted, and the condition ModelReady. Pure.
 
 Nothing known: a Job is wanted. The Job's pod has answered: the answer is kept in a ConfigMap and the Job goes. The
-answer is an error, or the Job failed: tried again after `RETRY`, the old answer standing meanwhile.
+answer is an error, or the Job failed: tried again after `RETRY`, the old answer standing meanwhile. A Job's template
+cannot be changed, so one whose template is another than is wanted goes, and the next pass wants it anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import datetime
 from typing import Any
 
 from milliner.contract import errors, facts, names, role_config, topology
+from milliner_operator import revision
 from milliner_operator.children import common, inspect, network, plain, pod
 from milliner_operator.children.files import Files, model_files, reached
 from milliner_operator.conditions import Condition, Reason, Type
@@ -65,10 +67,13 @@ def state(
     if known is not None and known[0].error is None:
         agreed = Condition(Type.MODEL_READY, True, Reason.MODEL_AGREED, known[0].digest or "")
         return Inspection(known[0], agreed, kept, (job_ref,) if job else ())
-    if job is not None and _ended(job) and (known is not None or _due(_ended_at(job), now)):
+    wanted_job = _job_children(wanted, scope=scope, name=name, model=model, drafter=drafter)
+    if job is not None and _revision(job) != _revision(wanted_job[-1]):
+        job, unwanted = None, (job_ref,)
+    elif job is not None and _ended(job) and (known is not None or _due(_ended_at(job), now)):
         job, unwanted = None, (job_ref,)  # read, or given up: the next pass wants it anew when it is time
     elif job is not None or known is None or _due(known[1].at, now):
-        kept += _job_children(wanted, scope=scope, name=name, model=model, drafter=drafter)
+        kept += wanted_job
     return Inspection(None, _not_ready(known and known[0], job, world, name), kept, unwanted)
 
 
@@ -135,6 +140,7 @@ def _job_children(
     sources = reached((model, drafter), outside=scope.settings.outside)
     role = common.ROLE_INSPECT
     template: dict[str, Any] = pod.template(scope, shape)
+    template["metadata"]["labels"][names.LABEL_REVISION] = revision.of(template, "")
     return (
         plain.service_account(scope, name, role=role),
         plain.role_config_map(scope, name, role=role, config=config.to_json()),
@@ -146,6 +152,12 @@ def _job_children(
 def claims(*files: Files | None) -> tuple[str, ...]:
     """The persistent volume claims that files lie on, each once."""
     return tuple(sorted({each.claim for each in files if each is not None and each.claim is not None}))
+
+
+def _revision(job: Manifest) -> str:
+    """The revision of a Job's template; the Job of an operator that stamped none has ''."""
+    labels = job["spec"]["template"]["metadata"].get("labels") or {}
+    return str(labels.get(names.LABEL_REVISION, ""))
 
 
 def _ended(job: Manifest) -> bool:

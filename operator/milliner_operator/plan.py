@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from milliner.contract import names
 from milliner.contract.facts import InspectedFacts
@@ -52,6 +52,18 @@ class Plan:
     facts: InspectedFacts | None = None
     split_layer: int | None = None
     endpoint: str = ""
+
+    @property
+    def awaiting(self) -> frozenset[str]:
+        """Pools that are not planned yet: what runs of them is left alone, wherever it is."""
+        return frozenset(each.pool for each in self.roles if each.blocked is not None and each.pool is not None)
+
+    def is_complete(self, cluster: ClusterRef, objects: Iterable[Manifest]) -> bool:
+        """Whether all that is to be in another cluster could be planned, where these `objects` are: what is there of
+        a pool that awaits something needs what pools share."""
+        waits = any(each.blocked is not None for each in self.roles if each.cluster == cluster)
+        pools = {(each["metadata"].get("labels") or {}).get(names.LABEL_POOL) for each in objects}
+        return self.complete and not waits and not pools & self.awaiting
 
     def condition(self, kind: Type) -> Condition | None:
         return next((each for each in self.conditions if each.type is kind), None)

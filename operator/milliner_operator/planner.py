@@ -5,7 +5,8 @@
 3. With `tls.mode: CertManager` the tiers wait for their first certificates.
 4. Facts and spec resolve to role configurations, as the local runner does it; they become pods, Services, policies.
 5. A pool in another cluster is planned once the cloud has an address that it can reach.
-The plan is complete when all of it could be planned; only then is anything deleted for not being in it.
+The plan is complete when all of it could be planned; only then is anything deleted for not being in it. A pool that
+awaits an address leaves its own cluster's part of the plan incomplete, and no other.
 """
 
 from __future__ import annotations
@@ -107,7 +108,6 @@ def _tiers_plan(
         local += children
         roles.append(role)
     remote: dict[ClusterRef, list[Manifest]] = {each: [] for each in world.clusters}
-    complete = True
     inside = f"{tiers.service_host(context.wanted)}:{common.GRPC_PORT}"
     for pool in context.wanted.spec.device_pools:
         endpoints: tuple[str, ...] = (f"dns:{inside}",)
@@ -116,7 +116,6 @@ def _tiers_plan(
             endpoints, ports = external_endpoints(context.wanted, world)
             if not endpoints:
                 roles.append(_awaiting(tiers.pool_role(context.wanted, pool), context.wanted))
-                complete = False
                 continue
         children, role = tiers.pool_children(context, pool, endpoints=endpoints, cloud_ports=ports)
         roles.append(role)
@@ -130,7 +129,7 @@ def _tiers_plan(
         remote={cluster: tuple(manifests) for cluster, manifests in remote.items()},
         roles=tuple(roles),
         conditions=conditions,
-        complete=complete,
+        complete=True,
         facts=inspected,
         split_layer=context.resolved.split.split_layer,
         endpoint=inside,

@@ -137,6 +137,7 @@ class Reconciler:
             live=objects,
             unwanted=plan.unwanted,
             complete=plan.complete,
+            awaiting=plan.awaiting,
         )
         self._metrics.writes.inc(outcome.writes)
         troubles = dict(outcome.troubles)
@@ -165,7 +166,8 @@ class Reconciler:
                     uid=scope.uid,
                     wanted=plan.remote.get(ref, ()),
                     live=seen.objects,
-                    complete=plan.complete,
+                    complete=plan.is_complete(ref, seen.objects.values()),
+                    awaiting=plan.awaiting,
                 )
         except (errors.ApiError, TimeoutError) as error:
             why = error.message if isinstance(error, errors.ApiError) else f"too slow: writing took {_REMOTE_S:.0f} s"
@@ -248,7 +250,7 @@ class Reconciler:
 
     async def _write_status(self, document: Manifest, content: Mapping[str, Any]) -> None:
         metadata = document["metadata"]
-        await self._client.apply_status(metadata["namespace"], metadata["name"], content)
+        await self._client.apply_status(metadata["namespace"], metadata["name"], content, uid=metadata["uid"])
         self._metrics.writes.inc()
 
     def _settle(self, scope: common.Scope, seen: Seen, after: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from tests.unit.milliner_operator import worlds
 from milliner.contract import errors as contract_errors
 from milliner.contract import topology
 from milliner_operator import events, executor, observed, planner, remote, status, workloads
+from milliner_operator.children import common
 from milliner_operator.conditions import GUIDES, Reason, Type
 from milliner_operator.observed import Manifest, Ref
 from milliner_operator.sameness import FIELD_MANAGER
@@ -91,6 +92,65 @@ def test_what_a_plan_does_not_want_goes_at_once_even_if_it_is_incomplete() -> No
     assert steps == executor.Steps(delete_first=(ref,))
     assert refs(decided(wanted, live, unwanted=[ref]).apply) == [ref]  # and is made anew where it is wanted
     assert decided((), {}, unwanted=[ref]) == executor.Steps()
+
+
+def test_what_is_of_a_pool_that_waits_is_left_alone_and_the_rest_goes() -> None:
+    wanted = worlds.planned().local
+    pools = [{"name": each, "replicas": 1} for each in ("gone", "waits")]
+    live = world((*worlds.planned({"spec.devicePools": pools}).local, *wanted))
+    gone = decided(wanted, live, awaiting=["waits"]).delete_last
+    assert ("Deployment", "chat-device-gone") in gone
+    assert not [name for _, name in gone if "waits" in name]
+
+
+def owner(**changes: Any) -> dict[str, Any]:
+    return {**common.owner_reference(worlds.scope()), "controller": True} | changes
+
+
+@pytest.mark.parametrize(
+    ("owners", "labels", "reason", "words"),
+    [
+        ([owner(uid="uid-before")], {}, Reason.RECONCILING, "was deleted"),
+        ([owner(uid="uid-other", name="other")], {}, Reason.CHILD_NOT_OWNED, "InferenceTopology other"),
+        ([owner(uid="uid-other", kind="Deployment")], {}, Reason.CHILD_NOT_OWNED, "Deployment chat"),
+        ([], {common.LABEL_TOPOLOGY_UID: "uid-there"}, Reason.CHILD_NOT_OWNED, "uid-there, which another cluster"),
+        ([], {common.LABEL_MANAGED_BY: "helm"}, Reason.CHILD_NOT_OWNED, "somebody else"),
+        ([], {}, None, ""),
+    ],
+)
+async def test_what_is_somebody_elses_is_not_written(
+    owners: list[dict[str, Any]], labels: dict[str, str], reason: Reason | None, words: str
+) -> None:
+    """A topology that was deleted and made again stalled on its own children, and two clusters with topologies of one
+    name took their pool in a third from one another for ever."""
+    [wanted] = [each for each in worlds.planned().local if observed.ref(each) == ("Service", "chat-cloud")]
+    found = copy.deepcopy(wanted)
+    found["metadata"]["ownerReferences"] = owners
+    found["metadata"]["labels"] |= labels
+
+    class Cluster:
+        applied = 0
+
+        async def get(self, *_: Any) -> Manifest:
+            return found
+
+        async def apply(self, manifest: Manifest) -> Manifest:
+            self.applied += 1
+            return manifest
+
+    cluster = Cluster()
+    outcome = await executor.execute(
+        cluster,  # type: ignore[arg-type]
+        namespace="default",
+        uid=worlds.UID,
+        wanted=[wanted],
+        live={},
+        complete=True,
+    )
+    trouble = outcome.troubles.get("cloud")
+    assert (trouble and trouble.reason) == reason
+    assert trouble is None or words in trouble.message
+    assert cluster.applied == (1 if reason is None else 0)
 
 
 def ready(status: str, reason: str, message: str = "") -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Cluster:
     async def list(self, kind: kinds.Kind, namespace: str, **_: Any) -> list[Manifest]:
         raise self.broken
 
-    async def apply_status(self, namespace: str, name: str, status: dict[str, Any]) -> Manifest:
+    async def apply_status(self, namespace: str, name: str, status: dict[str, Any], *, uid: str) -> Manifest:
         self.topology["status"] = status
         return self.topology
 

@@ -100,6 +100,19 @@ def test_an_error_is_told_and_tried_again_after_a_while() -> None:
         assert not plan.complete
 
 
+def test_a_job_whose_template_was_corrected_goes_and_is_made_anew() -> None:
+    """A nodeSelector that matched nothing was corrected, and the API server refused the Job for half an hour."""
+    wanted, corrected = worlds.parsed({"spec.cloud.pod": {"nodeSelector": {"a": "b"}}}), worlds.parsed()
+    ref = ("Job", inspection.job_name(wanted, scope=worlds.scope()))
+    assert ref[1] == inspection.job_name(corrected, scope=worlds.scope())
+    asked = planner.plan_topology(wanted, scope=worlds.scope(), world=World(objects={}), now=worlds.NOW)
+    seen = World(objects={ref: worlds.child(asked, *ref)})
+    same = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
+    assert same.unwanted == () and ref in worlds.kinds_and_names(same.local)
+    plan = planner.plan_topology(corrected, scope=worlds.scope(), world=seen, now=worlds.NOW)
+    assert plan.unwanted == (ref,) and ref not in worlds.kinds_and_names(plan.local)
+
+
 def test_facts_of_other_sources_do_not_count() -> None:
     wanted = worlds.parsed()
     seen = worlds.world(wanted, line=worlds.facts_line(wanted, key="another"))
@@ -111,7 +124,8 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
     wanted = worlds.parsed()
     ref = ("Job", inspection.job_name(wanted, scope=worlds.scope()))
     ended = {"type": "Complete", "status": "True", "lastTransitionTime": worlds.STAMP}
-    job = {"kind": "Job", "metadata": {"name": ref[1]}, "status": {"conditions": [ended]}}
+    asked = planner.plan_topology(wanted, scope=worlds.scope(), world=World(objects={}), now=worlds.NOW)
+    job = worlds.child(asked, *ref) | {"status": {"conditions": [ended]}}
     seen = World(objects={ref: job}, inspect_answer=Answer(line='{"schema": 99}', at=worlds.STAMP))
     plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
     condition = plan.condition(Type.MODEL_READY)
@@ -329,7 +343,8 @@ REMOTE = {"spec.devicePools": [REMOTE_POOL], "spec.cloud.service": {"type": "Loa
 def test_a_pool_elsewhere_waits_for_the_clouds_address() -> None:
     plan = worlds.planned(REMOTE, clusters={EDGE: RemoteCluster()})
     assert plan.remote == {EDGE: ()}
-    assert not plan.complete
+    assert not plan.is_complete(EDGE, ())
+    assert plan.complete and plan.awaiting == {"orin"}, "one pool suspended all deletions"
     blocked = plan.pools[0].blocked
     assert blocked is not None and blocked.reason is Reason.AWAITING_ADDRESS
     assert ("ConfigMap", "chat-clusters") in worlds.kinds_and_names(plan.local)
