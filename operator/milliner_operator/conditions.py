@@ -177,7 +177,7 @@ GUIDES: Mapping[Reason, Guide] = {
         "Bring that cluster back, or delete the Secret with its kubeconfig to give up what is there.",
     ),
     Reason.PROGRESS_DEADLINE_EXCEEDED: Guide(
-        "A rollout made no progress within cloud.rollout.progressDeadlineSeconds, that of devices within ten minutes.",
+        "A rollout made no progress within cloud.rollout.progressDeadlineSeconds, that of devices within half an hour.",
         "See CloudReady and DevicesReady for the cause; correct or revert the spec.",
     ),
     Reason.RECONCILE_ERROR: Guide(

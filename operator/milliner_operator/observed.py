@@ -102,6 +102,12 @@ def controller_uid(manifest: Mapping[str, Any]) -> str:
     return next((str(each["uid"]) for each in owners if each.get("controller")), "")
 
 
+def not_before_creation(manifest: Mapping[str, Any], time: str | None) -> str:
+    """A time that a node has written (RFC 3339, UTC), but not before the API server's own of the object's creation, or
+    that where there is none: boards without a clock come up in 1970."""
+    return max(str(time or ""), str(manifest["metadata"].get("creationTimestamp") or ""))
+
+
 def condition(manifest: Mapping[str, Any] | None, kind: str) -> Mapping[str, Any]:
     """A condition of an object's status by type; empty when it has none such."""
     found = ((manifest or {}).get("status") or {}).get("conditions") or []

@@ -6,6 +6,8 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from milliner.contract.cloud import LOADING_SECONDS
+from milliner_operator import observed
 from milliner_operator.conditions import Reason
 from milliner_operator.observed import Manifest, Trouble, condition
 
@@ -13,7 +15,7 @@ _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 _CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MESSAGE_CHARACTERS = 400
 _SILENT = datetime.timedelta(seconds=30)  # arbitrary: a kubelet that answers removes a pod within seconds of its end
-PROGRESS = datetime.timedelta(seconds=600)  # Kubernetes' own deadline for the rollout of a Deployment
+PROGRESS = datetime.timedelta(seconds=LOADING_SECONDS)  # without it the rollout of a pool has failed
 # The cause that helps most first: a pod that cannot be pulled matters more than one that still starts.
 _ORDER = (
     Reason.IMAGE_PULL_FAILED,
@@ -36,8 +38,8 @@ def is_stuck(pod: Manifest, *, now: datetime.datetime) -> bool:
     found = _of_pod(pod)
     if found is None or found.reason is Reason.DEVICE_UNREACHABLE:
         return False
-    since = condition(pod, "Ready").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
-    return since is not None and now - datetime.datetime.fromisoformat(str(since)) >= PROGRESS
+    since = observed.not_before_creation(pod, condition(pod, "Ready").get("lastTransitionTime"))
+    return bool(since) and now - datetime.datetime.fromisoformat(since) >= PROGRESS
 
 
 def unreachable(pods: Sequence[Manifest], *, now: datetime.datetime) -> Trouble | None:

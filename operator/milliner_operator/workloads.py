@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 
 from milliner.contract import names
+from milliner_operator import observed
 from milliner_operator.observed import Manifest, condition
 
 
@@ -38,7 +39,9 @@ def serves_since(workload: Manifest | None) -> datetime.datetime | None:
     available = condition(workload, "Available")
     if available.get("status") != "True" or progress(workload).ready == 0:
         return None
-    return datetime.datetime.fromisoformat(str(available["lastTransitionTime"]))
+    assert workload is not None
+    since = observed.not_before_creation(workload, available["lastTransitionTime"])
+    return datetime.datetime.fromisoformat(since)
 
 
 def revision(workload: Manifest) -> str:

@@ -147,5 +147,5 @@ async def _inspect_answer(
         for container in (each.get("status") or {}).get("containerStatuses") or ():
             ended = (container.get("state") or {}).get("terminated") or {}
             if ended.get("exitCode") == 0 and ended.get("message"):
-                return Answer(line=ended["message"], at=ended["finishedAt"]), None
+                return Answer(line=ended["message"], at=observed.not_before_creation(each, ended["finishedAt"])), None
     return None, pods.trouble(found)

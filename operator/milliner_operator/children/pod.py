@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from milliner.contract import names, quantities
+from milliner.contract.cloud import LOADING_SECONDS
 from milliner.contract.pod import PodOptions
 from milliner_operator.children import common
 from milliner_operator.children.files import CACHE_DIR, CLAIMS_DIR, CREDENTIALS_DIR
@@ -26,7 +27,6 @@ _USER = 65532  # "nonroot" of the distroless images; the image has an entry for 
 _DEFAULT_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 # Answered from memory. Short where somebody waits for the answer: Ready comes by that much sooner.
 _STARTUP_S, _READINESS_S, _LIVENESS_S = 1, 2, 5
-_LOADING_S = 1800  # arbitrary: the longest that reading a large model over a network may take
 _FORGOTTEN_S = 5  # endpoints need about that long to forget a pod that ends
 _ENDING_S = 10  # arbitrary: for a role to end when it has drained, with its last traces sent to a slow receiver
 
@@ -123,7 +123,7 @@ def _container(scope: common.Scope, shape: PodShape) -> dict[str, Any]:
     }
     if shape.serves:
         content |= {
-            "startupProbe": _probe("/healthz", period_s=_STARTUP_S, failures=_LOADING_S // _STARTUP_S),
+            "startupProbe": _probe("/healthz", period_s=_STARTUP_S, failures=LOADING_SECONDS // _STARTUP_S),
             "livenessProbe": _probe("/healthz", period_s=_LIVENESS_S, failures=6),
             "readinessProbe": _probe("/readyz", period_s=_READINESS_S, failures=3),
             "lifecycle": {"preStop": {"sleep": {"seconds": _FORGOTTEN_S}}},

@@ -10,6 +10,9 @@ from milliner.contract import base, fields, kinds
 from milliner.contract.emulation import CloudEmulation
 from milliner.contract.pod import PodOptions
 
+# Arbitrary: the longest that reading a large model over a network may take. A role that loads is given that long, and
+# a rollout that waits for one has not failed before.
+LOADING_SECONDS = 1800
 OneOrMore = Annotated[int, pydantic.Field(ge=1, le=10_000)]
 
 
@@ -98,7 +101,10 @@ class Rollout(base.Model):
         default=1, ge=0, le=10_000, description="Most replicas that may be away during a rollout."
     )
     progress_deadline_seconds: int = pydantic.Field(
-        default=600, ge=1, le=86_400, description="Without progress for this long a rollout has failed, in seconds."
+        default=LOADING_SECONDS,
+        ge=1,
+        le=86_400,
+        description="Without progress for this long a rollout has failed, in seconds.",
     )
 
 

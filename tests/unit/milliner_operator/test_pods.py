@@ -179,7 +179,7 @@ def test_rollouts_never_stand_still_and_never_take_a_single_replica_away(
 ) -> None:
     spec = worlds.child(worlds.planned(changes), "Deployment", "chat-cloud")["spec"]
     assert spec["strategy"]["rollingUpdate"] == rolling
-    assert spec["progressDeadlineSeconds"] == 600
+    assert spec["progressDeadlineSeconds"] >= 1800, "a model that loads was called stalled"
 
 
 def test_every_pod_is_under_a_policy_with_only_declared_edges() -> None:

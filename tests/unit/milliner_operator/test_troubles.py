@@ -82,7 +82,7 @@ def test_the_most_telling_trouble_is_told() -> None:
     assert found is not None and found.reason is Reason.IMAGE_PULL_FAILED
 
 
-UNREADY = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-21T11:49:00Z"}
+UNREADY = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-21T11:29:00Z"}
 RUNNING = {"ready": False, "state": {"running": {}}}
 
 
@@ -91,7 +91,7 @@ RUNNING = {"ready": False, "state": {"running": {}}}
     [
         ({"conditions": [UNREADY], "containerStatuses": [RUNNING]}, True),
         (
-            {"conditions": [UNREADY | {"lastTransitionTime": "2026-11-21T11:51:00Z"}], "containerStatuses": [RUNNING]},
+            {"conditions": [UNREADY | {"lastTransitionTime": "2026-11-21T11:31:00Z"}], "containerStatuses": [RUNNING]},
             False,
         ),
         ({"conditions": [UNREADY], "containerStatuses": [RUNNING | {"ready": True}]}, False),  # its node is offline
@@ -99,12 +99,20 @@ RUNNING = {"ready": False, "state": {"running": {}}}
         ({"conditions": []}, True),  # not even scheduled: since it was made
     ],
 )
-def test_who_has_not_been_ready_for_ten_minutes_is_stuck_unless_offline(changes: dict[str, Any], stuck: bool) -> None:
+def test_who_has_not_been_ready_for_half_an_hour_is_stuck_unless_offline(changes: dict[str, Any], stuck: bool) -> None:
     metadata = {"name": "p", "creationTimestamp": "2026-11-21T11:00:00Z"}
     found = {"metadata": metadata, "spec": {"nodeName": "node-1"}, "status": changes}
     assert pods.is_stuck(found, now=worlds.NOW) is stuck
     leaving = found | {"metadata": metadata | {"deletionTimestamp": "2026-11-21T11:59:00Z"}}
     assert not pods.is_stuck(leaving, now=worlds.NOW)
+
+
+def test_a_board_that_comes_up_in_1970_is_not_stuck_from_its_first_second() -> None:
+    unready = UNREADY | {"lastTransitionTime": "1970-01-01T00:00:09Z"}
+    metadata = {"name": "p", "creationTimestamp": "2026-11-21T11:59:00Z"}
+    found = {"metadata": metadata, "spec": {}, "status": {"conditions": [unready], "containerStatuses": [RUNNING]}}
+    assert not pods.is_stuck(found, now=worlds.NOW)
+    assert pods.is_stuck(found, now=worlds.NOW + datetime.timedelta(hours=1))
 
 
 @pytest.mark.parametrize(
