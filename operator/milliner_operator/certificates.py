@@ -1,8 +1,9 @@
 """A CA for each topology and short-lived certificates for its tiers; when they are renewed, and how that overlaps.
 
 A leaf is renewed when two thirds of its life are over, a CA likewise: the next CA is published beside the current one
-first, and signs only after `_PUBLISH`, when every pod trusts it; the old one stays trusted until it expires. Roles read
-their files anew, so nothing restarts. Pure but for the keys that `ensure` generates; `reconcile` calls it on a thread.
+first, and signs only after `_PUBLISH`, when every pod trusts it, and once each other cluster's Secret has it, for which
+a silent one is waited until the old CA expires; the old one stays trusted until then. Roles read their files anew, so
+nothing restarts. Pure but for the keys that `ensure` generates; `reconcile` calls it on a thread.
 """
 
 from __future__ import annotations
@@ -69,14 +70,16 @@ def ensure(
     topology: str,
     cloud_names: Sequence[str],
     cloud_calls: bool = False,
+    elsewhere: Sequence[Mapping[str, Any] | None] = (),
     now: datetime.datetime,
 ) -> Identities:
     """The data that the Secrets must have now: what they hold where that is good, else renewed.
 
     `cloud_names` are the cloud's SANs, the hosts of all its pipeline stages. With `cloud_calls` its certificate is a
-    client's too, because each stage calls the next; whoever changes that changes the names as well.
+    client's too, because each stage calls the next; whoever changes that changes the names as well. `elsewhere` are the
+    Secrets of devices in other clusters, None for one that cannot be read.
     """
-    ca_data = _ensure_ca(_data(ca), topology=topology, now=now)
+    ca_data = _ensure_ca(_data(ca), topology=topology, elsewhere=elsewhere, now=now)
     signer = _pair(ca_data, "tls")
     assert signer is not None
     bundle = _decode(ca_data["ca.crt"])
@@ -122,15 +125,18 @@ def renewal_due(certificate: x509.Certificate, now: datetime.datetime) -> bool:
     return now >= start + (end - start) * 2 / 3
 
 
-def _ensure_ca(data: Data, *, topology: str, now: datetime.datetime) -> Data:
-    current, following = _pair(data, "tls"), _pair(data, "next")
-    if current is None or current.parsed.not_valid_after_utc <= now:
-        current, following = _new_ca(topology, now=now), None
+def _ensure_ca(
+    data: Data, *, topology: str, elsewhere: Sequence[Mapping[str, Any] | None], now: datetime.datetime
+) -> Data:
+    current, following = (_valid(_pair(data, prefix), now) for prefix in ("tls", "next"))
+    if current is None:
+        current, following = following or _new_ca(topology, now=now), None
     if following is None and renewal_due(current.parsed, now):
         following = _new_ca(topology, now=now)
     bundle = [current.certificate]
     if following is not None:
-        if now >= following.parsed.not_valid_before_utc + _BACKDATED + _PUBLISH:
+        age = now - following.parsed.not_valid_before_utc - _BACKDATED
+        if age >= _PUBLISH and all(_trusts(each, following) for each in elsewhere):
             bundle, current, following = [following.certificate, current.certificate], following, None
         else:
             bundle.append(following.certificate)
@@ -142,6 +148,17 @@ def _ensure_ca(data: Data, *, topology: str, now: datetime.datetime) -> Data:
     return {key: _encode(value) for key, value in kept.items()}
 
 
+def _valid(pair: Pair | None, now: datetime.datetime) -> Pair | None:
+    """A pair within its dates; one of the future was made while this clock was wrong."""
+    if pair is None or not pair.parsed.not_valid_before_utc <= now < pair.parsed.not_valid_after_utc:
+        return None
+    return pair
+
+
+def _trusts(secret: Mapping[str, Any] | None, ca: Pair) -> bool:
+    return ca.certificate.strip() in _decode(_data(secret).get(CA_KEY, ""))
+
+
 def _ensure_leaf(
     data: Data,
     signer: Pair,
@@ -151,7 +168,7 @@ def _ensure_leaf(
     usages: Sequence[x509.ObjectIdentifier],
     now: datetime.datetime,
 ) -> Data:
-    pair = _pair(data, "tls")
+    pair = _valid(_pair(data, "tls"), now)
     if pair is None or not _holds(pair.parsed, signer.parsed, names=names, now=now):
         pair = _new_leaf(signer, names=names, usages=usages, now=now)
     return {"tls.crt": _encode(pair.certificate), "tls.key": _encode(pair.key), "ca.crt": _encode(bundle)}

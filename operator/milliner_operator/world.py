@@ -87,7 +87,7 @@ async def look(
     return World(
         objects=objects,
         certificates_error=await _certificates_error(client, wanted, scope, objects),
-        identities=await _identities(wanted, scope, objects, now=now),
+        identities=await _identities(wanted, scope, objects, clusters=clusters, now=now),
         inspect_answer=answer,
         inspect_trouble=trouble,
         node_addresses=addresses,
@@ -116,7 +116,12 @@ async def _certificates_error(
 
 
 async def _identities(
-    wanted: topology.InferenceTopology, scope: common.Scope, objects: Mapping[Ref, Manifest], *, now: datetime.datetime
+    wanted: topology.InferenceTopology,
+    scope: common.Scope,
+    objects: Mapping[Ref, Manifest],
+    *,
+    clusters: Mapping[ClusterRef, RemoteCluster],
+    now: datetime.datetime,
 ) -> certificates.Identities | None:
     if wanted.spec.tls.mode is not spec_kinds.TlsMode.MANAGED:
         return None
@@ -130,8 +135,16 @@ async def _identities(
         topology=scope.topology,
         cloud_names=tiers.cloud_certificate_names(wanted),
         cloud_calls=wanted.spec.cloud.pipeline_stages > 1,
+        elsewhere=_secrets_elsewhere(clusters, name=tiers.tls_names(scope.topology)[2]),
         now=now,
     )
+
+
+def _secrets_elsewhere(clusters: Mapping[ClusterRef, RemoteCluster], *, name: str) -> list[Manifest | None]:
+    """The devices' Secrets in other clusters, None where it is not known whether there is one."""
+    known = [each for each in clusters.values() if not each.given_up]
+    found = [(each.error, each.objects.get(("Secret", name))) for each in known]
+    return [secret for error, secret in found if error or secret is not None]
 
 
 async def _inspect_answer(

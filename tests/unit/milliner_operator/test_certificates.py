@@ -8,6 +8,8 @@ import pathlib
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -19,7 +21,13 @@ from milliner_operator.certificates import Data, Identities
 NAMES = ("chat-cloud.default.svc", "chat-cloud")
 
 
-def ensured(before: Identities | None = None, *, days: float = 0.0, names: tuple[str, ...] = NAMES) -> Identities:
+def ensured(
+    before: Identities | None = None,
+    *,
+    days: float = 0.0,
+    names: tuple[str, ...] = NAMES,
+    elsewhere: Sequence[dict[str, Any] | None] = (),
+) -> Identities:
     def secret(data: Data) -> dict[str, object]:
         return {"data": dict(data)}
 
@@ -29,6 +37,7 @@ def ensured(before: Identities | None = None, *, days: float = 0.0, names: tuple
         device=secret(before.device) if before else None,
         topology="chat",
         cloud_names=names,
+        elsewhere=elsewhere,
         now=worlds.NOW + datetime.timedelta(days=days),
     )
 
@@ -87,6 +96,29 @@ def test_a_next_ca_is_trusted_before_it_signs_and_the_old_one_after() -> None:
     assert text(signing.device, "ca.crt") == new + old
     leaf(signing.cloud).verify_directly_issued_by(x509.load_pem_x509_certificate(new.encode()))
     assert text(ensured(signing, days=366).ca, "ca.crt") == new
+
+
+def test_a_next_ca_does_not_sign_before_every_other_cluster_has_it() -> None:
+    """A cluster that was silent for the hour got a cloud certificate that its devices did not trust."""
+    now = ensured()
+    published = ensured(now, days=244)
+    old, new = text(now.ca, "tls.crt"), text(published.ca, "next.crt")
+    behind, ahead = {"data": dict(now.device)}, {"data": dict(published.device)}
+    assert ensured(published, days=245, elsewhere=[ahead, behind]) == published
+    assert ensured(published, days=245, elsewhere=[ahead, None]).ca == published.ca
+    assert text(ensured(published, days=245, elsewhere=[ahead]).ca, "tls.crt") == new
+    late = ensured(published, days=366, elsewhere=[None])
+    assert text(late.ca, "tls.crt") == new, "the old one has expired"
+    assert old not in text(late.ca, "ca.crt")
+
+
+def test_certificates_of_the_future_are_made_anew() -> None:
+    """The clock was years ahead when they were made; nobody would take them until then."""
+    ahead = ensured(days=4000)
+    found = ensured(ahead)
+    assert leaf(found.cloud).not_valid_before_utc <= worlds.NOW
+    assert x509.load_pem_x509_certificate(text(found.ca, "tls.crt").encode()).not_valid_before_utc <= worlds.NOW
+    assert ensured(found) == found
 
 
 def test_an_expired_ca_is_replaced_at_once() -> None:
