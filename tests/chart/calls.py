@@ -31,6 +31,8 @@ _VERBS = {
     "create": {"create"},
     "delete": {"delete"},
     "proxy_pod": {"get"},
+    "serves": set(),  # discovery, which everybody may ask
+    "close": set(),  # asks nothing
 }
 _IMPLIED = {"apply_status": (kinds.TOPOLOGY, _STATUS), "proxy_pod": (kinds.POD, _PROXY)}
 
@@ -86,7 +88,7 @@ def together(*parts: Needed) -> Needed:
 
 
 def _add(needed: Needed, of: Iterable[kinds.Kind], verbs: set[str], *, part: str = "") -> None:
-    for kind in of:
+    for kind in of if verbs else ():
         needed.setdefault((kind.group, f"{kind.plural}{part}"), set()).update(verbs)
 
 
