@@ -50,7 +50,7 @@ class Api(Protocol):
 
     async def apply(self, manifest: Manifest) -> Manifest: ...
 
-    async def apply_status(self, namespace: str, name: str, status: Mapping[str, Any], *, uid: str) -> Manifest: ...
+    async def apply_status(self, namespace: str, name: str, status: Mapping[str, Any], *, version: str) -> Manifest: ...
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> Manifest: ...
 
@@ -132,12 +132,13 @@ class KubernetesApi:
         path = kind.path(metadata["namespace"], metadata["name"])
         return await self._call("PATCH", path, query=query, body=manifest, content_type=_APPLY, verb="apply")
 
-    async def apply_status(self, namespace: str, name: str, status: Mapping[str, Any], *, uid: str) -> Manifest:
-        """Writes the status of exactly the topology of `uid`; of another of its name: `Conflict`."""
+    async def apply_status(self, namespace: str, name: str, status: Mapping[str, Any], *, version: str) -> Manifest:
+        """Writes the status of just the topology that has this resource version, else raises `Conflict`: it may have
+        been deleted and made anew meanwhile. (A uid is no precondition of a custom resource's status.)"""
         body = {
             "apiVersion": TOPOLOGY.api_version,
             "kind": TOPOLOGY.kind,
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
             "status": status,
         }
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}

@@ -250,7 +250,10 @@ class Reconciler:
 
     async def _write_status(self, document: Manifest, content: Mapping[str, Any]) -> None:
         metadata = document["metadata"]
-        await self._client.apply_status(metadata["namespace"], metadata["name"], content, uid=metadata["uid"])
+        written = await self._client.apply_status(
+            metadata["namespace"], metadata["name"], content, version=metadata["resourceVersion"]
+        )
+        metadata["resourceVersion"] = written["metadata"]["resourceVersion"]
         self._metrics.writes.inc()
 
     def _settle(self, scope: common.Scope, seen: Seen, after: Mapping[str, Any]) -> float:

@@ -26,7 +26,7 @@ class Cluster:
 
     def __init__(self, ready: tuple[str, str]) -> None:
         self.topology = worlds.document()
-        self.topology["metadata"] |= {"generation": 2}
+        self.topology["metadata"] |= {"generation": 2, "resourceVersion": "7"}
         self.topology["status"] = {
             "observedGeneration": 1,
             "conditions": [condition("Ready", *ready), condition("CloudReady", "True", "AllPodsReady")],
@@ -39,7 +39,9 @@ class Cluster:
     async def list(self, kind: kinds.Kind, namespace: str, **_: Any) -> list[Manifest]:
         raise self.broken
 
-    async def apply_status(self, namespace: str, name: str, status: dict[str, Any], *, uid: str) -> Manifest:
+    async def apply_status(self, namespace: str, name: str, status: dict[str, Any], *, version: str) -> Manifest:
+        if version != self.topology["metadata"]["resourceVersion"]:
+            raise errors.Conflict(409, "the object has been modified")
         self.topology["status"] = status
         return self.topology
 
@@ -105,6 +107,28 @@ async def test_a_pass_that_does_not_end_in_time_is_told(monkeypatch: pytest.Monk
     with pytest.raises(TimeoutError):
         await reconciler(cluster)(KEY)
     assert "does not end in time" in cluster.condition("Ready")["message"]
+
+
+async def test_a_status_is_of_the_topology_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted and made anew in mid-pass, a topology got the status of the one before it."""
+    cluster = Cluster(("True", "AllRolesReady"))
+    monkeypatch.setattr(failing, "_FAILURES", 1)
+
+    async def replace(*_: Any, **__: Any) -> list[Manifest]:
+        cluster.topology = worlds.document()
+        cluster.topology["metadata"] |= {"generation": 1, "resourceVersion": "8", "uid": "uid-new"}
+        raise errors.Forbidden(403, "may not list")
+
+    seen = dict(cluster.topology)
+
+    async def stale(*_: Any) -> Manifest:
+        return seen
+
+    monkeypatch.setattr(cluster, "list", replace)
+    monkeypatch.setattr(cluster, "get", stale)
+    with pytest.raises(errors.Forbidden):
+        await reconciler(cluster)(KEY)
+    assert "status" not in cluster.topology
 
 
 def test_slow_failures_are_told_after_half_a_minute_and_a_success_forgets_them() -> None:
