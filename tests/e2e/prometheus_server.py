@@ -169,7 +169,7 @@ def _discovering(path: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             done.set()
-        keeping.result()
+            keeping.result()  # what ended it early is what the test is to be told
 
 
 def _sanitized(label: str) -> str:

@@ -27,10 +27,12 @@ LINK = {"roundTripMilliseconds": 500, "jitterMilliseconds": 0}
 LONG_TOKENS = 360
 LOAD = "import os\n" * 300  # a prompt whose prefill is all work for the cloud
 ASKING = 6
-CPU = {"minReplicas": 1, "maxReplicas": 2, "scaleDownStabilizationSeconds": 5}
+SCALING = {"minReplicas": 1, "maxReplicas": 2, "scaleDownStabilizationSeconds": 300}
 SCALED_S = 150  # metrics are 15 s old at most, the autoscaler looks every 15 s, a pod starts in 15 s; in doubt twice
+SCRAPED_S = 30
 pytestmark = pytest.mark.timeout(480)  # waits have deadlines of their own
 QUEUE_METRIC = "milliner_queue_milliseconds"
+CLOUD = "milliner.dev/topology=chat,milliner.dev/role=cloud"
 KEDA = charts.ROOT / "manifests" / "autoscaling" / "keda-scaledobject.yaml"
 
 
@@ -70,8 +72,14 @@ def replicas(namespace: str) -> list[str]:
     return topologies.names("chat", "cloud", namespace=namespace)
 
 
-def grown(namespace: str) -> bool:
-    return bool(kubectl.get("itopo", "chat", namespace=namespace)["status"]["cloud"]["ready"] == 2)
+def ready(namespace: str) -> int:
+    """Cloud pods that serve."""
+    return int(kubectl.get("itopo", "chat", namespace=namespace)["status"]["cloud"]["ready"])
+
+
+def desired(namespace: str) -> int:
+    """Cloud pods that there are to be."""
+    return int(kubectl.get("itopo", "chat", namespace=namespace)["status"]["cloud"]["desired"])
 
 
 def sessions(namespace: str, pod: str) -> float:
@@ -127,77 +135,82 @@ def test_scaled_to_zero_and_back(elastic: str) -> None:
 
 
 def test_somebody_elses_autoscaler_works_on_the_topology_itself(elastic: str) -> None:
-    """As KEDA's do: it needs `cloud.replicas`, which the test before has set, and its account comes with Kubernetes."""
+    """As KEDA's do: it needs `cloud.replicas`, and finds the pods by the selector in the status."""
     target = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "chat"}
     cpu = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}
-    kubectl.apply(
-        [
-            {
-                "apiVersion": "autoscaling/v2",
-                "kind": "HorizontalPodAutoscaler",
-                "metadata": {"name": "somebody-elses", "namespace": elastic},
-                "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 2, "metrics": [cpu]},
-            }
-        ]
-    )
-    until(lambda: grown(elastic), "two replicas are ready", namespace=elastic)
+    autoscaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "somebody-elses", "namespace": elastic},
+        "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 2, "metrics": [cpu]},
+    }
+    scale(elastic, 1)
+    kubectl.apply([autoscaler])
+    until(lambda: desired(elastic) == 2, "the topology has two replicas", namespace=elastic)
     kubectl.run("delete", "hpa", "somebody-elses", "--namespace", elastic)
     scale(elastic, 1)
 
 
-def test_load_makes_it_grow_and_a_replica_that_goes_ends_its_answers(elastic: str) -> None:
-    set_scaling(elastic, CPU)
+@pytest.fixture(scope="module")
+def grown(elastic: str) -> str:
+    """Load has made the cloud grow to two replicas, by CPU; they stay for minutes."""
+    set_scaling(elastic, SCALING)
     topologies.wait_condition("chat", "ScalingReady", "True", "MetricAvailable", namespace=elastic)
-    with topologies.device("chat", namespace=elastic) as client:
-        with load(client):
-            until(lambda: grown(elastic), "two replicas are ready", namespace=elastic)
-        with streams.streaming(client, PROMPT, max_tokens=LONG_TOKENS) as stream:
-            busy = busy_replica(elastic)
-            # Which of two replicas goes is Kubernetes' choice, and this is how to influence it.
-            cost = "controller.kubernetes.io/pod-deletion-cost=-1"
-            kubectl.run("annotate", "pod", busy, cost, "--namespace", elastic)
-            until(lambda: busy not in replicas(elastic), f"{busy} is told to go", namespace=elastic)
-            assert not stream.done, "the answer was over before its replica went"
-            answer = stream.tokens()
-    [expected] = unsplit.answers([PROMPT], max_tokens=LONG_TOKENS)
-    assert answer[: len(expected)] == expected
-    topologies.wait_ready("chat", namespace=elastic)
-    assert len(replicas(elastic)) == 1
+    with topologies.device("chat", namespace=elastic) as client, load(client):
+        until(lambda: ready(elastic) == 2, "two replicas are ready", namespace=elastic)
+    return elastic
+
+
+def test_load_makes_it_grow(grown: str) -> None:
+    topologies.wait_ready("chat", namespace=grown)
+    assert topologies.condition("chat", "CloudReady", namespace=grown)["message"] == "2 of 2 ready"
 
 
 @pytest.fixture(scope="module")
-def by_queue_time(elastic: str) -> Iterator[str]:
-    """The operator has been told of the metric, and makes autoscalers that ask for it."""
+def by_queue_time(grown: str) -> Iterator[str]:
+    """The operator has been told of the metric, and its autoscaler asks for it."""
     installation.install("--set", f"operator.queueMetric={QUEUE_METRIC}")
-    set_scaling(elastic, CPU | {"targetQueueMilliseconds": 1})
-    yield elastic
+    yield grown
     installation.install("--set", "operator.queueMetric=")
 
 
 def test_a_metric_that_nobody_serves_is_told(by_queue_time: str) -> None:
-    namespace = by_queue_time
-    topologies.wait_condition("chat", "ScalingReady", "False", "MetricMissing", namespace=namespace)
-    message = topologies.condition("chat", "ScalingReady", namespace=namespace)["message"]
+    topologies.wait_condition("chat", "ScalingReady", "False", "MetricMissing", namespace=by_queue_time)
+    message = topologies.condition("chat", "ScalingReady", namespace=by_queue_time)["message"]
     assert message.startswith("chat-cloud: ") and QUEUE_METRIC in message
-    assert topologies.conditions("chat", namespace=namespace)["Ready"][0] == "True"
+    assert topologies.conditions("chat", namespace=by_queue_time)["Ready"][0] == "True"
 
 
-def test_queue_time_makes_it_grow(by_queue_time: str, tmp_path: pathlib.Path) -> None:
+def test_short_queues_let_a_replica_go_which_ends_its_answers_first(by_queue_time: str, tmp_path: pathlib.Path) -> None:
     namespace = by_queue_time
-    selector = "milliner.dev/topology=chat,milliner.dev/role=cloud"
     [trigger] = yaml.safe_load(KEDA.read_text(encoding="utf-8"))["spec"]["triggers"]
     by_keda = trigger["metadata"]["query"].replace('namespace="default"', f'namespace="{namespace}"')
-    with prometheus_server.running(tmp_path) as prometheus, topologies.device("chat", namespace=namespace) as client:
+    with (
+        prometheus_server.running(tmp_path) as prometheus,
+        topologies.device("chat", namespace=namespace) as client,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
         adapter = custom_metrics.Adapter(prometheus)
-        until(adapter.discovered, "Prometheus has the metric", namespace=namespace)
-        with custom_metrics.serving(adapter, tmp_path):
-            topologies.wait_condition("chat", "ScalingReady", "True", "MetricAvailable", namespace=namespace)
-            with load(client):
-                until(lambda: grown(namespace), "two replicas are ready", namespace=namespace)
-                pods = set(replicas(namespace))
-                until(
-                    lambda: adapter.values(namespace, selector).keys() == pods,
-                    "each pod has a value",
-                    namespace=namespace,
-                )
-                assert len(prometheus.query(by_keda)) == 1
+        both = set(replicas(namespace))
+        deadline = time.monotonic() + SCRAPED_S
+        while (found := adapter.values(namespace, CLOUD)).keys() != both:
+            assert time.monotonic() < deadline, (both, found, prometheus.query("up"))
+            time.sleep(0.5)
+        assert adapter.discovered() and len(both) == 2
+        assert prometheus.query(by_keda)[0][1] == pytest.approx(sum(adapter.values(namespace, CLOUD).values()), abs=1)
+        with streams.streaming(client, PROMPT, max_tokens=LONG_TOKENS) as stream:
+            expecting = pool.submit(unsplit.answers, [PROMPT], max_tokens=LONG_TOKENS)
+            busy = busy_replica(namespace)
+            # Which of two replicas goes is Kubernetes' choice, and this is how to influence it.
+            cost = "controller.kubernetes.io/pod-deletion-cost=-1"
+            kubectl.run("annotate", "pod", busy, cost, "--namespace", namespace)
+            set_scaling(namespace, SCALING | {"scaleDownStabilizationSeconds": 0})
+            with custom_metrics.serving(adapter, tmp_path):
+                until(lambda: busy not in replicas(namespace), f"{busy} is told to go", namespace=namespace)
+                assert not stream.done, "the answer was over before its replica went"
+                topologies.wait_condition("chat", "ScalingReady", "True", "MetricAvailable", namespace=namespace)
+            answer = stream.tokens()
+        [expected] = expecting.result()
+    assert answer[: len(expected)] == expected
+    topologies.wait_ready("chat", namespace=namespace)
+    assert set(replicas(namespace)) == both - {busy}
