@@ -13,12 +13,10 @@ def unavailable(kind: kinds.StrategyType) -> errors.Problem:
     )
 
 
-def refused(wanted: topology.InferenceTopology, *, may_rest: bool = False) -> list[errors.Problem]:
-    """Problems of what this version's roles do not do; `may_rest`: a cloud without replicas is taken, because it can
-    be scaled up while the topology is there."""
-    spec = wanted.spec
+def nobody_answers(spec: spec_module.TopologySpec, *, needs_cloud: bool) -> list[errors.Problem]:
+    """Problems of a topology that has no replica of a tier which answers need."""
     found: list[errors.Problem] = []
-    if spec.cloud.desired_replicas < 1 and not may_rest:
+    if spec.cloud.desired_replicas < 1 and needs_cloud:
         found.append(
             errors.Problem(
                 "spec.cloud.replicas", "cloud.replicas is 0: at least one is needed to answer, use 1 or more"
@@ -28,6 +26,14 @@ def refused(wanted: topology.InferenceTopology, *, may_rest: bool = False) -> li
         found.append(
             errors.Problem("spec.devicePools", "devicePools have 0 replicas in all: at least one device is needed")
         )
+    return found
+
+
+def refused(wanted: topology.InferenceTopology, *, may_rest: bool = False) -> list[errors.Problem]:
+    """Problems of what this version's roles do not do; `may_rest`: a cloud without replicas is taken, because it can
+    be scaled up while the topology is there."""
+    spec = wanted.spec
+    found = nobody_answers(spec, needs_cloud=not may_rest)
     if spec.fallback.on_cloud_loss is kinds.OnCloudLoss.DRAFT_ONLY:
         found.append(
             errors.Problem(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from milliner.contract import cloud, devices, errors, kinds, names, plan, role_config, strategy, topology
+from milliner.contract import availability, cloud, devices, errors, kinds, names, plan, role_config, strategy, topology
 from milliner.contract.emulation import check_time_scale
 
 TYPES = frozenset({kinds.StrategyType.PD_DEVICE, kinds.StrategyType.CLOUD_ONLY, kinds.StrategyType.DEVICE_ONLY})
@@ -153,17 +153,7 @@ def _problems(wanted: topology.InferenceTopology) -> list[errors.Problem]:
                 "spec.cloud.engine.type", "cloud.engine.type External is not available in this version: use Builtin"
             )
         )
-    if kind is not kinds.StrategyType.DEVICE_ONLY and spec.cloud.desired_replicas < 1:
-        found.append(
-            errors.Problem(
-                "spec.cloud.replicas", "cloud.replicas is 0: at least one is needed to answer, use 1 or more"
-            )
-        )
-    if not any(pool.local_replicas for pool in spec.device_pools):
-        found.append(
-            errors.Problem("spec.devicePools", "devicePools have 0 replicas in all: at least one device is needed")
-        )
-    return found
+    return found + availability.nobody_answers(spec, needs_cloud=kind is not kinds.StrategyType.DEVICE_ONLY)
 
 
 def _model(

@@ -8,15 +8,12 @@ answers need is lost report that, and ready again when it is back (`readiness`);
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from milliner.api import app, health, keys, text_service, tokenizer
+from milliner.api import app, keys, text_service, tokenizer
 from milliner.contract import role_config, role_events
-from milliner.core import ports
-from milliner.engine import executor
 from milliner.roles import (
     counters,
     exporting,
@@ -24,7 +21,7 @@ from milliner.roles import (
     probe,
     proof,
     readiness,
-    reporter,
+    runtime,
     shutdown,
     stopping,
     watched,
@@ -49,18 +46,10 @@ class Answering:
     on_trouble: Callable[[Callable[[], None]], None] = lambda _: None
 
 
-async def serve(
-    answering: Answering,
-    config: role_config.AnsweringRoleConfig,
-    *,
-    worker: executor.ComputeExecutor,
-    told: health.Health,
-    asked_to_stop: asyncio.Event,
-    report: reporter.Reporter,
-    stack: contextlib.AsyncExitStack,
-    clock: ports.Clock,
-) -> None:
-    """Serves until `asked_to_stop` is set, then drains. Raises `ConfigError` where the port is taken."""
+async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *, running: runtime.Runtime) -> None:
+    """Serves until SIGTERM, then drains; until here SIGTERM simply ends the process. Raises `ConfigError` where the
+    port is taken."""
+    asked_to_stop, clock, report = shutdown.stop_event(), running.clock, running.report
     proven = proof.Proof(clock=clock)
     prober = probe.Probe(answering.generator, vocab_size=answering.vocab_size, clock=clock, on_success=proven.probed)
     ready = readiness.Readiness(prober, cloud=answering.cloud, clock=clock, proof_age_s=lambda: proven.age_s)
@@ -69,8 +58,8 @@ async def serve(
         answering.generator, on_cloud_lost=ready.answer_failed, on_emission=proven.emitted
     )
     generator = stopping.StoppableGenerator(watched_strategy, clock=clock)
-    service = _text_service(answering, config, stack, generator=generator, clock=clock)
-    told.probe = lambda: proven.document(
+    service = _text_service(answering, config, generator=generator, running=running)
+    running.told.probe = lambda: proven.document(
         reason=ready.reason, revision=config.revision or "", model_digest=answering.model_digest
     )
     application = app.create_app(
@@ -81,10 +70,10 @@ async def serve(
         why_not_ready=lambda: ready.reason,
         why_refused=lambda: ready.refusal,
         kv_used_share=answering.kv_used_share,
-        told_health=told,
+        told_health=running.told,
         api_keys=keys.KeyFolder(pathlib.Path(config.api_keys_dir)) if config.api_keys_dir is not None else None,
     )
-    compute_counters = counters.ComputeCounters(worker)
+    compute_counters = counters.ComputeCounters(running.worker)
     listening = http_server.bind(config.listen.host, config.listen.port)
     port: int = listening.getsockname()[1]
 
@@ -115,12 +104,11 @@ async def serve(
 def _text_service(
     answering: Answering,
     config: role_config.AnsweringRoleConfig,
-    stack: contextlib.AsyncExitStack,
     *,
     generator: base.Generator,
-    clock: ports.Clock,
+    running: runtime.Runtime,
 ) -> text_service.TextService:
-    """Text over the generator, traced; ended with `stack`."""
+    """Text over the generator, traced; ended with the role."""
     service = text_service.TextService(
         generator=generator,
         codec=answering.codec,
@@ -130,11 +118,11 @@ def _text_service(
             strategy=config.strategy_type.value,
             topology=config.topology,
         ),
-        clock=clock,
-        tracer=exporting.tracer(config, tier="device", stack=stack),
+        clock=running.clock,
+        tracer=exporting.tracer(config, tier="device", stack=running.stack),
         cloud_positions=answering.cloud_positions,
     )
-    stack.callback(service.close)
+    running.stack.callback(service.close)
     return service
 
 

@@ -9,24 +9,14 @@ means, liveness too: only a restart mends it.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 from typing import TYPE_CHECKING
 
-from milliner.api import health
 from milliner.contract import emulation, model_checks, role_config, role_events
-from milliner.core import clock, compute, errors, ports, types
+from milliner.core import compute, errors, types
 from milliner.engine import engine as engines
-from milliner.engine import executor, limits
-from milliner.roles import (
-    chain,
-    cloud_serving,
-    exporting,
-    hidden_state_service,
-    http_server,
-    reporter,
-    shutdown,
-)
+from milliner.engine import limits
+from milliner.roles import chain, cloud_serving, exporting, hidden_state_service, reporter, runtime
 from milliner.telemetry import cloud_metrics, cloud_span
 from milliner.wire import tls
 
@@ -36,53 +26,36 @@ if TYPE_CHECKING:
 
 async def run(config: role_config.CloudRoleConfig, *, report: reporter.Reporter) -> None:
     """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files."""
-    worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
-    told = health.Health()
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(worker.close)
-        identity = tls.Identity(config.tls) if config.tls is not None else None
-        await http_server.serve_health(told, config.health_port, stack)
+    identity = tls.Identity(config.tls) if config.tls is not None else None
+    async with runtime.started(config, report=report) as running:
         report.say(role_events.RoleEventKind.LOADING, message=f"loading layers {_bounds(config)}")
-        (backend, served), _ = await worker.run(lambda: _load(config))
-        stopping = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
-        time = clock.LoopClock()
+        (backend, served), _ = await running.worker.run(lambda: _load(config))
         engine = engines.Engine(
             backend,
             config=engine_config(config.engine),
-            executor=worker,
-            clock=time,
+            executor=running.worker,
+            clock=running.clock,
             cost=compute_cost(config.emulation),
         )
-        metrics = cloud_metrics.CloudMetrics(clock=time)
-        behind = await _chain(config, served=served, identity=identity, stack=stack, clock=time)
+        metrics = cloud_metrics.CloudMetrics(clock=running.clock)
+        behind = await _chain(config, served=served, identity=identity, running=running)
         own = hidden_state_service.HiddenStateService(
             engine,
             served=served,
-            spans=cloud_span.CloudSpans(exporting.tracer(config, tier="cloud", stack=stack)),
-            clock=time,
+            spans=cloud_span.CloudSpans(exporting.tracer(config, tier="cloud", stack=running.stack)),
+            clock=running.clock,
             metrics=metrics,
         )
-        await cloud_serving.serve(
-            cloud_serving.Serving(
-                what=f"layers {_bounds(config)}",
-                model_digest=served.model_digest,
-                engine=engine,
-                metrics=metrics,
-                hidden_states=own if behind is None else behind.stage(own),
-                why_not_behind=lambda: "" if behind is None else behind.reason,
-                keep_behind=None if behind is None else behind.keep,
-            ),
-            config,
-            engine_limits=config.engine,
-            worker=worker,
-            identity=identity,
-            told=told,
-            stopping=stopping,
-            report=report,
-            stack=stack,
-            clock=time,
+        serving = cloud_serving.Serving(
+            what=f"layers {_bounds(config)}",
+            model_digest=served.model_digest,
+            engine=engine,
+            metrics=metrics,
+            hidden_states=own if behind is None else behind.stage(own),
+            why_not_behind=lambda: "" if behind is None else behind.reason,
+            keep_behind=None if behind is None else behind.keep,
         )
-    report.say(role_events.RoleEventKind.STOPPED)
+        await cloud_serving.serve(serving, config, engine_limits=config.engine, identity=identity, running=running)
 
 
 async def _chain(
@@ -90,15 +63,14 @@ async def _chain(
     *,
     served: hidden_state_service.Served,
     identity: tls.Identity | None,
-    stack: contextlib.AsyncExitStack,
-    clock: ports.Clock,
+    running: runtime.Runtime,
 ) -> chain.Chain | None:
     """The stages behind this one, if there are any."""
     if config.next_stage is None:
         return None
     codec = types.Codec(config.model.dtype.value)  # raw, so that a cut between stages changes no number
-    behind = chain.Chain(config.next_stage, served=served, codec=codec, identity=identity, clock=clock)
-    return await stack.enter_async_context(behind)
+    behind = chain.Chain(config.next_stage, served=served, codec=codec, identity=identity, clock=running.clock)
+    return await running.stack.enter_async_context(behind)
 
 
 def _load(

@@ -7,17 +7,14 @@ is good and what lies behind it can be used; one whose accelerator hangs says so
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from milliner.api import health
 from milliner.contract import role_config, role_events
 from milliner.core import generation, ports
 from milliner.engine import engine as engines
-from milliner.engine import executor
-from milliner.roles import certificate_watch, counters, engine_watch, reporter, shutdown
+from milliner.roles import certificate_watch, counters, engine_watch, runtime, shutdown
 from milliner.telemetry import cloud_metrics
 from milliner.wire import server, server_stream, tls
 
@@ -47,18 +44,15 @@ async def serve(
     config: role_config.RoleConfig,
     *,
     engine_limits: role_config.EngineLimits,
-    worker: executor.ComputeExecutor,
     identity: tls.Identity | None,
-    told: health.Health,
-    stopping: asyncio.Event,
-    report: reporter.Reporter,
-    stack: contextlib.AsyncExitStack,
-    clock: ports.Clock,
+    running: runtime.Runtime,
 ) -> None:
-    """Serves until `stopping` is set, then drains. Raises `ConfigError` where the port is taken."""
+    """Serves until SIGTERM, then drains; until here SIGTERM simply ends the process. Raises `ConfigError` where the
+    port is taken."""
+    stopping, report = shutdown.stop_event(), running.report
     engine = serving.engine
     await engine.warm_up()
-    compute_counters = counters.ComputeCounters(worker)
+    compute_counters = counters.ComputeCounters(running.worker)
     shutdown.on_stats_request(lambda: report.say(role_events.RoleEventKind.STATS, data=compute_counters.read()))
     listening = await server.serve(
         serving.hidden_states,
@@ -69,7 +63,7 @@ async def serve(
         limits=server_stream.StreamLimits(idle_s=_STREAM_IDLE * engine_limits.session_idle_s),
         serving=serving.keep_behind is None,
     )
-    stack.push_async_callback(listening.stop)
+    running.stack.push_async_callback(listening.stop)
 
     def why_not_ready() -> str:
         if stopping.is_set():
@@ -97,13 +91,14 @@ async def serve(
     async def on_certificate_change(_: str) -> None:
         await listening.set_serving(not why_not_ready())
 
+    told = running.told
     told.loading, told.why_not_ready, told.why_dead = "", why_not_ready, lambda: engine.hung
     told.render_metrics = lambda accept: serving.metrics.render(accept, engine.load())
     watches: list[Coroutine[Any, Any, None]] = [
-        engine_watch.keep(lambda: engine.hung, clock=clock, on_change=on_change)
+        engine_watch.keep(lambda: engine.hung, clock=running.clock, on_change=on_change)
     ]
     if identity is not None:
-        watches.append(certificate_watch.keep(identity, clock=clock, on_change=on_certificate_change))
+        watches.append(certificate_watch.keep(identity, clock=running.clock, on_change=on_certificate_change))
     if serving.keep_behind is not None:
         watches.append(serving.keep_behind(on_change))
     async with asyncio.TaskGroup() as group:

@@ -4,15 +4,14 @@ then is `answering`'s.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 from typing import TYPE_CHECKING
 
-from milliner.api import health, tokenizer
+from milliner.api import tokenizer
 from milliner.contract import model_checks, role_config, role_events
-from milliner.core import clock, errors
+from milliner.core import errors
 from milliner.engine import executor
-from milliner.roles import answering, device_options, http_server, links, reporter, shutdown
+from milliner.roles import answering, device_options, links, reporter, runtime
 from milliner.strategies import factory
 from milliner.wire import client, codecs, tls
 
@@ -23,42 +22,27 @@ if TYPE_CHECKING:
 async def run(config: role_config.DeviceRoleConfig, *, report: reporter.Reporter) -> None:
     """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files, and
     `UnavailableError` when an emulated link cannot be kept up."""
-    worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
-    told = health.Health()
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(worker.close)
-        options = device_options.strategy_options(config)
-        identity = tls.Identity(config.tls) if config.tls is not None else None
-        await http_server.serve_health(told, config.health_port, stack)
+    options = device_options.strategy_options(config)
+    identity = tls.Identity(config.tls) if config.tls is not None else None
+    async with runtime.started(config, report=report) as running:
         report.say(role_events.RoleEventKind.LOADING, message=f"loading layers [0, {config.split.split_layer})")
-        (device, codec), _ = await worker.run(lambda: _load(config, worker))
-        asked_to_stop = shutdown.stop_event()  # until here SIGTERM simply ends the process: there is nothing to drain
-        time = clock.LoopClock()
+        (device, codec), _ = await running.worker.run(lambda: _load(config, running.worker))
         transport = client.GrpcTransport(
-            config.cloud_endpoints, identity=identity, route=await links.route(config, stack)
+            config.cloud_endpoints, identity=identity, route=await links.route(config, running.stack)
         )
-        stack.push_async_callback(transport.close)
-        await answering.serve(
-            answering.Answering(
-                generator=factory.build_generator(options, clock=time, transport=transport, device=device),
-                codec=codec,
-                model_digest=device.info.model_digest,
-                vocab_size=device.info.vocab_size,
-                max_positions=device.info.max_positions,
-                kv_used_share=lambda: device.used_share,
-                cloud=transport,
-                cloud_positions=lambda: transport.max_positions,
-                on_trouble=lambda heard: setattr(transport, "on_trouble", heard),
-            ),
-            config,
-            worker=worker,
-            told=told,
-            asked_to_stop=asked_to_stop,
-            report=report,
-            stack=stack,
-            clock=time,
+        running.stack.push_async_callback(transport.close)
+        found = answering.Answering(
+            generator=factory.build_generator(options, clock=running.clock, transport=transport, device=device),
+            codec=codec,
+            model_digest=device.info.model_digest,
+            vocab_size=device.info.vocab_size,
+            max_positions=device.info.max_positions,
+            kv_used_share=lambda: device.used_share,
+            cloud=transport,
+            cloud_positions=lambda: transport.max_positions,
+            on_trouble=lambda heard: setattr(transport, "on_trouble", heard),
         )
-    report.say(role_events.RoleEventKind.STOPPED)
+        await answering.serve(found, config, running=running)
 
 
 def _load(

@@ -6,17 +6,16 @@ A device with a model of its own is ready without a cloud: it answers alone whil
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import secrets
 from typing import TYPE_CHECKING
 
-from milliner.api import health, tokenizer
+from milliner.api import tokenizer
 from milliner.contract import kinds, role_config, role_events
-from milliner.core import clock, compute, errors, generation, ports, types
+from milliner.core import compute, errors, generation, types
 from milliner.engine import executor
-from milliner.roles import answering, cloud, http_server, links, readiness, reporter, shutdown, whole_models
+from milliner.roles import answering, cloud, links, readiness, reporter, runtime, whole_models
 from milliner.strategies import base, cloud_tokens, factory, options, whole_request
 from milliner.strategies.cloud_only import strategy as cloud_only
 from milliner.strategies.device_only import strategy as device_only
@@ -52,65 +51,47 @@ class _NoCloudNeeded:
 
 async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Reporter) -> None:
     """Serves until SIGTERM. Raises `ConfigError` and its like for what is wrong with configuration or files."""
-    worker = executor.ComputeExecutor(name=f"compute {config.name}", torch_threads=config.torch_threads)
-    told, time = health.Health(), clock.LoopClock()
     kind = config.strategy.type
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(worker.close)
-        await http_server.serve_health(told, config.health_port, stack)
+    async with runtime.started(config, report=report) as running:
         report.say(role_events.RoleEventKind.LOADING, message=_loading(kind))
-        codec, _ = await worker.run(lambda: tokenizer.HuggingFaceTokenizer.load(pathlib.Path(config.model.path)))
-        own = None if kind is kinds.StrategyType.CLOUD_ONLY else await _own(config, worker, stack, clock=time)
-        info = own.ports.model.info if own is not None else await _expected(config, worker)
-        behind = None if kind is kinds.StrategyType.DEVICE_ONLY else await _cloud(config, info, stack, clock=time)
-        asked_to_stop = shutdown.stop_event()
-        generator = await _generator(config, own=own, behind=behind)
-        await answering.serve(
-            answering.Answering(
-                generator=generator,
-                codec=codec,
-                model_digest=info.model_digest,
-                vocab_size=info.vocab_size,
-                max_positions=info.max_positions,
-                kv_used_share=lambda: own.engine.load().kv_used_share if own is not None else 0.0,
-                cloud=_needed(own=own, behind=behind),
-                cloud_positions=lambda: behind.transport.max_positions if behind is not None else 0,
-                on_trouble=lambda heard: setattr(behind.transport, "on_trouble", heard) if behind is not None else None,
-            ),
-            config,
-            worker=worker,
-            told=told,
-            asked_to_stop=asked_to_stop,
-            report=report,
-            stack=stack,
-            clock=time,
+        codec, _ = await running.worker.run(
+            lambda: tokenizer.HuggingFaceTokenizer.load(pathlib.Path(config.model.path))
         )
-    report.say(role_events.RoleEventKind.STOPPED)
+        own = None if kind is kinds.StrategyType.CLOUD_ONLY else await _own(config, running)
+        info = own.ports.model.info if own is not None else await _expected(config, running.worker)
+        behind = None if kind is kinds.StrategyType.DEVICE_ONLY else await _cloud(config, info, running)
+        found = answering.Answering(
+            generator=await _generator(config, own=own, behind=behind),
+            codec=codec,
+            model_digest=info.model_digest,
+            vocab_size=info.vocab_size,
+            max_positions=info.max_positions,
+            kv_used_share=lambda: own.engine.load().kv_used_share if own is not None else 0.0,
+            cloud=_needed(own=own, behind=behind),
+            cloud_positions=lambda: behind.transport.max_positions if behind is not None else 0,
+            on_trouble=lambda heard: setattr(behind.transport, "on_trouble", heard) if behind is not None else None,
+        )
+        await answering.serve(found, config, running=running)
 
 
-async def _own(
-    config: role_config.WholeDeviceRoleConfig,
-    worker: executor.ComputeExecutor,
-    stack: contextlib.AsyncExitStack,
-    *,
-    clock: ports.Clock,
-) -> _Own:
+async def _own(config: role_config.WholeDeviceRoleConfig, running: runtime.Runtime) -> _Own:
     """The device's own model on a running engine."""
     limits = cloud.engine_config(config.engine)
-    loaded, _ = await worker.run(lambda: whole_models.load(config.model, accelerator=config.accelerator, config=limits))
+    loaded, _ = await running.worker.run(
+        lambda: whole_models.load(config.model, accelerator=config.accelerator, config=limits)
+    )
     engine = whole_models.engine(
         loaded,
         config=limits,
         policy=whole_models.policy(
             kinds.SchedulerType.FIRST_COME_FIRST_SERVED, max_sequences=config.engine.max_batch_sequences
         ),
-        worker=worker,
         cost=_cost(config),
-        clock=clock,
+        running=running,
     )
-    await stack.enter_async_context(whole_models.running(engine))
+    await running.stack.enter_async_context(whole_models.running(engine))
     model = whole_models.model(loaded, engine, origin=types.TokenOrigin.DEVICE)
-    return _Own(whole_request.DevicePorts(clock=clock, model=model), engine)
+    return _Own(whole_request.DevicePorts(clock=running.clock, model=model), engine)
 
 
 async def _expected(
@@ -135,23 +116,19 @@ async def _expected(
 
 
 async def _cloud(
-    config: role_config.WholeDeviceRoleConfig,
-    info: generation.WholeModelInfo,
-    stack: contextlib.AsyncExitStack,
-    *,
-    clock: ports.Clock,
+    config: role_config.WholeDeviceRoleConfig, info: generation.WholeModelInfo, running: runtime.Runtime
 ) -> _Cloud:
     if not config.cloud_endpoints:
         raise errors.ConfigError("is empty: name host:port of each cloud replica", field="cloud_endpoints")
     transport = client.GrpcTokenTransport(
         config.cloud_endpoints,
         identity=tls.Identity(config.tls) if config.tls is not None else None,
-        route=await links.route(config, stack),
+        route=await links.route(config, running.stack),
     )
-    stack.push_async_callback(transport.close)
+    running.stack.push_async_callback(transport.close)
     expected = dataclasses.replace(info, model_digest=config.cloud_model_digest or "")
     scope = cloud_tokens.CloudPorts(
-        clock=clock,
+        clock=running.clock,
         transport=transport,
         info=expected,
         new_session_id=lambda: secrets.token_hex(factory.SESSION_ID_BYTES),

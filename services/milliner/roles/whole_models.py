@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from milliner.contract import kinds, model_checks, role_config
-from milliner.core import compute, errors, ports, types
+from milliner.core import compute, errors, types
 from milliner.engine import engine as engines
-from milliner.engine import executor, generation_scheduler, limits, scheduler, whole_model
+from milliner.engine import generation_scheduler, limits, scheduler, whole_model
+from milliner.roles import runtime
 
 if TYPE_CHECKING:
     from milliner.engine import whole_loading
@@ -43,12 +44,13 @@ def engine(
     *,
     config: limits.EngineConfig,
     policy: scheduler.SchedulingPolicy,
-    worker: executor.ComputeExecutor,
     cost: compute.BatchCost | None,
-    clock: ports.Clock,
+    running: runtime.Runtime,
 ) -> engines.Engine:
     """An engine over it that batches sequences by `policy`."""
-    return engines.Engine(loaded.backend, config=config, executor=worker, clock=clock, cost=cost, policy=policy)
+    return engines.Engine(
+        loaded.backend, config=config, executor=running.worker, clock=running.clock, cost=cost, policy=policy
+    )
 
 
 def model(
