@@ -52,7 +52,13 @@ async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *
     asked_to_stop, clock, report = shutdown.stop_event(), running.clock, running.report
     proven = proof.Proof(clock=clock)
     prober = probe.Probe(answering.generator, vocab_size=answering.vocab_size, clock=clock, on_success=proven.probed)
-    ready = readiness.Readiness(prober, cloud=answering.cloud, clock=clock, proof_age_s=lambda: proven.age_s)
+    ready = readiness.Readiness(
+        prober,
+        cloud=answering.cloud,
+        clock=clock,
+        proof_age_s=lambda: proven.age_s,
+        on_full=proven.refused_for_capacity,
+    )
     answering.on_trouble(ready.suspect)
     watched_strategy = watched.WatchedGenerator(
         answering.generator, on_cloud_lost=ready.answer_failed, on_emission=proven.emitted

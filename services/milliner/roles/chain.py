@@ -1,9 +1,9 @@
 """The stages behind this one: their transport, and whether they can be used now. Wiring for the cloud role.
 
-A stage is ready when the one behind it says that it serves and has once, since it was last away, admitted a session of
-this model and of these layers: readiness of the first stage is readiness of the whole chain. A neighbour with another
-model is waited for, because during a roll-out it will pass. Looked at every `_CHECK_EVERY_S`, and at once when the
-transport meets trouble.
+A stage is ready when the one behind it says that it serves and has once, since it was last away or had a replica more,
+admitted a session of this model and of these layers: readiness of the first stage is readiness of the whole chain. A
+neighbour with another model is waited for, because during a roll-out it will pass. Looked at every `_CHECK_EVERY_S`,
+and at once when the transport meets trouble.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Chain:
         self._transport = client.GrpcTransport(config.endpoints, identity=identity)
         self._suspected = asyncio.Event()
         self._transport.on_trouble = self._suspected.set
-        self._admitted = False
+        self._admitted = frozenset[str]()  # the replicas that were known when one of them admitted a session
 
     def stage(self, own: ports.CloudService) -> pipeline.PipelineStage:
         """The service that computes with `own` and hands on."""
@@ -65,9 +65,9 @@ class Chain:
 
     async def _look(self) -> str:
         if reason := await self._transport.why_unreachable():
-            self._admitted = False
+            self._admitted = frozenset()
             return f"the next stage is not ready: {reason}"
-        if not self._admitted:
+        if not (targets := self._transport.targets) <= self._admitted or not self._admitted:
             try:
                 stream = await self._transport.open(self._request())
             except errors.CapacityError:
@@ -76,7 +76,7 @@ class Chain:
                 return f"the next stage refuses this one: {error}"
             else:
                 await stream.close()
-            self._admitted = True
+        self._admitted = targets
         return ""
 
     def _request(self) -> types.SessionOpen:

@@ -1,7 +1,7 @@
 """The last proof that hidden states go round: when it was, and what it measured. A device's `GET /probe` tells it.
 
 A token that needed the cloud is a proof, whoever asked for it; figures come from the last answer that ended well, a
-user's or a probe's. Event loop only.
+user's or a probe's. A cloud that has no room proves no less, but leaves the figures as they are. Event loop only.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Proof:
         self._round_trip_s: float | None = None
         self._ttft_s: float | None = None
         self._tokens_per_s: float | None = None
+        self._full = False
 
     @property
     def age_s(self) -> float:
@@ -35,12 +36,17 @@ class Proof:
     def emitted(self, emission: types.Emission) -> None:
         """Tokens became final."""
         if any(token.origin is not types.TokenOrigin.DEVICE for token in emission.tokens):
-            self._at_s = self._clock.now()
+            self._at_s, self._full = self._clock.now(), False
 
     def probed(self, one: summary.RequestSummary) -> None:
         """A probe succeeded."""
-        self._at_s = self._clock.now()
+        self._at_s, self._full = self._clock.now(), False
         self.ended(one)
+
+    def refused_for_capacity(self) -> None:
+        """A replica that answers has no room: it serves others, so that what was proven before still holds."""
+        if math.isfinite(self.age_s):
+            self._at_s, self._full = self._clock.now(), True
 
     def ended(self, one: summary.RequestSummary) -> None:
         """An answer ended, in whatever way."""
@@ -62,6 +68,7 @@ class Proof:
             "roundTripMicroseconds": _scaled(self._round_trip_s, 1e6),
             "timeToFirstTokenMilliseconds": _scaled(self._ttft_s, 1e3),
             "tokensPerSecond": _scaled(self._tokens_per_s, 1.0),
+            "cloudIsFull": self._full,
             "ageSeconds": round(self.age_s, 3) if proven else None,
         }
 

@@ -4,7 +4,8 @@ Established: a replica says that it serves and a probe has gone through both tie
 serves, asked every `_CHECK_EVERY_S` and at once when the transport meets trouble; or an answer ended because the cloud
 was lost and a probe fails too. So one request that fails while another replica serves changes nothing.
 Where `proof_age_s` is given, a device that nobody asks proves itself by a probe again and again: `_PROVE_EVERY_S` after
-the last proof, drawn anew each time, so that a thousand devices do not ask together.
+the last proof, drawn anew each time, so that a thousand devices do not ask together. `on_full` is told when replicas
+answer and have no room for that probe.
 What may pass (no replica, no capacity) is tried again after `_FIRST_DELAY_S`, twice that, up to `_LAST_DELAY_S`. What
 cannot (another model in the cloud) ends a device that has never been ready; later it may be a roll-out, and is waited
 for. `keep` is a task of the device role; the HTTP API reads `reason` and `refusal`.
@@ -54,6 +55,7 @@ class Readiness:
         cloud: Cloud,
         clock: ports.Clock,
         proof_age_s: Callable[[], float] = lambda: 0.0,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self.reason = "no hidden-state round trip has succeeded yet"
         self._probe = probe
@@ -64,6 +66,7 @@ class Readiness:
         self._suspected = asyncio.Event()
         self._answer_failed = False
         self._proof_age_s = proof_age_s
+        self._on_full = on_full
         self._probed_s = -math.inf
         self._prove_every_s = random.uniform(*_PROVE_EVERY_S)
 
@@ -121,7 +124,9 @@ class Readiness:
                 return reason
             if failed or self._proof_is_due():
                 failure = await self._probe_failure()
-                if failure is not None and not isinstance(failure, errors.CapacityError):  # full: it serves somebody
+                if isinstance(failure, errors.CapacityError):
+                    self._on_full()  # it serves somebody
+                elif failure is not None:
                     return _words(failure)
             await self._clock.sleep(_FIRST_DELAY_S)  # failing answers shall not make a storm of looks
 

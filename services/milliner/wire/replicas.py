@@ -84,6 +84,11 @@ class Replicas(Generic[OpenedT, StreamT]):
         return "; ".join(troubles) if all(troubles) else ""
 
     @property
+    def targets(self) -> frozenset[str]:
+        """The replicas that are known."""
+        return frozenset(self._replicas)
+
+    @property
     def max_positions(self) -> int:
         """Most positions that a session may have on the roomiest replica that has said so; 0: unknown."""
         return max((known.max_positions for known in self._replicas.values()), default=0)

@@ -13,7 +13,7 @@ from tests.wire import toy_cloud
 from milliner.contract import role_config
 from milliner.core import clock, errors, types
 from milliner.roles import chain, hidden_state_service
-from milliner.wire import server
+from milliner.wire import replicas, server
 
 SERVED = hidden_state_service.Served(toy_cloud.DIGEST, 2, 5, toy_cloud.HIDDEN_SIZE, torch.float32)
 
@@ -56,6 +56,21 @@ async def test_ready_with_the_next_stage_and_not_without(monkeypatch: pytest.Mon
         await until(said, "")
         assert len(toy.opened) == 2  # one session each time, not with every look
     assert len(set(toy.opened)) == 2
+
+
+async def test_a_replica_more_is_asked_for_a_session_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model may be another's: the roll-out of the stage behind had been taken for served."""
+    toy, told = toy_cloud.ToyCloud(), frozenset({"one", "two"})
+    monkeypatch.setattr(replicas.Replicas, "targets", property(lambda _: told))
+    async with await server.serve(toy) as listening, watched(listening.port, monkeypatch) as (_, said):
+        await until(said, "")
+        assert len(toy.opened) == 1
+        toy.refuse_open = errors.DigestMismatch("another model", field="model_digest")
+        told = frozenset({"one"})
+        await asyncio.sleep(0.1)
+        assert said[-1] == "", "fewer is no reason to ask"
+        told = frozenset({"one", "another"})
+        await until(said, "another model")
 
 
 async def test_another_model_behind_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def test_nothing_is_proven_before_the_first_round_trip() -> None:
         "roundTripMicroseconds": None,
         "timeToFirstTokenMilliseconds": None,
         "tokensPerSecond": None,
+        "cloudIsFull": False,
         "ageSeconds": None,
     }
 
@@ -179,3 +180,34 @@ def test_a_name_that_is_none_is_refused_and_the_variable_named() -> None:
     with pytest.raises(contract_errors.SpecInvalid, match="MILLINER_NAME") as refused:
         environment.lay_over(CLOUD, {"MILLINER_NAME": "Not A Name"})
     assert [problem.path for problem in refused.value.problems] == ["name"]
+
+
+async def test_a_cloud_that_is_full_proves_no_less_and_says_so() -> None:
+    """Under full load no probe found room for a minute, and every idle device's proof grew stale."""
+    time, toy_probe = test_readiness.FrozenClock(), test_readiness.ToyProbe()
+    one = proof.Proof(clock=time)
+    one.refused_for_capacity()
+    assert not one.document(reason="", revision="", model_digest="")["ok"], "nothing was proven before"
+    one.probed(answered(time))
+    ready = readiness.Readiness(
+        toy_probe,
+        cloud=test_readiness.ToyCloud(),
+        clock=time,
+        proof_age_s=lambda: one.age_s,
+        on_full=one.refused_for_capacity,
+    )
+    keeping = asyncio.create_task(ready.keep(on_ready=lambda: None, on_waiting=lambda _: None))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    before = one.document(reason="", revision="", model_digest="")
+    toy_probe.failure = errors.TooManySessions("full")
+    for _ in range(100):
+        time.time_s += 1.0
+        for _ in range(10):
+            await asyncio.sleep(0)
+    keeping.cancel()
+    after = one.document(reason="", revision="", model_digest="")
+    assert one.age_s < 40.0 and after["cloudIsFull"] and not before["cloudIsFull"]
+    assert after["tokensPerSecond"] == before["tokensPerSecond"]
+    one.emitted(emission(types.TokenOrigin.CLOUD))
+    assert not one.document(reason="", revision="", model_digest="")["cloudIsFull"]
