@@ -69,6 +69,7 @@ class Reason(enum.StrEnum):
     NO_MATCHING_NODES = "NoMatchingNodes"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CRASH_LOOP = "CrashLoop"
+    VOLUME_NOT_MOUNTED = "VolumeNotMounted"
     POD_REFUSED = "PodRefused"
     DEVICE_UNREACHABLE = "DeviceUnreachable"
     STREAM_PROBE_FAILED = "StreamProbeFailed"
@@ -148,6 +149,10 @@ GUIDES: Mapping[Reason, Guide] = {
         "A node cannot pull the image.", "Check image name, registry access and MILLINER_IMAGE_PULL_SECRETS."
     ),
     Reason.CRASH_LOOP: Guide("A container ends again and again.", "Read `kubectl logs --previous` of the pod named."),
+    Reason.VOLUME_NOT_MOUNTED: Guide(
+        "A Secret or a volume that a pod mounts is missing, so that its container cannot be created.",
+        "Create what the message names: credentialsSecretRef, keysSecretRef, a TLS Secret or a claim.",
+    ),
     Reason.POD_REFUSED: Guide(
         "The API server refuses the pods (Pod Security, quota or another admission rule).",
         "Follow the message; HostPort needs a namespace whose Pod Security level allows it.",

@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from milliner.contract import names
-from milliner_operator import errors, pods, probes, workloads
+from milliner_operator import errors, mounts, pods, probes, workloads
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.conditions import Reason
@@ -70,6 +70,8 @@ async def _look_at(
                 trouble = await _refusal(client, namespace, role)
             if (trouble is None or _only_starting(trouble)) and role.pool is not None and not progress.complete:
                 trouble = await _offline(seen, role, client, namespace, revision, now=now) or trouble
+            if trouble is not None and _only_starting(trouble):
+                trouble = await mounts.trouble(client, namespace, listed) or trouble
             if trouble is not None and not _only_starting(trouble):
                 found.troubles[role.workload] = trouble
         if role.pool is not None and progress.ready > 0 and (ready := await _ready(client, namespace, labels)):

@@ -18,6 +18,7 @@ from milliner_operator import (
     executor,
     inspection,
     kinds,
+    mounts,
     observed,
     planner,
     pods,
@@ -25,6 +26,7 @@ from milliner_operator import (
 )
 from milliner_operator.api import Api
 from milliner_operator.children import common
+from milliner_operator.conditions import Reason
 from milliner_operator.observed import Answer, ClusterRef, Manifest, Ref, RemoteCluster, Trouble, World
 from milliner_operator.remote import listed
 
@@ -161,4 +163,7 @@ async def _inspect_answer(
             ended = (container.get("state") or {}).get("terminated") or {}
             if ended.get("exitCode") == 0 and ended.get("message"):
                 return Answer(line=ended["message"], at=observed.not_before_creation(each, ended["finishedAt"])), None
-    return None, pods.trouble(found)
+    trouble = pods.trouble(found)
+    if trouble is not None and trouble.reason is Reason.PODS_NOT_READY:
+        trouble = await mounts.trouble(client, scope.namespace, found) or trouble
+    return None, trouble
