@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from milliner_operator import answers, api, errors, kinds
+from milliner_operator import answers, api, errors, kinds, settings
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -147,6 +147,12 @@ def test_who_may_be_called_can_be_limited(url: str, more: dict[str, str], words:
             api.KubernetesApi.of_kubeconfig(text, told=lambda *_: None, servers=servers)
     else:
         api.KubernetesApi.of_kubeconfig(text, told=lambda *_: None, servers=servers).close()
+
+
+def test_the_setting_lists_hosts() -> None:
+    found = settings.read({"MILLINER_REMOTE_SERVERS": "*.edge.example, 10.0.0.7"})
+    assert found.remote_servers == ("*.edge.example", "10.0.0.7")
+    assert settings.read({}).remote_servers == ()
 
 
 def test_a_document_of_nothing_but_brackets_is_none() -> None:
