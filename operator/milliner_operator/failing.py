@@ -47,6 +47,8 @@ class Failing:
 
 def words(error: Exception) -> str:
     """What the status says of an error; of one that nobody expected, that the operator's log has more."""
+    while isinstance(error, ExceptionGroup):  # of looks that run side by side
+        error = error.exceptions[0]
     if isinstance(error, errors.ApiError):
         text = f"the API server's answer {error}" if error.status else error.message
     elif isinstance(error, TimeoutError):

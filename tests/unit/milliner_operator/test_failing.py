@@ -141,6 +141,11 @@ def test_slow_failures_are_told_after_half_a_minute_and_a_success_forgets_them()
     assert not found.failed(KEY)
 
 
+def test_of_looks_side_by_side_the_failure_itself_is_told() -> None:
+    found = failing.words(ExceptionGroup("unhandled errors in a TaskGroup", [errors.Failed(500, "webhook is down")]))
+    assert found == "the API server's answer 500: webhook is down"
+
+
 def test_a_second_failure_of_the_same_words_changes_nothing() -> None:
     before = {"conditions": [condition("Ready", "True", "AllRolesReady")]}
     once = failing.status(2, message="x", before=before, now=worlds.STAMP)
