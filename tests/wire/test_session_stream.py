@@ -194,8 +194,7 @@ async def test_a_stream_on_which_nothing_happens_ends_and_frees_its_session() ->
         assert cloud.closed == []
         with pytest.raises(errors.UnknownSession, match=r"nothing came for 0\.4 s"):
             await stream.receive()
-        await conftest.eventually(lambda: cloud.closed == ["s1"])
-        assert running.open_sessions == 0
+        await conftest.eventually(lambda: cloud.closed == ["s1"] and running.open_sessions == 0)
         await stream.close()
 
 

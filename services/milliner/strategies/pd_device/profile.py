@@ -14,8 +14,9 @@ _UNKNOWN_STEP_S = 0.05  # before the first step: the usual aim for a token; arbi
 _UNKNOWN_PREFILL_S = 0.002  # before the first chunk: P/D-Device's class of device, 500 tokens a second
 
 
-_MEASURED_TOKENS = (16, 128, 128)  # chunks; the last is as long as a chunk of the prompt
+_MEASURED_TOKENS = (4, 16, 128, 128)  # chunks; the last ones as long as a chunk of a prompt
 _MEASURED_STEPS = 3
+_MEASURE_WITHIN_S = 1.0  # a chunk of a slow device is shorter: it shall be ready soon (arbitrary)
 
 
 class Profile:
@@ -56,14 +57,20 @@ class Profile:
     async def measure(self, model: generation.WholeModel, *, clock: ports.Clock) -> None:
         """Measures the device before its first request, with a sequence of its own."""
         sampler = generation.Sampler(types.SamplingParams(), seed=0)
-        largest = (model.info.max_positions - _MEASURED_STEPS) // len(_MEASURED_TOKENS)
-        chunks = [min(num_tokens, largest) for num_tokens in _MEASURED_TOKENS]
-        session = await model.open(sampler, max_positions=sum(chunks) + _MEASURED_STEPS)
+        room = model.info.max_positions - _MEASURED_STEPS
+        session = await model.open(sampler, max_positions=min(room, 2 * sum(_MEASURED_TOKENS)) + _MEASURED_STEPS)
         try:
-            for num_tokens in chunks:
+            num_tokens = _MEASURED_TOKENS[0]
+            for wanted in _MEASURED_TOKENS:
+                num_tokens = min(wanted, num_tokens, room - session.position)
+                if num_tokens < 1:
+                    break
                 start_s = clock.now()
                 await session.prefill([0] * num_tokens)
-                self.prefilled(num_tokens, clock.now() - start_s)
+                seconds = clock.now() - start_s
+                self.prefilled(num_tokens, seconds)
+                # Never the same size twice unless it is the largest: one size says nothing of a token's share.
+                num_tokens = max(num_tokens + 4, int(_MEASURE_WITHIN_S / max(seconds, 1e-6) * num_tokens))
             start_s = clock.now()
             async with contextlib.aclosing(session.generate([0], limit=_MEASURED_STEPS)) as steps:
                 async for _ in steps:

@@ -60,7 +60,7 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("{type: Hat, hat: {adapter: {source: nowhere}}}", "spec.strategy.hat.adapter.source: no folder 'nowhere'"),
         ("{type: Hat, hat: {adapter: {source: model}}}", "adapter.json cannot be read .* train-adapter"),
         ("{type: UShape, hat: {}}", "strategy.hat is set but strategy.type is UShape"),
-        ("{type: CloudOnly}", "spec.strategy.type: .* not available in this version"),
+        ("{type: CloudOnly, uShape: {}}", "strategy.uShape is set but strategy.type is CloudOnly"),
     ],
 )
 def test_topologies_are_refused_with_the_field_and_the_remedy(
