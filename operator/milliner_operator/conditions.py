@@ -182,7 +182,7 @@ GUIDES: Mapping[Reason, Guide] = {
         "Bring that cluster back, or delete the Secret with its kubeconfig to give up what is there.",
     ),
     Reason.PROGRESS_DEADLINE_EXCEEDED: Guide(
-        "A rollout made no progress within cloud.rollout.progressDeadlineSeconds, that of devices within half an hour.",
+        "A rollout made no progress within cloud.rollout.progressDeadlineSeconds, that of devices within their pool's.",
         "See CloudReady and DevicesReady for the cause; correct or revert the spec.",
     ),
     Reason.RECONCILE_ERROR: Guide(

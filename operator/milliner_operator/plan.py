@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from milliner.contract import names
+from milliner.contract.cloud import LOADING_SECONDS
 from milliner.contract.facts import InspectedFacts
 from milliner_operator.conditions import Condition, Type
 from milliner_operator.observed import ClusterRef, Manifest, Ref
@@ -20,6 +21,7 @@ class RolePlan:
     revision: str
     pool: str | None = None
     cluster: ClusterRef | None = None
+    progress_s: int = LOADING_SECONDS  # a pool's; without progress for as long its rollout has failed
     blocked: Condition | None = None  # why it is not planned; what runs of it is left alone
 
 

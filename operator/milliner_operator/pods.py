@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from milliner.contract.cloud import LOADING_SECONDS
 from milliner_operator import observed
 from milliner_operator.conditions import Reason
 from milliner_operator.observed import Manifest, Trouble, condition
@@ -15,7 +14,6 @@ _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 _CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MESSAGE_CHARACTERS = 400
 _SILENT = datetime.timedelta(seconds=30)  # arbitrary: a kubelet that answers removes a pod within seconds of its end
-PROGRESS = datetime.timedelta(seconds=LOADING_SECONDS)  # without it the rollout of a pool has failed
 # The cause that helps most first: a pod that cannot be pulled matters more than one that still starts.
 _ORDER = (
     Reason.IMAGE_PULL_FAILED,
@@ -33,13 +31,13 @@ def trouble(pods: Iterable[Manifest]) -> Trouble | None:
     return min(found, key=lambda each: _ORDER.index(each.reason), default=None)
 
 
-def is_stuck(pod: Manifest, *, now: datetime.datetime) -> bool:
-    """Whether a pod has not been ready for `PROGRESS` although its node answers: what rolls out behind it waits."""
+def is_stuck(pod: Manifest, *, now: datetime.datetime, within_s: float) -> bool:
+    """Whether a pod has not been ready for `within_s` although its node answers: what rolls out behind it waits."""
     found = _of_pod(pod)
     if found is None or found.reason is Reason.DEVICE_UNREACHABLE:
         return False
     since = observed.not_before_creation(pod, condition(pod, "Ready").get("lastTransitionTime"))
-    return bool(since) and now - datetime.datetime.fromisoformat(since) >= PROGRESS
+    return bool(since) and now - datetime.datetime.fromisoformat(since) >= datetime.timedelta(seconds=within_s)
 
 
 def unreachable(pods: Sequence[Manifest], *, now: datetime.datetime) -> Trouble | None:

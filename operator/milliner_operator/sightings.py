@@ -64,8 +64,10 @@ async def _look_at(
             if pods.trouble(listed) is None:
                 listed = await _running(client, namespace, labels, limit=_LISTED_PODS)
             trouble = pods.trouble(listed)
-            if role.workload[0] == DAEMON_SET.kind and _cloud_has_served(seen, now):
-                found.stuck |= {role.workload for each in listed if pods.is_stuck(each, now=now)}
+            if role.workload[0] == DAEMON_SET.kind and _cloud_has_served(seen, now, within_s=role.progress_s):
+                found.stuck |= {
+                    role.workload for each in listed if pods.is_stuck(each, now=now, within_s=role.progress_s)
+                }
             if trouble is None and role.workload[0] == DAEMON_SET.kind and progress.total == 0:
                 trouble = await _refusal(client, namespace, role)
             if (trouble is None or _only_starting(trouble)) and role.pool is not None and not progress.complete:
@@ -81,10 +83,10 @@ async def _look_at(
             found.probes.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
 
 
-def _cloud_has_served(seen: Seen, now: datetime.datetime) -> bool:
+def _cloud_has_served(seen: Seen, now: datetime.datetime, *, within_s: float) -> bool:
     """Whether the cloud has been there long enough for devices to get ready: they do by a round trip through it."""
     since = [workloads.serves_since(seen.objects.get(stage.workload)) for stage in seen.plan.stages]
-    return all(each is not None and now - each >= pods.PROGRESS for each in since)
+    return all(each is not None and now - each >= datetime.timedelta(seconds=within_s) for each in since)
 
 
 async def _running(client: Api, namespace: str, labels: str, *, limit: int) -> Sequence[Manifest]:

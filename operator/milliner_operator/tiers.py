@@ -145,7 +145,14 @@ def pool_role(wanted: topology.InferenceTopology, pool: DevicePool) -> RolePlan:
     kind = DAEMON_SET if pool.replicas is None else DEPLOYMENT
     cluster = ClusterRef(pool.cluster_secret_ref.name, pool.cluster_secret_ref.key) if pool.cluster_secret_ref else None
     workload = (kind.kind, names.device_name(wanted.name, pool.name))
-    return RolePlan(role=names.ROLE_DEVICE, workload=workload, revision="", pool=pool.name, cluster=cluster)
+    return RolePlan(
+        role=names.ROLE_DEVICE,
+        workload=workload,
+        revision="",
+        pool=pool.name,
+        cluster=cluster,
+        progress_s=pool.rollout.progress_deadline_seconds,
+    )
 
 
 def pool_children(

@@ -54,9 +54,9 @@ def end_pods(world: World, topology: str = "") -> None:
     world.server.request("DELETE", world.path("pods"), gracePeriodSeconds="0", labelSelector=labels)
 
 
-def set_ready(world: World, pod: str, *, ready: bool = True, ago_s: float = 0.0) -> None:
-    """Writes a pod's status as its node would, with the readiness that it has had for so long."""
-    told = {"status": str(ready), "lastTransitionTime": stamp(ago_s=ago_s)}
+def set_ready(world: World, pod: str, *, ready: bool = True) -> None:
+    """Writes a pod's status as its node would, with the readiness that it has from now on."""
+    told = {"status": str(ready), "lastTransitionTime": stamp()}
     status = {
         "phase": "Running",
         "conditions": [{"type": kind, **told} for kind in ("Ready", "ContainersReady")],
@@ -68,10 +68,9 @@ def set_ready(world: World, pod: str, *, ready: bool = True, ago_s: float = 0.0)
     world.server.request("PATCH", path, body={"status": status}, content_type=api_server.MERGE)
 
 
-def stamp(*, ago_s: float = 0.0) -> str:
-    """A time of so many seconds ago, as Kubernetes writes it."""
-    found = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago_s)
-    return found.strftime("%Y-%m-%dT%H:%M:%SZ")
+def stamp() -> str:
+    """The time, as Kubernetes writes it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _at_once(do: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from milliner.contract import kinds as spec_kinds
 from milliner.contract import names
-from milliner.contract.cloud import LOADING_SECONDS
 from milliner.contract.devices import DevicePool
 from milliner_operator import kinds
 from milliner_operator.children import common
@@ -49,7 +48,7 @@ def workload(scope: common.Scope, name: str, *, pool: DevicePool, template: dict
         return common.manifest(scope, kinds.DAEMON_SET, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
     surge = {"maxSurge": 1, "maxUnavailable": 0} if pool.emulation else _in_place(pool)
     spec |= {"replicas": pool.replicas, "strategy": {"type": "RollingUpdate", "rollingUpdate": surge}}
-    spec["progressDeadlineSeconds"] = LOADING_SECONDS
+    spec["progressDeadlineSeconds"] = pool.rollout.progress_deadline_seconds
     return common.manifest(scope, kinds.DEPLOYMENT, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
 
 

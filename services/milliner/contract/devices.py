@@ -5,6 +5,7 @@ from __future__ import annotations
 import pydantic
 
 from milliner.contract import base, fields, kinds
+from milliner.contract.cloud import LOADING_SECONDS
 from milliner.contract.emulation import DeviceEmulation
 from milliner.contract.model import ModelSpec
 from milliner.contract.pod import PodOptions
@@ -54,6 +55,12 @@ class DeviceRollout(base.Model):
         default="10%",
         description="Most devices that may be away during a rollout, those that are offline included: a number, or a "
         "share of the pool, rounded up. Emulated devices with replicas are replaced one by one, a spare one first.",
+    )
+    progress_deadline_seconds: int = pydantic.Field(
+        default=LOADING_SECONDS,
+        ge=1,
+        le=86_400,
+        description="Without progress for this long a rollout over the devices has failed, in seconds.",
     )
 
 

@@ -102,17 +102,17 @@ RUNNING = {"ready": False, "state": {"running": {}}}
 def test_who_has_not_been_ready_for_half_an_hour_is_stuck_unless_offline(changes: dict[str, Any], stuck: bool) -> None:
     metadata = {"name": "p", "creationTimestamp": "2026-11-21T11:00:00Z"}
     found = {"metadata": metadata, "spec": {"nodeName": "node-1"}, "status": changes}
-    assert pods.is_stuck(found, now=worlds.NOW) is stuck
+    assert pods.is_stuck(found, now=worlds.NOW, within_s=1800) is stuck
     leaving = found | {"metadata": metadata | {"deletionTimestamp": "2026-11-21T11:59:00Z"}}
-    assert not pods.is_stuck(leaving, now=worlds.NOW)
+    assert not pods.is_stuck(leaving, now=worlds.NOW, within_s=1800)
 
 
 def test_a_board_that_comes_up_in_1970_is_not_stuck_from_its_first_second() -> None:
     unready = UNREADY | {"lastTransitionTime": "1970-01-01T00:00:09Z"}
     metadata = {"name": "p", "creationTimestamp": "2026-11-21T11:59:00Z"}
     found = {"metadata": metadata, "spec": {}, "status": {"conditions": [unready], "containerStatuses": [RUNNING]}}
-    assert not pods.is_stuck(found, now=worlds.NOW)
-    assert pods.is_stuck(found, now=worlds.NOW + datetime.timedelta(hours=1))
+    assert not pods.is_stuck(found, now=worlds.NOW, within_s=1800)
+    assert pods.is_stuck(found, now=worlds.NOW + datetime.timedelta(hours=1), within_s=1800)
 
 
 @pytest.mark.parametrize(

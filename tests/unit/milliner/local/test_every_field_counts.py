@@ -53,6 +53,7 @@ VALUES: dict[str, Any] = {
     "spec.tls.mode": "CertManager",  # Disabled is what happens here anyway
     "spec.tls.issuerRef.kind": "ClusterIssuer",
     "spec.devicePools[].rollout.maxUnavailable": "20%",
+    "spec.devicePools[].rollout.progressDeadlineSeconds": 60,
     "spec.tracing.otlpEndpoint": "http://collector:4317",
 }
 
