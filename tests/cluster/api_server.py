@@ -59,12 +59,15 @@ class ApiServer:
         return json.loads(content)
 
     def install_definition(self) -> None:
-        """Applies this checkout's CustomResourceDefinition and waits until its objects are served."""
-        self.install(definition.definition(), plural=f"{names.API_VERSION}/{names.PLURAL}")
+        """Applies this checkout's CustomResourceDefinition and waits until its objects are served.
 
-    def install(self, wanted: dict[str, Any], *, plural: str) -> None:
+        In Helm's name: a chart that is installed or upgraded later may change what is its own.
+        """
+        self.install(definition.definition(), plural=f"{names.API_VERSION}/{names.PLURAL}", manager="helm")
+
+    def install(self, wanted: dict[str, Any], *, plural: str, manager: str = _FIELD_MANAGER) -> None:
         """Applies a definition and waits until its objects are served, at `plural` (group/version/plural)."""
-        self.apply(f"{DEFINITIONS}/{wanted['metadata']['name']}", wanted)
+        self.apply(f"{DEFINITIONS}/{wanted['metadata']['name']}", wanted, manager=manager)
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             with contextlib.suppress(Refused):
