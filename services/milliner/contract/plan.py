@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from milliner.contract import availability, devices, errors, kinds, model_checks, names, role_config, strategy, topology
+from milliner.contract import cloud as clouds
 from milliner.contract.emulation import DeviceEmulation, check_time_scale
 
 
@@ -50,6 +51,15 @@ class DevicePlace:
     pool: str
     index: int
     wanted_port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeviceSeat:
+    """One device of a pool with its name, and the port that its API gets."""
+
+    pool: devices.DevicePool
+    name: str
+    port: int
 
 
 def resolve(
@@ -145,16 +155,23 @@ def cloud_config(
         slice=bounds,
         stage=stage,
         next_stage=None if is_last else role_config.NextStage(endpoints=tuple(next_endpoints), chain_end=whole.end),
-        engine=role_config.EngineLimits(
-            max_batch_tokens=cloud.engine.max_batch_tokens,
-            max_frame_tokens=cloud.engine.max_batch_tokens,
-            # By layers, so that each stage has room for as many positions: a session needs them on all.
-            kv_cache_bytes=cloud.kv_cache_bytes * (bounds.end - bounds.start) // (whole.end - whole.start),
-            page_tokens=cloud.engine.page_tokens,
-            max_sessions=cloud.engine.max_sessions,
-            session_idle_s=float(cloud.engine.session_idle_seconds),
+        # By layers, so that each stage has room for as many positions: a session needs them on all.
+        engine=engine_limits(
+            cloud, kv_cache_bytes=cloud.kv_cache_bytes * (bounds.end - bounds.start) // (whole.end - whole.start)
         ),
         emulation=emulated and emulated.share(bounds.end - bounds.start, whole.end - whole.start),
+    )
+
+
+def engine_limits(wanted: clouds.CloudSpec, *, kv_cache_bytes: int) -> role_config.EngineLimits:
+    """What the topology says of the engine, for a process with so much memory for KV caches."""
+    return role_config.EngineLimits(
+        max_batch_tokens=wanted.engine.max_batch_tokens,
+        max_frame_tokens=wanted.engine.max_batch_tokens,
+        kv_cache_bytes=kv_cache_bytes,
+        page_tokens=wanted.engine.page_tokens,
+        max_sessions=wanted.engine.max_sessions,
+        session_idle_s=float(wanted.engine.session_idle_seconds),
     )
 
 
@@ -167,23 +184,25 @@ def device_places(wanted: topology.InferenceTopology) -> tuple[DevicePlace, ...]
     )
 
 
+def device_seats(wanted: topology.InferenceTopology, *, ports: Sequence[int] | None = None) -> tuple[DeviceSeat, ...]:
+    """Every device with its pool, name and port, in the order of `device_places`; `ports` defaults to any free ones."""
+    places = device_places(wanted)
+    chosen = [0] * len(places) if ports is None else list(ports)
+    assert len(chosen) == len(places), f"{len(chosen)} ports for {len(places)} devices"
+    pools = {pool.name: pool for pool in wanted.spec.device_pools}
+    return tuple(
+        DeviceSeat(pools[place.pool], names.device_name(wanted.name, place.pool, place.index), port)
+        for place, port in zip(places, chosen, strict=True)
+    )
+
+
 def device_configs(
     resolved: Resolved, *, cloud_endpoints: Sequence[str], ports: Sequence[int] | None = None
 ) -> tuple[role_config.DeviceRoleConfig, ...]:
     """One configuration per device, in the order of `device_places`; `ports` defaults to any free port for each."""
-    places = device_places(resolved.topology)
-    chosen = [0] * len(places) if ports is None else list(ports)
-    assert len(chosen) == len(places), f"{len(chosen)} ports for {len(places)} devices"
-    pools = {pool.name: pool for pool in resolved.topology.spec.device_pools}
     return tuple(
-        device_config(
-            resolved,
-            pools[place.pool],
-            name=names.device_name(resolved.topology.name, place.pool, place.index),
-            port=port,
-            cloud_endpoints=cloud_endpoints,
-        )
-        for place, port in zip(places, chosen, strict=True)
+        device_config(resolved, seat.pool, name=seat.name, port=seat.port, cloud_endpoints=cloud_endpoints)
+        for seat in device_seats(resolved.topology, ports=ports)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from milliner.contract import availability, cloud, devices, errors, kinds, names, plan, role_config, strategy, topology
+from milliner.contract import availability, devices, errors, kinds, names, plan, role_config, strategy, topology
 from milliner.contract.emulation import check_time_scale
 
 TYPES = frozenset({kinds.StrategyType.PD_DEVICE, kinds.StrategyType.CLOUD_ONLY, kinds.StrategyType.DEVICE_ONLY})
@@ -78,7 +78,7 @@ def prefill_configs(
             model=resolved.model.files,
             layers=resolved.model.layers,
             listen=role_config.Listen(port=port),
-            engine=_engine(spec.cloud),
+            engine=plan.engine_limits(spec.cloud, kv_cache_bytes=spec.cloud.kv_cache_bytes),
             scheduler=options.scheduler,
             emulation=spec.cloud.emulation and spec.cloud.emulation.scaled(resolved.time_scale),
         )
@@ -90,19 +90,9 @@ def device_configs(
     resolved: Resolved, *, cloud_endpoints: Sequence[str], ports: Sequence[int] | None = None
 ) -> tuple[role_config.WholeDeviceRoleConfig, ...]:
     """One configuration per device, in the order of `plan.device_places`."""
-    places = plan.device_places(resolved.topology)
-    chosen = [0] * len(places) if ports is None else list(ports)
-    assert len(chosen) == len(places), f"{len(chosen)} ports for {len(places)} devices"
-    pools = {pool.name: pool for pool in resolved.topology.spec.device_pools}
     return tuple(
-        _device_config(
-            resolved,
-            pools[place.pool],
-            name=names.device_name(resolved.topology.name, place.pool, place.index),
-            port=port,
-            cloud_endpoints=cloud_endpoints,
-        )
-        for place, port in zip(places, chosen, strict=True)
+        _device_config(resolved, seat.pool, name=seat.name, port=seat.port, cloud_endpoints=cloud_endpoints)
+        for seat in plan.device_seats(resolved.topology, ports=ports)
     )
 
 
@@ -166,17 +156,6 @@ def _model(
         digest=digest,
     )
     return Model(files=files, layers=facts.num_layers)
-
-
-def _engine(wanted: cloud.CloudSpec) -> role_config.EngineLimits:
-    return role_config.EngineLimits(
-        max_batch_tokens=wanted.engine.max_batch_tokens,
-        max_frame_tokens=wanted.engine.max_batch_tokens,
-        kv_cache_bytes=wanted.kv_cache_bytes,
-        page_tokens=wanted.engine.page_tokens,
-        max_sessions=wanted.engine.max_sessions,
-        session_idle_s=float(wanted.engine.session_idle_seconds),
-    )
 
 
 def _pacing(wanted: strategy.Pacing, time_scale: float) -> strategy.Pacing:

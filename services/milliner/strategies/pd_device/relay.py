@@ -25,9 +25,6 @@ class Relay:
     def num_tokens(self) -> int:
         return len(self._tokens)
 
-    def token(self, index: int) -> types.EmittedToken:
-        return self._tokens[index]
-
     def ids_from(self, index: int) -> list[int]:
         """Token ids known from `index` on."""
         return [token.token_id for token in self._tokens[index:]]
