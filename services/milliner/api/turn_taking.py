@@ -1,7 +1,7 @@
 """The answers of one request take turns: so many at once as it holds slots, and fewer where the cloud has less room.
 
-An answer that found no room although others of the request have theirs is no reason to refuse the request: it waits
-for one of them to end and comes again. Event loop only.
+An answer that found no room although others of the request have theirs, or may still get it, is no reason to refuse
+the request: it waits for one of them to end and comes again. Event loop only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class Turns:
     """`slots` turns at once, in the order of asking; one instance per request."""
 
     def __init__(self, slots: int) -> None:
-        self.admitted = 0  # answers under way: the cloud has let them in
+        self.trying = 0  # answers that have neither begun nor been refused: the cloud may have let them in already
+        self.admitted = 0  # answers under way: their first token is here
         self.ended = 0  # answers that were under way
         self._slots = fair_units.FairUnits(slots)
         self._changed = asyncio.Condition()
@@ -46,9 +47,10 @@ class Turns:
     async def _until_ended(self, *, since: int) -> None:
         """Until an answer that was under way has ended; each has deadlines of its own."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.ended > since or not self.admitted)
+            await self._changed.wait_for(lambda: self.ended > since or not (self.admitted or self.trying))
 
     async def _end(self, turn: Turn) -> None:
+        turn.settle()
         if turn.under_way:
             self.admitted -= 1
             self.ended += 1
@@ -64,15 +66,26 @@ class Turn:
         self.under_way = False
         self.refused = False
         self.ended_before = turns.ended
+        self._trying = True
+        turns.trying += 1
 
     def admitted(self) -> None:
         """The answer has begun."""
         if not self.under_way:
+            self.settle()
             self.under_way = True
             self._turns.admitted += 1
 
     @property
     def may_come_again(self) -> bool:
-        """Whether an answer of the request that found room is under way or has ended meanwhile; asked on a refusal."""
-        self.refused = not self.under_way and (self._turns.admitted > 0 or self._turns.ended > self.ended_before)
+        """Asked on a refusal: whether another answer of the request has found room meanwhile, or may still find it."""
+        self.settle()
+        others = self._turns.admitted + self._turns.trying
+        self.refused = not self.under_way and (others > 0 or self._turns.ended > self.ended_before)
         return self.refused
+
+    def settle(self) -> None:
+        """It is known whether the answer has begun."""
+        if self._trying:
+            self._trying = False
+            self._turns.trying -= 1
