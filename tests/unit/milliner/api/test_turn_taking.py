@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Iterable
 
 import pytest
 from tests.system import split_topology
@@ -28,6 +29,12 @@ async def attempt(turns: turn_taking.Turns, *, refusals: list[bool], begun: asyn
             return
 
 
+async def all_of(tries: Iterable[Coroutine[None, None, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for each in tries:
+            group.create_task(each)
+
+
 async def test_one_that_is_refused_before_the_first_token_of_another_waits_for_it() -> None:
     """A slow prefill of the one that has the room: the others' wait for it may be over before its first token."""
     turns, begun, log = turn_taking.Turns(3), asyncio.Event(), list[str]()
@@ -43,10 +50,9 @@ async def test_one_that_is_refused_before_the_first_token_of_another_waits_for_i
 
 
 async def test_where_nobody_finds_room_the_request_is_refused() -> None:
-    turns, never, log = turn_taking.Turns(3), asyncio.Event(), list[str]()
+    turns, never = turn_taking.Turns(3), asyncio.Event()
+    tries = [attempt(turns, refusals=[True] * 9, begun=never, log=[]) for _ in range(3)]
     with pytest.raises(ExceptionGroup) as refused:
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-            for _ in range(3):
-                group.create_task(attempt(turns, refusals=[True] * 9, begun=never, log=log))
+        await asyncio.wait_for(all_of(tries), timeout=5)
     assert refused.group_contains(errors.CapacityError)
     assert turns.trying == 0
