@@ -16,7 +16,7 @@ from tests.wire import certificates, conftest, test_faults, toy_tokens
 
 from milliner.contract.proto import tokens_pb2 as pb
 from milliner.core import errors
-from milliner.wire import client, emulated_link, options, server, tls, token_messages, token_server
+from milliner.wire import client, emulated_link, options, server, tls, token_messages, token_server, token_spans
 
 RAW: options.ChannelOptions = options.client_options(options.DATA, connect_s=5.0)
 LONG = 100_000  # tokens: never reached
@@ -65,6 +65,8 @@ def open_message(change: Callable[[pb.TokensOpen], object] = lambda _: None, *, 
 
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+UNSORTED = [pb.Span(start=1, end=2), pb.Span(start=0, end=1)]
+TOO_MANY = [pb.Span(start=i, end=i + 1) for i in range(token_spans.MAX_SPANS + 1)]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,13 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             "sampling.num_logprobs",
             INVALID,
         ),
+        ([open_message(lambda o: setattr(o, "keep_share", 0.0))], "ProtocolError", "keep_share", INVALID),
+        ([open_message(lambda o: setattr(o, "keep_share", 1.01))], "ProtocolError", "keep_share", INVALID),
+        ([open_message(lambda o: setattr(o, "keep_share", float("nan")))], "ProtocolError", "keep_share", INVALID),
+        ([open_message(lambda o: o.keep_spans.add(start=1, end=1))], "ProtocolError", "keep_spans", INVALID),
+        ([open_message(lambda o: o.keep_spans.add(start=2, end=4))], "ProtocolError", "keep_spans", INVALID),
+        ([open_message(lambda o: o.keep_spans.extend(UNSORTED))], "ProtocolError", "keep_spans", INVALID),
+        ([open_message(lambda o: o.keep_spans.extend(TOO_MANY))], "ProtocolError", "keep_spans", INVALID),
         ([open_message(lambda o: o.stop_token_ids.extend(range(5000)))], "ProtocolError", "stop_token_ids", INVALID),
         (
             [open_message(lambda o: setattr(o, "protocol_version", 99))],
@@ -124,6 +133,13 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
         "no-sampling",
         "nan",
         "logprobs",
+        "keep-nothing",
+        "keep-more-than-all",
+        "keep-nan",
+        "empty-span",
+        "span-outside",
+        "unsorted-spans",
+        "spans",
         "stop-tokens",
         "version",
         "digest",
@@ -188,6 +204,33 @@ async def test_a_failure_in_mid_answer_comes_behind_the_tokens_before_it(pair: c
     with pytest.raises(errors.UnavailableError, match="accelerator hangs"):
         await stream.set_limit(9)
     await conftest.eventually(lambda: pair.cloud.closed == ["s1"])
+    await stream.close()
+
+
+@pytest.mark.parametrize(
+    ("keep_share", "kept", "why"),
+    [
+        (1.0, ((0, 3),), "not to be refined"),
+        (0.6, ((0, 1), (2, 4)), "outside a prompt of 3"),
+        (0.6, ((0, 3),), "at most 2"),
+        (0.9, ((0, 1), (1, 2)), "last position is missing"),
+        (0.9, ((0, 1), (2, 3)), None),
+        (0.1, ((1, 3),), "was to be kept and is missing"),
+    ],
+    ids=["unasked", "outside", "too-many", "without-the-last", "good", "unprotected"],
+)
+async def test_a_refined_prompt_that_was_not_asked_for_so_is_a_broken_cloud(
+    pair: conftest.TokenPair, keep_share: float, kept: tuple[tuple[int, int], ...], why: str | None
+) -> None:
+    pair.cloud.kept = kept
+    request = dataclasses.replace(toy_tokens.token_open(), keep_share=keep_share, keep_spans=((0, 1),))
+    stream = await pair.transport.open(request)
+    if why is None:
+        assert (await stream.receive()).kept == kept
+    else:
+        with pytest.raises(errors.ProtocolError, match=why) as caught:
+            await stream.receive()
+        assert caught.value.field == "kept"
     await stream.close()
 
 

@@ -34,14 +34,20 @@ async def test_request_and_tokens_arrive_as_they_were_sent(pair: conftest.TokenP
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         claim="c",
         salt="tenant",
+        keep_share=0.75,
+        keep_spans=((0, 1),),
     )
+    pair.cloud.kept = ((0, 1), (2, 3))
     stream = await pair.transport.open(request)
     assert stream.opened == generation.GenerationOpened(
         "s1", toy_tokens.DIGEST, types.LoadReport(), max_positions=toy_tokens.MAX_POSITIONS
     )
     received = [await stream.receive() for _ in range(3)]
     assert received == [
-        generation.CloudToken(index, toy_tokens.step(100 + index), last=index == 2) for index in range(3)
+        generation.CloudToken(
+            index, toy_tokens.step(100 + index), last=index == 2, kept=((0, 1), (2, 3)) if index == 0 else None
+        )
+        for index in range(3)
     ]
     assert pair.cloud.requests == {"s1": request}
     assert pair.transport.max_positions == toy_tokens.MAX_POSITIONS

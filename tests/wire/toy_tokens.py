@@ -22,6 +22,7 @@ class ToyTokens:
         self.given: dict[str, int] = {}  # tokens that were asked for, by session
         self.ended: list[str] = []  # generators that have ended, however
         self.closed: list[str] = []
+        self.kept: tuple[tuple[int, int], ...] | None = None  # of the first token
         self.names_last = True  # False: as when a limit falls below what was given
         self.close_s = 0.0
         self.refuse_open: Exception | None = None
@@ -49,7 +50,8 @@ class ToyTokens:
                 if index in self.fail_at:
                     raise self.fail_at[index]
                 last = self.names_last and index + 1 >= self.limits[session_id]
-                yield generation.CloudToken(index, step(first + index), last=last)
+                kept = self.kept if index == 0 else None
+                yield generation.CloudToken(index, step(first + index), last=last, kept=kept)
                 index += 1
         finally:
             self.ended.append(session_id)

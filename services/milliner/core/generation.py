@@ -104,7 +104,9 @@ class WholeModel(Protocol):
 class GenerationOpen:
     """What a device asks a whole model in the cloud for: the tokens that follow a prompt, `max_tokens` of them.
 
-    `session_id` is unguessable: it is the right to the session. `prompt_ids` cross the wire in clear.
+    `session_id` is unguessable: it is the right to the session. `prompt_ids` cross the wire in clear. With `keep_share`
+    below 1 the cloud also says which of the prompt's positions matter most: `ceil(keep_share · len(prompt_ids))` of
+    them at most, those of `keep_spans` and the last one always (and nothing else where these alone are more).
     """
 
     session_id: str
@@ -117,6 +119,8 @@ class GenerationOpen:
     traceparent: str = ""
     claim: str = ""  # as in `types.SessionOpen`
     salt: str = ""  # only sessions of equal salts share what they have computed
+    keep_share: float = 1.0  # above 0; 1: the prompt is not refined
+    keep_spans: tuple[tuple[int, int], ...] = ()  # [start, end) of the prompt; sorted, disjoint, not empty
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,11 +135,16 @@ class GenerationOpened:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CloudToken:
-    """A token from the cloud; `index` counts from 0. `last` says that the cloud gives no more of itself."""
+    """A token from the cloud; `index` counts from 0. `last` says that the cloud gives no more of itself.
+
+    `kept` may come with index 0 where the prompt was to be refined: the [start, end) of it that matter most, sorted,
+    disjoint, not empty. None: the cloud does not refine.
+    """
 
     index: int
     step: Step
     last: bool
+    kept: tuple[tuple[int, int], ...] | None = None
 
 
 class TokenStream(Protocol):

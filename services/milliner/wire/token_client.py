@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from milliner.core import errors, generation
-from milliner.wire import client_session, token_messages
+from milliner.wire import client_session, token_messages, token_spans
 
 _SLOWEST_BYTES_PER_S = 125_000  # 1 Mbit/s: the poorest uplink on which a prompt is waited for (arbitrary)
 
@@ -71,6 +71,7 @@ class TokenClientStream(client_session.ClientSession[generation.GenerationOpened
         while (token := await self._read()) is not None:
             if not isinstance(token, generation.CloudToken) or token.index != self._num_tokens or self._complete:
                 raise errors.ProtocolError(f"the cloud owed token {self._num_tokens} and sent another", field="token")
+            token_spans.check_kept(token, self._request)
             self._num_tokens += 1
             self._complete = token.last
             self._answers.put_nowait(token)

@@ -12,7 +12,7 @@ import math
 
 from milliner.contract.proto import tokens_pb2
 from milliner.core import errors, generation, types
-from milliner.wire import messages, status
+from milliner.wire import messages, status, token_spans
 
 SERVICE = tokens_pb2.DESCRIPTOR.services_by_name["Tokens"].full_name
 SESSION_METHOD = f"/{SERVICE}/Session"
@@ -89,6 +89,8 @@ def write_open(request: generation.GenerationOpen) -> bytes:
         traceparent=request.traceparent,
         claim=request.claim,
         salt=request.salt,
+        keep_share=request.keep_share if request.keep_share < 1.0 else None,
+        keep_spans=token_spans.write(request.keep_spans),
     )
     return tokens_pb2.TokensDeviceMessage(open=body).SerializeToString()
 
@@ -121,6 +123,7 @@ def write_token(token: generation.CloudToken) -> bytes:
         compute_s=step.compute_s,
         batched_tokens=step.batched_tokens,
         last=token.last,
+        kept=token_spans.write(token.kept or ()),
     )
     return tokens_pb2.TokensCloudMessage(token=body).SerializeToString()
 
@@ -144,6 +147,8 @@ def _read_open(message: tokens_pb2.TokensOpen) -> generation.GenerationOpen:
         raise errors.ProtocolError(
             f"has {len(message.salt)} characters: send at most {MAX_SALT_CHARACTERS}", field="salt"
         )
+    keep_spans = token_spans.read(message.keep_spans, field="keep_spans")
+    token_spans.check_inside(keep_spans, num_tokens=len(message.prompt_ids), field="keep_spans")
     return generation.GenerationOpen(
         session_id=message.session_id,
         model_digest=message.model_digest,
@@ -155,6 +160,8 @@ def _read_open(message: tokens_pb2.TokensOpen) -> generation.GenerationOpen:
         traceparent=message.traceparent,
         claim=message.claim,
         salt=message.salt,
+        keep_share=token_spans.read_share(message.keep_share) if message.HasField("keep_share") else 1.0,
+        keep_spans=keep_spans,
     )
 
 
@@ -191,4 +198,7 @@ def _read_token(message: tokens_pb2.Token) -> generation.CloudToken:
     step = generation.Step(
         emitted, queue_s=message.queue_s, compute_s=message.compute_s, batched_tokens=message.batched_tokens
     )
-    return generation.CloudToken(index=message.index, step=step, last=message.last)
+    kept = token_spans.read(message.kept, field="kept") or None
+    if kept and message.index:
+        raise errors.ProtocolError(f"came with token {message.index}: it belongs to the first", field="kept")
+    return generation.CloudToken(index=message.index, step=step, last=message.last, kept=kept)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from milliner.contract.proto import hidden_states_pb2 as milliner_dot_contract_dot_proto_dot_hidden__states__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$milliner/contract/proto/tokens.proto\x12\x0bmilliner.v1\x1a+milliner/contract/proto/hidden_states.proto\"q\n\x13TokensDeviceMessage\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.milliner.v1.TokensOpenH\x00\x12)\n\x05limit\x18\x02 \x01(\x0b\x32\x18.milliner.v1.TokensLimitH\x00\x42\x06\n\x04\x62ody\"\x93\x01\n\x12TokensCloudMessage\x12+\n\x06opened\x18\x01 \x01(\x0b\x32\x19.milliner.v1.TokensOpenedH\x00\x12#\n\x05token\x18\x02 \x01(\x0b\x32\x12.milliner.v1.TokenH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.milliner.v1.ErrorH\x00\x42\x06\n\x04\x62ody\"\x85\x02\n\nTokensOpen\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x12\n\nprompt_ids\x18\x05 \x03(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\x05\x12\'\n\x08sampling\x18\x07 \x01(\x0b\x32\x15.milliner.v1.Sampling\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\r\n\x05\x63laim\x18\n \x01(\t\x12\x0c\n\x04salt\x18\x0b \x01(\t\"w\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x19\n\x0cnum_logprobs\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0f\n\r_num_logprobs\"!\n\x0bTokensLimit\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\"p\n\x0cTokensOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x1f\n\x04load\x18\x03 \x01(\x0b\x32\x11.milliner.v1.Load\x12\x15\n\rmax_positions\x18\x04 \x01(\r\"\xbf\x01\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12)\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x13.milliner.v1.Likely\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tcompute_s\x18\x06 \x01(\x01\x12\x16\n\x0e\x62\x61tched_tokens\x18\x07 \x01(\r\x12\x0c\n\x04last\x18\x08 \x01(\x08\x42\n\n\x08_logprob\"+\n\x06Likely\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x32Z\n\x06Tokens\x12P\n\x07Session\x12 .milliner.v1.TokensDeviceMessage\x1a\x1f.milliner.v1.TokensCloudMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$milliner/contract/proto/tokens.proto\x12\x0bmilliner.v1\x1a+milliner/contract/proto/hidden_states.proto\"q\n\x13TokensDeviceMessage\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.milliner.v1.TokensOpenH\x00\x12)\n\x05limit\x18\x02 \x01(\x0b\x32\x18.milliner.v1.TokensLimitH\x00\x42\x06\n\x04\x62ody\"\x93\x01\n\x12TokensCloudMessage\x12+\n\x06opened\x18\x01 \x01(\x0b\x32\x19.milliner.v1.TokensOpenedH\x00\x12#\n\x05token\x18\x02 \x01(\x0b\x32\x12.milliner.v1.TokenH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.milliner.v1.ErrorH\x00\x42\x06\n\x04\x62ody\"\xd4\x02\n\nTokensOpen\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x12\n\nprompt_ids\x18\x05 \x03(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\x05\x12\'\n\x08sampling\x18\x07 \x01(\x0b\x32\x15.milliner.v1.Sampling\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\r\n\x05\x63laim\x18\n \x01(\t\x12\x0c\n\x04salt\x18\x0b \x01(\t\x12\x17\n\nkeep_share\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12%\n\nkeep_spans\x18\r \x03(\x0b\x32\x11.milliner.v1.SpanB\r\n\x0b_keep_share\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"w\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x19\n\x0cnum_logprobs\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0f\n\r_num_logprobs\"!\n\x0bTokensLimit\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\"p\n\x0cTokensOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x1f\n\x04load\x18\x03 \x01(\x0b\x32\x11.milliner.v1.Load\x12\x15\n\rmax_positions\x18\x04 \x01(\r\"\xe0\x01\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12)\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x13.milliner.v1.Likely\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tcompute_s\x18\x06 \x01(\x01\x12\x16\n\x0e\x62\x61tched_tokens\x18\x07 \x01(\r\x12\x0c\n\x04last\x18\x08 \x01(\x08\x12\x1f\n\x04kept\x18\t \x03(\x0b\x32\x11.milliner.v1.SpanB\n\n\x08_logprob\"+\n\x06Likely\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x32Z\n\x06Tokens\x12P\n\x07Session\x12 .milliner.v1.TokensDeviceMessage\x1a\x1f.milliner.v1.TokensCloudMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENSCLOUDMESSAGE']._serialized_start=214
   _globals['_TOKENSCLOUDMESSAGE']._serialized_end=361
   _globals['_TOKENSOPEN']._serialized_start=364
-  _globals['_TOKENSOPEN']._serialized_end=625
-  _globals['_SAMPLING']._serialized_start=627
-  _globals['_SAMPLING']._serialized_end=746
-  _globals['_TOKENSLIMIT']._serialized_start=748
-  _globals['_TOKENSLIMIT']._serialized_end=781
-  _globals['_TOKENSOPENED']._serialized_start=783
-  _globals['_TOKENSOPENED']._serialized_end=895
-  _globals['_TOKEN']._serialized_start=898
-  _globals['_TOKEN']._serialized_end=1089
-  _globals['_LIKELY']._serialized_start=1091
-  _globals['_LIKELY']._serialized_end=1134
-  _globals['_TOKENS']._serialized_start=1136
-  _globals['_TOKENS']._serialized_end=1226
+  _globals['_TOKENSOPEN']._serialized_end=704
+  _globals['_SPAN']._serialized_start=706
+  _globals['_SPAN']._serialized_end=740
+  _globals['_SAMPLING']._serialized_start=742
+  _globals['_SAMPLING']._serialized_end=861
+  _globals['_TOKENSLIMIT']._serialized_start=863
+  _globals['_TOKENSLIMIT']._serialized_end=896
+  _globals['_TOKENSOPENED']._serialized_start=898
+  _globals['_TOKENSOPENED']._serialized_end=1010
+  _globals['_TOKEN']._serialized_start=1013
+  _globals['_TOKEN']._serialized_end=1237
+  _globals['_LIKELY']._serialized_start=1239
+  _globals['_LIKELY']._serialized_end=1282
+  _globals['_TOKENS']._serialized_start=1284
+  _globals['_TOKENS']._serialized_end=1374
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ class TokensCloudMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[TokensOpened, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., error: _Optional[_Union[_hidden_states_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class TokensOpen(_message.Message):
-    __slots__ = ("protocol_version", "session_id", "model_digest", "tokenizer_digest", "prompt_ids", "max_tokens", "sampling", "stop_token_ids", "traceparent", "claim", "salt")
+    __slots__ = ("protocol_version", "session_id", "model_digest", "tokenizer_digest", "prompt_ids", "max_tokens", "sampling", "stop_token_ids", "traceparent", "claim", "salt", "keep_share", "keep_spans")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,8 @@ class TokensOpen(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     SALT_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SHARE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SPANS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     session_id: str
     model_digest: str
@@ -49,7 +51,17 @@ class TokensOpen(_message.Message):
     traceparent: str
     claim: str
     salt: str
-    def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., claim: _Optional[str] = ..., salt: _Optional[str] = ...) -> None: ...
+    keep_share: float
+    keep_spans: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, protocol_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., claim: _Optional[str] = ..., salt: _Optional[str] = ..., keep_share: _Optional[float] = ..., keep_spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "seed", "num_logprobs")
@@ -84,7 +96,7 @@ class TokensOpened(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., load: _Optional[_Union[_hidden_states_pb2.Load, _Mapping]] = ..., max_positions: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("index", "token_id", "logprob", "top_logprobs", "queue_s", "compute_s", "batched_tokens", "last")
+    __slots__ = ("index", "token_id", "logprob", "top_logprobs", "queue_s", "compute_s", "batched_tokens", "last", "kept")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +105,7 @@ class Token(_message.Message):
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     index: int
     token_id: int
     logprob: float
@@ -101,7 +114,8 @@ class Token(_message.Message):
     compute_s: float
     batched_tokens: int
     last: bool
-    def __init__(self, index: _Optional[int] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top_logprobs: _Optional[_Iterable[_Union[Likely, _Mapping]]] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., batched_tokens: _Optional[int] = ..., last: bool = ...) -> None: ...
+    kept: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, index: _Optional[int] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top_logprobs: _Optional[_Iterable[_Union[Likely, _Mapping]]] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., batched_tokens: _Optional[int] = ..., last: bool = ..., kept: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
 
 class Likely(_message.Message):
     __slots__ = ("token_id", "logprob")

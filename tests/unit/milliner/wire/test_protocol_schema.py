@@ -102,6 +102,7 @@ def test_an_open_of_tokens_crosses_the_wire(num_logprobs: int | None) -> None:
     sampler = generation.Sampler(types.SamplingParams(), seed=2**63 - 1, num_logprobs=num_logprobs)
     for request in (
         generation_open(),
+        generation_open(keep_share=0.25, keep_spans=((0, 1), (2, 3))),
         generation_open(sampler=sampler, stop_token_ids=frozenset({2, 9}), traceparent="00-a-b-01", claim="c"),
     ):
         assert token_messages.parse_device_message(token_messages.write_open(request)) == request
@@ -116,6 +117,10 @@ def test_limit_opened_and_token_cross_the_wire() -> None:
         emitted = types.EmittedToken(7, types.TokenOrigin.CLOUD, logprob, top)
         token = generation.CloudToken(3, generation.Step(emitted, 0.1, 0.2, 5), last=logprob is None)
         assert token_messages.parse_cloud_message(token_messages.write_token(token)) == token
+        first = dataclasses.replace(token, index=0, kept=((0, 4), (9, 2**20)))
+        assert token_messages.parse_cloud_message(token_messages.write_token(first)) == first
+        with pytest.raises(errors.ProtocolError, match="belongs to the first"):
+            token_messages.parse_cloud_message(token_messages.write_token(dataclasses.replace(first, index=1)))
 
 
 def test_a_prompt_that_is_too_long_to_send_is_named_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
