@@ -53,6 +53,12 @@ class ExternalEngine(base.Model):
     """A server that users already run: OpenAI-compatible, token ids in and out."""
 
     url: fields.Url = pydantic.Field(description="Base URL, such as http://vllm.models.svc:8000/v1.")
+    model: str | None = pydantic.Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Name by which the server knows the model. Default: the only one that it lists.",
+    )
     api_key_secret_ref: fields.SecretKeyRef | None = pydantic.Field(
         default=None, description="Secret with the key that the server asks for. Default: none."
     )
@@ -129,7 +135,9 @@ class CloudSpec(base.Model):
 
     @property
     def desired_replicas(self) -> int:
-        """Replicas to start with: `replicas`, or the fewest that scaling allows, or 1."""
+        """Replicas to start with: `replicas`, or the fewest that scaling allows, or 1; 0 with an external engine."""
+        if self.engine.external is not None:
+            return 0
         if self.scaling is not None:
             return self.scaling.min_replicas
         return 1 if self.replicas is None else self.replicas

@@ -214,6 +214,18 @@ class PrefillRoleConfig(RoleConfig):
     emulation: CloudEmulation | None = pydantic.Field(default=None, description="Modelled durations.")
 
 
+class ExternalServer(base.Model):
+    """A server of somebody else's that runs the cloud's model: token ids in and out over HTTP."""
+
+    url: fields.Url = pydantic.Field(description="Base URL, such as http://vllm:8000/v1.")
+    model: str | None = pydantic.Field(
+        default=None, min_length=1, description="Name of the model there. Default: the only one that it lists."
+    )
+    api_key_file: str | None = pydantic.Field(
+        default=None, min_length=1, description="File with the key that it asks for, read again when it changes."
+    )
+
+
 class WholeStrategy(base.Model):
     """A strategy over whole models, with every default resolved."""
 
@@ -236,6 +248,9 @@ class WholeDeviceRoleConfig(AnsweringRoleConfig):
     engine: EngineLimits = pydantic.Field(default=EngineLimits(), description="Limits of the device's own engine.")
     cloud_endpoints: tuple[str, ...] = pydantic.Field(
         default=(), description="host:port of each cloud replica, as for split strategies; none with DeviceOnly."
+    )
+    external: ExternalServer | None = pydantic.Field(
+        default=None, description="The server that takes the place of cloud replicas. Default: none does."
     )
 
     @property

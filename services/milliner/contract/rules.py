@@ -72,6 +72,13 @@ _CLOUD = (
         cel="!has(self.replicas) || !has(self.scaling)",
         message="cloud.replicas and cloud.scaling are both set: with scaling, drop replicas",
     ),
+    checks.Rule(
+        holds=lambda tier: tier.engine.type is kinds.EngineType.BUILTIN or not (tier.replicas or tier.scaling),
+        cel="self.engine.type == 'Builtin' || ((!has(self.replicas) || self.replicas == 0) && !has(self.scaling))",
+        message="cloud.engine.type is External, whose replicas are not started here: drop cloud.replicas and "
+        "cloud.scaling",
+        field=".engine.type",
+    ),
 )
 
 _SCALING = (

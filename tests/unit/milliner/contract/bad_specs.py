@@ -101,6 +101,15 @@ RULES = [
         "cloud.engine.external is set but engine.type is Builtin: drop external or set engine.type: External",
     ),
     BadSpec(
+        {
+            "spec.strategy.type": "CloudOnly",
+            "spec.cloud.replicas": 2,
+            "spec.cloud.engine": {"type": "External", "external": {"url": "http://vllm/v1"}},
+        },
+        "spec.cloud.engine.type",
+        "cloud.engine.type is External, whose replicas are not started here: drop cloud.replicas and cloud.scaling",
+    ),
+    BadSpec(
         {"spec.devicePools": []},
         "spec.devicePools",
         "devicePools: at least one pool is needed (type CloudOnly needs none)",
