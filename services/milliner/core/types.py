@@ -113,6 +113,16 @@ class LoadReport:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SwapReport:
+    """KV caches that an engine has moved to host memory: how many lie there, and what was moved since its start."""
+
+    sequences: int = 0
+    used_bytes: int = 0
+    moved_out_bytes: int = 0
+    moved_in_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SessionOpen:
     """What a device says when it opens a cloud session. `session_id` is unguessable: it is the right to the session."""
 

@@ -12,18 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
 
 from milliner.core import compute, errors, ports, types
-from milliner.engine import admission, delay_model, limits, progress, reuse, scheduler, session, work
+from milliner.engine import (
+    admission,
+    batching,
+    delay_model,
+    limits,
+    progress,
+    residency,
+    reuse,
+    scheduler,
+    session,
+    swapping,
+    work,
+)
 from milliner.engine import executor as executor_module
 
 # Batch sizes computed before the first frame, so that the first prompt finds warm kernels and a delay model. Arbitrary.
 WARM_UP_TOKENS = (1, 64, 256)
 # Idle sessions are looked for this many times per idle limit: an expired one lives at most a quarter longer.
 EXPIRY_CHECKS = 4
-
-BatchEntry = tuple[session.Session, session.Pending, work.Piece]
 
 
 class Engine:
@@ -49,11 +58,16 @@ class Engine:
         self._cost = cost
         self._policy = policy or scheduler.VerifyFirst()
         self._admission = admission.Admission(
-            num_pages=backend.num_pages, page_tokens=backend.page_tokens, max_sessions=config.max_sessions
+            num_pages=backend.num_pages,
+            swap_pages=backend.swap_pages,
+            page_tokens=backend.page_tokens,
+            max_sessions=config.max_sessions,
         )
+        self._places = residency.Residency(backend.num_pages, backend.swap_pages, backend.page_tokens)
         self._sessions: dict[str, session.Session] = {}
         self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
-        self._reuse = reuse.Reuse(self._admission)
+        self._reuse = reuse.Reuse(self._places)
+        self._swapping = swapping.Swapping(self._places, self._reuse)
         self._tickets = itertools.count()
         self._delay = delay_model.DelayModel()
         self._progress = progress.Progress()
@@ -88,6 +102,7 @@ class Engine:
             order=next(self._tickets),
             now_s=self._clock.now(),
         )
+        self._places.admitted(opened, pinned_pages=self._reuse.pinned_pages)
         self._released += self._reuse.admitted(opened, prompt)
         return types.SessionOpened(
             session_id=request.session_id,
@@ -139,6 +154,16 @@ class Engine:
         """Why the accelerator counts as hung (`progress`), or ""; found while `run` serves."""
         return self._progress.hung
 
+    def swapped(self) -> types.SwapReport:
+        """What lies in host memory now, and what was moved so far."""
+        places, page_bytes = self._places, self._backend.page_bytes
+        return types.SwapReport(
+            sequences=places.swapped_sessions,
+            used_bytes=places.swapped_pages * page_bytes,
+            moved_out_bytes=places.moved_out_pages * page_bytes,
+            moved_in_bytes=places.moved_in_pages * page_bytes,
+        )
+
     def load(self) -> types.LoadReport:
         """What every reply carries (docs/algorithms.md, chunk size)."""
         return types.LoadReport(
@@ -189,62 +214,46 @@ class Engine:
 
     async def step(self) -> bool:
         """One batch; False if nothing waits."""
-        batch = self._schedule()
-        if not batch:
+        batch = batching.plan(
+            self._sessions.values(),
+            policy=self._policy,
+            budget_tokens=self._config.max_batch_tokens,
+            swaps=self._swapping,
+        )
+        if batch is None:
             return False
+        self._service_floor = batch.service_floor
+        self._released += self._reuse.make_room()
         outcome, duration_s = await self._run(batch)
         self._postprocess(batch, outcome, duration_s)
         self._collect()
         return True
 
-    def _schedule(self) -> list[BatchEntry]:
-        """Asks the policy for the next batch; pieces of a session lie side by side, in their order."""
-        waiting = {frame.ticket: (owner, frame) for owner in self._sessions.values() for frame in owner.queue}
-        if not waiting:
-            return []
-        views = [owner.view(frame) for owner, frame in waiting.values()]
-        self._service_floor = scheduler.service_floor(views)
-        shares = self._policy.plan(views, budget_tokens=self._config.max_batch_tokens)
-        assert shares, "a policy takes at least one of what waits"
-        for owner, frame in waiting.values():
-            frame.skipped_batches += frame is owner.queue[0]  # those behind it wait for it, not for the others
-        batch = []
-        for share in shares:
-            owner, frame = waiting[share.ticket]
-            frame.skipped_batches = 0
-            frame.in_batch = True
-            owner.computed = True
-            owner.served_tokens += share.num_tokens
-            batch.append((owner, frame, work.Piece(frame.job, frame.computed_tokens, share.num_tokens)))
-        return sorted(batch, key=lambda entry: (entry[0].order, entry[1].ticket))
-
-    async def _run(self, batch: Sequence[BatchEntry]) -> tuple[work.BatchOutcome, float]:
+    async def _run(self, batch: batching.Batch) -> tuple[work.BatchOutcome, float]:
         """Computes the batch on the executor, which frees ended sessions' caches first."""
         released, self._released = self._released, []
-        pieces = [piece for _, _, piece in batch]
-        num_steps = sum(piece.num_tokens for piece in pieces if piece.job.work.kind is types.FrameKind.VERIFY)
-        cost = self._cost
-        expected_s = self._delay.seconds(sum(piece.num_tokens for piece in pieces))
-        self._progress.started(expected_s, now_s=self._clock.now())
+        pieces, cost = batch.pieces, self._cost
+        self._progress.started(self._delay.seconds(batch.num_tokens), now_s=self._clock.now())
         try:
             return await self._executor.run(
-                lambda: self._backend.run(pieces, release=released),
-                modelled_s=None if cost is None else lambda outcome: _modelled_s(cost, outcome, num_steps=num_steps),
+                lambda: self._backend.run(pieces, release=released, swaps=batch.swaps),
+                modelled_s=None if cost is None else lambda outcome: batch.modelled_s(cost, outcome),
             )
         finally:
             self._progress.ended()
 
-    def _postprocess(self, batch: Sequence[BatchEntry], outcome: work.BatchOutcome, duration_s: float) -> None:
+    def _postprocess(self, batch: batching.Batch, outcome: work.BatchOutcome, duration_s: float) -> None:
         """Books durations, answers frames that are done and fails those that failed."""
         if outcome.num_tokens:
             self._delay.observe_batch(outcome.num_tokens, duration_s)
         now_s = self._clock.now()
         own_tokens: dict[int, int] = {}
-        for owner, _, piece in batch:
-            own_tokens[owner.order] = own_tokens.get(owner.order, 0) + piece.num_tokens
-        for (owner, frame, piece), result in zip(batch, outcome.pieces, strict=True):
+        for entry in batch.entries:
+            own_tokens[entry.owner.order] = own_tokens.get(entry.owner.order, 0) + entry.piece.num_tokens
+        for entry, result in zip(batch.entries, outcome.pieces, strict=True):
+            owner, frame = entry.owner, entry.frame
             self._reuse.computed(owner)
-            frame.book(piece, result, duration_s=duration_s, batched_tokens=outcome.num_tokens)
+            frame.book(entry.piece, result, duration_s=duration_s, batched_tokens=outcome.num_tokens)
             if frame.future.done():
                 continue  # the session ended meanwhile, or an earlier frame of it failed just now
             if result.error is not None:
@@ -309,14 +318,11 @@ class Engine:
     def _end(self, owner: session.Session, error: Exception, *, held: work.KnownTokens | None = None) -> None:
         del self._sessions[owner.id]
         self._admission.release(owner.pages)
+        self._places.ended(owner)
         self._released += self._reuse.ended(owner, held)
         owner.fail_all(error)
+        self._wake.set()  # somebody may have waited for its pages
 
 
 def _abandoned() -> errors.MillinerError:
     return errors.UnavailableError("the frame was cancelled by its sender")
-
-
-def _modelled_s(cost: compute.BatchCost, outcome: work.BatchOutcome, *, num_steps: int) -> float:
-    """A batch of which no frame could be read never reaches the accelerator."""
-    return cost.batch_s(outcome.num_tokens, num_steps=min(num_steps, outcome.num_tokens)) if outcome.num_tokens else 0.0

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from milliner.core import types
-from milliner.engine.scheduler import Share, Waiting
+from milliner.engine.scheduler import Share, Waiting, oldest
 
 # A prompt of this many tokens counts as a pass more: about what a GPU computes while it reads the weights once
 # (24 ms against 210 µs a token in an A6000's class). Arbitrary within a factor of two.
@@ -36,8 +36,11 @@ class FirstCome:
 
     def plan(self, waiting: Sequence[Waiting], *, budget_tokens: int) -> list[Share]:
         """See `scheduler.SchedulingPolicy.plan`."""
-        ordered = sorted(_heads(waiting), key=lambda frame: frame.order)
-        return _fill(ordered, max_sequences=self._max_sequences, budget_tokens=budget_tokens)
+        return _fill(self.rank(waiting), max_sequences=self._max_sequences, budget_tokens=budget_tokens)
+
+    def rank(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """See `scheduler.SchedulingPolicy.rank`."""
+        return sorted(oldest(waiting), key=lambda frame: frame.order)
 
 
 class SkipJoinFeedbackQueue:
@@ -48,8 +51,11 @@ class SkipJoinFeedbackQueue:
 
     def plan(self, waiting: Sequence[Waiting], *, budget_tokens: int) -> list[Share]:
         """See `scheduler.SchedulingPolicy.plan`."""
-        ordered = sorted(_heads(waiting), key=_urgency)
-        return _fill(ordered, max_sequences=self._max_sequences, budget_tokens=budget_tokens)
+        return _fill(self.rank(waiting), max_sequences=self._max_sequences, budget_tokens=budget_tokens)
+
+    def rank(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """See `scheduler.SchedulingPolicy.rank`."""
+        return sorted(oldest(waiting), key=_urgency)
 
 
 def level(*, prompt_tokens: int, generated: int) -> int:
@@ -69,14 +75,6 @@ def _urgency(frame: Waiting) -> tuple[int, int]:
     if frame.skipped_batches >= PATIENCE_BATCHES:
         return (-1, frame.order)
     return (level(prompt_tokens=frame.prompt_tokens, generated=frame.generated), frame.order)
-
-
-def _heads(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """The oldest frame of each sequence: those behind it wait for it."""
-    found: dict[str, Waiting] = {}
-    for frame in waiting:
-        found.setdefault(frame.session_id, frame)
-    return list(found.values())
 
 
 def _fill(ordered: Sequence[Waiting], *, max_sequences: int, budget_tokens: int) -> list[Share]:

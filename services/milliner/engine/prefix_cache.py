@@ -50,6 +50,11 @@ class PrefixCache:
         """Pages that kept caches hold."""
         return sum(kept.pages for kept in self._kept.values())
 
+    @property
+    def pinned_pages(self) -> int:
+        """Those of them that somebody is about to copy."""
+        return sum(kept.pages for kept in self._kept.values() if kept.pins)
+
     def find(self, token_ids: Sequence[int], *, salt: str) -> Hit | None:
         """The longest kept beginning of a prompt, never all of it: its last token's outcome has to be computed."""
         names = block_names(token_ids[:-1], salt=salt)

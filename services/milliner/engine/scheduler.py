@@ -68,6 +68,10 @@ class SchedulingPolicy(Protocol):
         """
         ...
 
+    def rank(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """The oldest frame of each session, the most urgent first: who keeps its cache where pages are short."""
+        ...
+
 
 class VerifyFirst:
     """The default policy; the module's docstring says how it chooses."""
@@ -104,6 +108,20 @@ class VerifyFirst:
             if num_tokens == frame.num_tokens and queue and queue[0].joins_previous:
                 heapq.heappush(heads, _rank(queue[0], overdue=session_id in ahead_tokens))
         return shares
+
+    def rank(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """See `SchedulingPolicy.rank`."""
+        return sorted(
+            oldest(waiting), key=lambda frame: _rank(frame, overdue=frame.skipped_batches >= PATIENCE_BATCHES)
+        )
+
+
+def oldest(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """The oldest frame of each session: those behind it wait for it."""
+    found: dict[str, Waiting] = {}
+    for frame in waiting:
+        found.setdefault(frame.session_id, frame)
+    return list(found.values())
 
 
 def service_floor(waiting: Sequence[Waiting]) -> int:

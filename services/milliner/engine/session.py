@@ -116,8 +116,10 @@ class Session:
         "planned_len",
         "prompt_tokens",
         "queue",
+        "resident",
         "round",
         "served_tokens",
+        "swapped_pages",
     )
 
     def __init__(self, *, session_id: str, max_positions: int, pages: int, order: int, now_s: float) -> None:
@@ -128,6 +130,8 @@ class Session:
         self.pinned: prefix_cache.Kept | None = None  # what its first batch will copy from
         self.failed = False  # a frame of it failed: what its cache holds is not for others
         self.computed = False  # a frame of it was in a batch, so that it may hold pages
+        self.resident = True  # its cache is, or will first be filled, on the accelerator (`residency`)
+        self.swapped_pages = 0  # in host memory
         self.round = -1  # of the youngest frame taken in
         self.planned_len = 0  # kv_len once everything in the queue is done
         self.queue: collections.deque[Pending] = collections.deque()
@@ -136,6 +140,13 @@ class Session:
         self.served_tokens = 0  # virtual: see scheduler.service_floor
         self.prompt_tokens = 0  # in chunks
         self.generated = 0  # verification frames
+
+    @property
+    def kv_tokens(self) -> int:
+        """Positions that are computed and not rolled back, between two batches."""
+        if not self.queue:
+            return self.planned_len
+        return self.queue[0].work.start_pos + self.queue[0].computed_tokens
 
     def repeated(self, work: work_module.Work) -> Pending | None:
         """The frame that `work` repeats, if any; raises `PositionMismatch` for late and contradictory frames."""

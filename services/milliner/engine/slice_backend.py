@@ -19,7 +19,7 @@ import torch
 
 from milliner.core import errors, types
 from milliner.engine import limits, work
-from milliner.model import kv_cache, ragged
+from milliner.model import kv_cache, kv_swap, ragged
 
 if TYPE_CHECKING:
     from milliner.model import slice as model_slice_module
@@ -34,6 +34,8 @@ class SliceBackend:
         self._slice = model_slice
         page_bytes = config.page_tokens * kv_cache.PagedKVCache.bytes_per_token(model_slice.kv_spec, model_slice.dtype)
         num_pages = config.kv_cache_bytes // page_bytes if page_bytes else 0
+        self.page_bytes = page_bytes
+        self.swap_pages = config.kv_swap_bytes // page_bytes if page_bytes else 0
         if num_pages < 1:
             raise errors.ConfigError(
                 f"{config.kv_cache_bytes} bytes hold no page of {config.page_tokens} tokens "
@@ -47,6 +49,7 @@ class SliceBackend:
             dtype=model_slice.dtype,
             torch_device=model_slice.torch_device,
         )
+        self._swap = kv_swap.KVSwapSpace(self._cache, num_pages=self.swap_pages)
 
     @property
     def num_pages(self) -> int:
@@ -60,13 +63,17 @@ class SliceBackend:
     def max_positions(self) -> int:
         return self._slice.max_positions
 
-    def run(self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle]) -> work.BatchOutcome:
+    def run(
+        self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle], swaps: work.Swaps
+    ) -> work.BatchOutcome:
         """See `engine.work.Backend.run`."""
         for kv in release:
             if kv.sequence is not None:
                 kv.sequence.close()
                 kv.sequence = None
         with torch.inference_mode():
+            self._move(swaps.before)
+            self._swap.wait()
             spans = [_Span(list(group)) for _, group in itertools.groupby(pieces, key=lambda piece: id(piece.job.kv))]
             for span in spans:
                 self._decode(span)
@@ -74,9 +81,11 @@ class SliceBackend:
             if ready:
                 self._forward_isolated(ready)
                 self._project(ready)
+            self._move(swaps.ahead)  # a GPU is computing still
             outcomes = tuple(itertools.chain.from_iterable(self._encode(span) for span in spans))
             if self._slice.torch_device.type == "cuda":
-                torch.cuda.synchronize(self._slice.torch_device)  # or the duration would leave out what still runs
+                # Or the duration would leave out what still runs. Moves may go on: the next batch waits for them.
+                torch.cuda.current_stream(self._slice.torch_device).synchronize()
         return work.BatchOutcome(pieces=outcomes, num_tokens=sum(span.num_tokens for span in ready))
 
     def measure(self, num_tokens: int) -> None:
@@ -94,6 +103,13 @@ class SliceBackend:
                     torch.cuda.synchronize(self._slice.torch_device)
         finally:
             sequence.close()
+
+    def _move(self, moves: Sequence[work.Move]) -> None:
+        for move in moves:
+            sequence: kv_cache.SequenceKV | None = move.kv.sequence
+            if sequence is not None:  # None: its only frame could not be read
+                there = self._swap.move_out(sequence, move.num_tokens) if move.out else self._swap.move_in(sequence)
+                move.kv.sequence = there
 
     def _decode(self, span: _Span) -> None:
         """Gives each piece its rows; from the first frame that fails on, the span's pieces are out of the batch."""

@@ -103,6 +103,28 @@ class Adoption:
     move: bool
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Move:
+    """The first `num_tokens` positions of a session's cache go `out` to host memory, or come back; the rest of it is
+    forgotten."""
+
+    session_id: str
+    kv: KVHandle
+    num_tokens: int
+    out: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Swaps:
+    """Moves in their order: those that a batch has to wait for, and those that are made while it is computed."""
+
+    before: tuple[Move, ...] = ()
+    ahead: tuple[Move, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.before or self.ahead)
+
+
 class Job:
     """A work item with what the backend keeps of it between two of its pieces."""
 
@@ -161,6 +183,14 @@ class Backend(Protocol):
     def num_pages(self) -> int: ...
 
     @property
+    def swap_pages(self) -> int:
+        """Pages of host memory that caches may be moved to; 0: none are moved."""
+        ...
+
+    @property
+    def page_bytes(self) -> int: ...
+
+    @property
     def page_tokens(self) -> int: ...
 
     @property
@@ -168,8 +198,9 @@ class Backend(Protocol):
         """The model's context: frames beyond it are refused before they meet other sessions."""
         ...
 
-    def run(self, pieces: Sequence[Piece], *, release: Sequence[KVHandle]) -> BatchOutcome:
-        """Frees the caches in `release`, then computes the pieces as one batch; pieces of one session come in order.
+    def run(self, pieces: Sequence[Piece], *, release: Sequence[KVHandle], swaps: Swaps) -> BatchOutcome:
+        """Frees the caches in `release`, moves those in `swaps.before`, then computes the pieces as one batch, while
+        those in `swaps.ahead` move; pieces of one session come in order.
 
         A piece that fails has its error in its outcome; the others are computed all the same.
         """

@@ -45,12 +45,14 @@ class PagedKVCache:
         page_tokens: int = 64,
         dtype: torch.dtype,
         torch_device: torch.device,
+        pinned: bool = False,  # host memory that a GPU reads and writes by itself
     ) -> None:
         self.spec = spec
         self.num_pages = num_pages
         self.page_tokens = page_tokens
         self.dtype = dtype
         self.torch_device = torch_device
+        self._pinned = pinned
         num_slots = num_pages * page_tokens
         # One flat view per layer, [pages * page_tokens, Hkv, Dh]: slot arithmetic instead of two indices.
         self.keys = [self._allocate(num_slots, layer) for layer in spec.layers]
@@ -60,7 +62,7 @@ class PagedKVCache:
     def _allocate(self, num_slots: int, layer: LayerKV) -> torch.Tensor:
         # Not zeroed: a slot is read only after it was written, and untouched memory costs nothing on Linux.
         shape = (num_slots, layer.num_kv_heads, layer.head_dim)
-        return torch.empty(shape, dtype=self.dtype, device=self.torch_device)
+        return torch.empty(shape, dtype=self.dtype, device=self.torch_device, pin_memory=self._pinned)
 
     @staticmethod
     def bytes_per_token(spec: KVSpec, dtype: torch.dtype) -> int:
@@ -90,6 +92,11 @@ class SequenceKV:
         self._allocator = allocator
         self._pages: list[int] = []
         self._contiguous = True
+
+    @property
+    def pages(self) -> Sequence[int]:
+        """Where its slots lie, page by page."""
+        return self._pages
 
     @property
     def capacity_tokens(self) -> int:

@@ -71,6 +71,9 @@ class WatchedPolicy:
         self.most_skipped = max(self.most_skipped, *(frame.skipped_batches for frame in waiting))
         return shares
 
+    def rank(self, waiting: Sequence[scheduler.Waiting]) -> list[scheduler.Waiting]:
+        return self._policy.rank(waiting)
+
 
 @dataclasses.dataclass
 class Life:
@@ -168,13 +171,17 @@ class Life:
         )
 
 
-@pytest.mark.parametrize("seed", range(6))
-async def test_no_page_is_lost_and_nobody_starves(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("seed", "swap_caches"), [*((seed, 0) for seed in range(6)), (6, 2), (7, 2), (8, 3)])
+async def test_no_page_is_lost_and_nobody_starves(
+    seed: int, swap_caches: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With host memory for as many whole caches as `swap_caches` says, which sessions are moved to and from."""
     caplog.set_level("CRITICAL")  # failed passes are meant
     draw, policy, clock = random.Random(seed), WatchedPolicy(), toys.ManualClock()
-    backend = slice_backend.SliceBackend(SummingLayers(draw), config=CONFIG)  # type: ignore[arg-type]
+    config = dataclasses.replace(CONFIG, kv_swap_bytes=swap_caches * CONFIG.kv_cache_bytes)
+    backend = slice_backend.SliceBackend(SummingLayers(draw), config=config)  # type: ignore[arg-type]
     worker = executor.ComputeExecutor(name="stress", torch_threads=1)
-    cloud = engine.Engine(backend, config=CONFIG, executor=worker, clock=clock, policy=policy)
+    cloud = engine.Engine(backend, config=config, executor=worker, clock=clock, policy=policy)
     lives = [
         Life(cloud, f"s{index}", random.Random(f"{seed}/{index}"), draw.randint(1, MAX_POSITIONS))
         for index in range(NUM_SESSIONS)
@@ -190,6 +197,9 @@ async def test_no_page_is_lost_and_nobody_starves(seed: int, caplog: pytest.LogC
                     devices.create_task(life.live())
             await clock.advance(2 * CONFIG.session_idle_s)
             assert (cloud.load().running_sessions, cloud.load().kv_used_share) == (0, 0.0)
+            swapped = cloud.swapped()
+            assert (swapped.sequences, swapped.used_bytes) == (0, 0)
+            assert (swapped.moved_out_bytes > 0) == (swap_caches > 0)
             # The whole cache is there for one session, whose first batch frees what ended sessions held.
             await cloud.open(toys.session_open("last", max_positions=NUM_PAGES * PAGE_TOKENS))
             for start in range(0, NUM_PAGES * PAGE_TOKENS, 40):

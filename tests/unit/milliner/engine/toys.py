@@ -52,8 +52,11 @@ class ToySequence:
 class ToyBackend:
     """Records every batch; a hidden state is one float, a frame's payload their list. `gate` runs before a batch."""
 
-    def __init__(self, *, num_pages: int = 16, page_tokens: int = 4) -> None:
+    def __init__(self, *, num_pages: int = 16, page_tokens: int = 4, swap_pages: int = 0) -> None:
         self.num_pages = num_pages
+        self.swap_pages = swap_pages
+        self.page_bytes = 4 * page_tokens
+        self.moves: list[tuple[str, int, bool]] = []  # (session, tokens, out) of each
         self.page_tokens = page_tokens
         self.max_positions = 128
         self.batches: list[list[tuple[str, int, int]]] = []  # (session, start, tokens) of each piece
@@ -61,8 +64,11 @@ class ToyBackend:
         self.measured: list[int] = []
         self.gate: Callable[[], object] = lambda: None
 
-    def run(self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle]) -> work.BatchOutcome:
+    def run(
+        self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle], swaps: work.Swaps
+    ) -> work.BatchOutcome:
         self.gate()
+        self.moves += [(move.session_id, move.num_tokens, move.out) for move in (*swaps.before, *swaps.ahead)]
         self.released += len(release)
         self.batches.append([(p.job.work.session_id, p.start_pos, p.num_tokens) for p in pieces])
         broken: set[int] = set()

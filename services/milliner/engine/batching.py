@@ -1,0 +1,91 @@
+"""The next batch of an engine: what the policy chooses of what waits, and which KV caches have to move for it.
+
+Event loop only, between two batches: it marks frames as running and books the moves. `engine` computes the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from milliner.core import compute, types
+from milliner.engine import scheduler, session, swapping, work
+
+Waiting = tuple[session.Session, session.Pending]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """A piece of a session's frame."""
+
+    owner: session.Session
+    frame: session.Pending
+    piece: work.Piece
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Pieces of a session lie side by side, in their order; caches move before they are computed, or meanwhile."""
+
+    entries: tuple[Entry, ...]
+    swaps: work.Swaps
+    service_floor: int  # counters of sessions that become busy are lifted to it
+
+    @property
+    def pieces(self) -> list[work.Piece]:
+        return [entry.piece for entry in self.entries]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(entry.piece.num_tokens for entry in self.entries)
+
+    def modelled_s(self, cost: compute.BatchCost, outcome: work.BatchOutcome) -> float:
+        """What the batch takes on an emulated accelerator; one of which no frame could be read never reaches it."""
+        if not outcome.num_tokens:
+            return 0.0
+        steps = sum(piece.num_tokens for piece in self.pieces if piece.job.work.kind is types.FrameKind.VERIFY)
+        return cost.batch_s(outcome.num_tokens, num_steps=min(steps, outcome.num_tokens))
+
+
+def plan(
+    sessions: Collection[session.Session],
+    *,
+    policy: scheduler.SchedulingPolicy,
+    budget_tokens: int,
+    swaps: swapping.Swapping,
+) -> Batch | None:
+    """The next batch; None if nothing waits, or nothing that waits can be on the accelerator now."""
+    waiting = {frame.ticket: (owner, frame) for owner in sessions for frame in owner.queue}
+    if not waiting:
+        return None
+    views = [owner.view(frame) for owner, frame in waiting.values()]
+    shares = policy.plan(views, budget_tokens=budget_tokens)
+    assert shares, "a policy takes at least one of what waits"
+    moves = work.Swaps()
+    if swaps.enabled:
+        ranked = [waiting[view.ticket][0] for view in policy.rank(views)]
+        idle = [owner for owner in sessions if not owner.queue]
+        chosen = {waiting[share.ticket][0].id for share in shares}
+        before = swaps.before(ranked, idle, chosen=chosen)
+        if not all(waiting[share.ticket][0].resident for share in shares):
+            present = [view for view in views if waiting[view.ticket][0].resident]
+            shares = policy.plan(present, budget_tokens=budget_tokens) if present else []
+        running = {waiting[share.ticket][0].id for share in shares}
+        moves = work.Swaps(before=tuple(before), ahead=tuple(swaps.ahead(ranked, idle, running=running)))
+        if not shares and not moves:
+            return None
+    return Batch(_entries(shares, waiting), moves, scheduler.service_floor(views))
+
+
+def _entries(shares: Sequence[scheduler.Share], waiting: dict[int, Waiting]) -> tuple[Entry, ...]:
+    for owner, frame in waiting.values():
+        frame.skipped_batches += frame is owner.queue[0]  # those behind it wait for it, not for the others
+    entries = []
+    for share in shares:
+        owner, frame = waiting[share.ticket]
+        frame.skipped_batches = 0
+        frame.in_batch = True
+        owner.computed = True
+        owner.served_tokens += share.num_tokens
+        entries.append(Entry(owner, frame, work.Piece(frame.job, frame.computed_tokens, share.num_tokens)))
+    return tuple(sorted(entries, key=lambda entry: (entry.owner.order, entry.frame.ticket)))
