@@ -13,9 +13,8 @@ import signal
 import sys
 
 import kopf
-import prometheus_client
 
-from milliner_operator import errors, handlers, presence, settings
+from milliner_operator import claims, errors, handlers, health, presence, settings
 from milliner_operator.api import KubernetesApi
 from milliner_operator.metrics import Metrics
 from milliner_operator.queue import WorkQueue
@@ -23,7 +22,6 @@ from milliner_operator.reconcile import Reconciler
 from milliner_operator.remote import Clusters
 
 EXIT_WRONG_SETTINGS = 2
-_TOLD_FOR_EACH_PROBE = ("kopf.activities.probe", "aiohttp.access")
 
 
 def main() -> int:
@@ -45,47 +43,61 @@ def main() -> int:
 
 
 def set_up_logging(level: str) -> None:
-    """Logs to standard error; what is told for every event or probe is left out above DEBUG."""
+    """Logs to standard error; what kopf tells of every event of every child is left out."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it tells of every event of every child
-    for chatty in _TOLD_FOR_EACH_PROBE:
-        logging.getLogger(chatty).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
 
 
 async def serve(chosen: settings.Settings) -> None:
-    """Watches, reconciles and serves metrics and liveness until kopf is told to end."""
+    """Watches, reconciles and serves metrics, liveness and readiness until kopf is told to end."""
     metrics = Metrics()
     client = KubernetesApi.of_environment(told=metrics.answered)
     connect = functools.partial(KubernetesApi.of_kubeconfig, told=metrics.answered, servers=chosen.remote_servers)
     clusters = Clusters(client, connect=connect)
     reconciler = Reconciler(client, settings=chosen, clusters=clusters, metrics=metrics)
-    queue = WorkQueue(reconciler, is_slow=reconciler.waits_for_others)
+    claimed = claims.Claims(client, me=chosen.installation, namespaces=chosen.watch_namespaces)
+    gate = claims.Gate(reconciler, claims=claimed, left=metrics.forget)
+    queue = WorkQueue(gate, is_slow=reconciler.waits_for_others)
     metrics.waiting.set_function(lambda: float(len(queue)))
+    watching = asyncio.Event()
+
+    def why_unready() -> str:
+        return claimed.why_idle() if watching.is_set() else "waiting for the definition of topologies"
+
+    if chosen.metrics_port:
+        metrics.serve(chosen.metrics_port)
+    try:
+        async with (
+            health.served(chosen.liveness_port, is_alive=queue.is_alive, why_unready=why_unready),
+            asyncio.TaskGroup() as group,
+        ):
+            tasks = [group.create_task(queue.run(), name="queue"), group.create_task(claimed.keep(), name="claims")]
+            await presence.await_kind(client)
+            watching.set()
+            await _watch(client, queue, chosen, group)
+            for task in tasks:
+                task.cancel()
+    finally:
+        client.close()
+
+
+async def _watch(client: KubernetesApi, queue: WorkQueue, chosen: settings.Settings, group: asyncio.TaskGroup) -> None:
+    """Has kopf make topologies due until it is told to end."""
     insights = presence.Insights()
     registry, kopf_settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
     handlers.configure(kopf_settings)
-    handlers.register(registry, add=queue.add, is_alive=queue.is_alive)
-    if chosen.metrics_port:
-        prometheus_client.start_http_server(chosen.metrics_port)
-    try:
-        async with asyncio.TaskGroup() as group:
-            await presence.await_kind(client)
-            working = group.create_task(queue.run(), name="queue")
-            keeping = presence.keep(client, insights, namespaces=chosen.watch_namespaces, forget=queue.forget)
-            looking = group.create_task(keeping, name="presence")
-            await kopf.operator(
-                registry=registry,
-                insights=insights,
-                settings=kopf_settings,
-                standalone=True,
-                clusterwide=not chosen.watch_namespaces,
-                namespaces=chosen.watch_namespaces,
-                liveness_endpoint=f"http://0.0.0.0:{chosen.liveness_port}/healthz",
-            )
-            working.cancel()
-            looking.cancel()
-    finally:
-        client.close()
+    handlers.register(registry, add=queue.add)
+    keeping = presence.keep(client, insights, namespaces=chosen.watch_namespaces, forget=queue.forget)
+    looking = group.create_task(keeping, name="presence")
+    await kopf.operator(
+        registry=registry,
+        insights=insights,
+        settings=kopf_settings,
+        standalone=True,
+        clusterwide=not chosen.watch_namespaces,
+        namespaces=chosen.watch_namespaces,
+    )
+    looking.cancel()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = _REQUEST_S
     settings.posting.enabled = False
     settings.scanning.disabled = True  # no rights on CRDs and namespaces are needed then
-    settings.peering.standalone = True  # the operator's Deployment has strategy Recreate
+    settings.peering.standalone = True  # `claims` says who serves what
     settings.persistence.finalizer = f"{names.GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{names.GROUP}")
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{names.GROUP}")
@@ -41,7 +41,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
         )
 
 
-def register(registry: kopf.OperatorRegistry, *, add: Callable[[Key], None], is_alive: Callable[[], bool]) -> None:
+def register(registry: kopf.OperatorRegistry, *, add: Callable[[Key], None]) -> None:
     """Registers the handlers: every event of a topology or of one of its children makes the topology due."""
 
     async def on_topology(*, namespace: str | None, name: str | None, **_: Any) -> None:
@@ -53,11 +53,6 @@ def register(registry: kopf.OperatorRegistry, *, add: Callable[[Key], None], is_
             if namespace and owner["kind"] == names.KIND:
                 add((namespace, owner["name"]))
 
-    async def alive(**_: Any) -> str:
-        if not is_alive():
-            raise kopf.PermanentError("reconciling has stopped")
-        return "alive"
-
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
@@ -65,4 +60,3 @@ def register(registry: kopf.OperatorRegistry, *, add: Callable[[Key], None], is_
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(on_topology)
     for kind in kinds.CHILDREN:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(on_child)
-    kopf.on.probe(registry=registry, id="alive")(alive)

@@ -21,9 +21,10 @@ class Kind:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str, name: str = "", *, subresource: str = "") -> str:
-        """Path of one object, or of the collection when `name` is empty."""
+        """Path of one object, or of the collection when `name` is empty; of all namespaces' when that is too."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
-        return "/".join(part for part in (f"{root}/namespaces", namespace, self.plural, name, subresource) if part)
+        within = f"namespaces/{namespace}" if namespace else ""
+        return "/".join(part for part in (root, within, self.plural, name, subresource) if part)
 
 
 TOPOLOGY = Kind(names.KIND, names.GROUP, names.VERSION, names.PLURAL)

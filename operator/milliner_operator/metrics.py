@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +49,15 @@ class Metrics:
             "milliner_operator_queue_length", "Topologies that are due or being reconciled.", registry=chosen
         )
         self._since: dict[str, tuple[int, float | None]] = {}  # uid -> generation, when first seen; None: was ready
+
+    def serve(self, port: int) -> None:
+        """Serves the process-wide registry on a thread, on all addresses of either family."""
+        try:
+            prometheus_client.start_http_server(port, addr="::")
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+            prometheus_client.start_http_server(port)  # a node without IPv6
 
     def answered(self, verb: str, num_bytes: int) -> None:
         """A call of an API server ended; safe on any thread."""

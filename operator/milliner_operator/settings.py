@@ -49,6 +49,7 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     watch_namespaces: tuple[str, ...] = ()  # empty: all
+    installation: str = ""  # namespace/name of its Deployment, as its claims have it; empty: it has none
     resync_s: int = DEFAULT_RESYNC_S  # an unchanged topology is looked at this often
     metrics_port: int = 9090
     liveness_port: int = 8081
@@ -75,6 +76,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         image_pull_policy=_one_of(environment, "MILLINER_IMAGE_PULL_POLICY", _PULL_POLICIES, default="IfNotPresent"),
         image_pull_secrets=_list(environment, "MILLINER_IMAGE_PULL_SECRETS"),
         watch_namespaces=_list(environment, "MILLINER_WATCH_NAMESPACES"),
+        installation=environment.get("MILLINER_INSTALLATION", ""),
         resync_s=_integer(environment, "MILLINER_RESYNC_SECONDS", default=DEFAULT_RESYNC_S, least=5, most=3600),
         metrics_port=_integer(environment, "MILLINER_METRICS_PORT", default=9090, least=0, most=65535),
         liveness_port=_integer(environment, "MILLINER_LIVENESS_PORT", default=8081, least=1, most=65535),

@@ -59,7 +59,7 @@ def by_calls(modules: Collection[str] | None = None, *, any_child: Iterable[kind
 def by_watches() -> Needed:
     """What kopf lists and watches."""
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, add=lambda _: None, is_alive=lambda: True)
+    handlers.register(registry, add=lambda _: None)
     needed: Needed = {}
     for selector in registry._watching.get_all_selectors():
         assert selector.group is not None and isinstance(selector.any_name, str)

@@ -98,6 +98,7 @@ def test_ports_of_probe_container_and_environment_agree() -> None:
     assert ports == {"metrics": "9443", "liveness": "8443"}
     assert environment["MILLINER_METRICS_PORT"] == "9443" and environment["MILLINER_LIVENESS_PORT"] == "8443"
     assert container["livenessProbe"]["httpGet"]["port"] == "liveness"
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "liveness"}
 
 
 def test_the_operator_takes_every_setting_of_the_chart() -> None:
@@ -138,12 +139,18 @@ def test_the_test_pod_may_read_metrics_where_few_may() -> None:
 
 
 def test_dashboards_alerts_and_monitors_only_where_asked_for() -> None:
-    extra = {"ConfigMap", "PrometheusRule", "ServiceMonitor", "PodMonitor"}
-    assert not extra & {each["kind"] for each in charts.rendered()}
+    extra = {"PrometheusRule", "ServiceMonitor", "PodMonitor"}
+    assert not extra & {each["kind"] for each in charts.rendered()} and not _dashboards(charts.rendered())
     documents = charts.rendered(charts.OPERATOR_CHART / "ci" / "monitored-values.yaml")
-    assert extra <= {each["kind"] for each in documents}
+    assert extra <= {each["kind"] for each in documents} and _dashboards(documents)
     rules = [rule for group in charts.only(documents, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
     assert all(rule["annotations"]["runbook_url"].endswith(f"#{rule['alert'].lower()}") for rule in rules)
+
+
+def _dashboards(documents: list[charts.Document]) -> list[charts.Document]:
+    return [
+        each for each in charts.of_kind(documents, "ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]
+    ]
 
 
 def _operator(documents: list[charts.Document]) -> tuple[dict[str, Any], dict[str, str]]:

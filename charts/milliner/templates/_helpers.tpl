@@ -71,6 +71,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
+{{/* How the operator knows its own claims. */}}
+{{- define "milliner.installation" -}}
+{{- printf "%s/%s" .Release.Namespace (include "milliner.fullname" .) -}}
+{{- end -}}
+
 {{- define "milliner.pullSecretNames" -}}
 {{- $names := list -}}
 {{- range .Values.imagePullSecrets }}{{- $names = append $names .name -}}{{- end -}}

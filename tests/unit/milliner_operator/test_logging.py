@@ -1,4 +1,4 @@
-"""What the operator's log holds at which level: a probe every twenty seconds is no news, a failing one is."""
+"""What the operator's log holds at which level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from milliner_operator import __main__ as program
 
-NAMES = ("", "kopf.objects", "kopf.activities.probe", "aiohttp.access")
+NAMES = ("", "kopf.objects")
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +28,12 @@ def set_up(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
         program.set_up_logging(level)
 
 
-@pytest.mark.parametrize("name", ["kopf.activities.probe", "aiohttp.access"])
-def test_probes_are_told_at_debug_only_and_their_failures_always(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_children_are_not_told_and_passes_are(monkeypatch: pytest.MonkeyPatch) -> None:
     set_up("INFO", monkeypatch)
-    assert not logging.getLogger(name).isEnabledFor(logging.INFO)
-    assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+    assert not logging.getLogger("kopf.objects").isEnabledFor(logging.INFO)
     assert logging.getLogger("milliner_operator.queue").isEnabledFor(logging.INFO)
 
 
-def test_everything_is_told_at_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_else_is_told_at_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     set_up("DEBUG", monkeypatch)
-    assert logging.getLogger("kopf.activities.probe").isEnabledFor(logging.INFO)
+    assert logging.getLogger("kopf.activities").isEnabledFor(logging.DEBUG)
