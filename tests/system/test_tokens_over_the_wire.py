@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import secrets
 from collections.abc import AsyncIterator
@@ -86,7 +87,8 @@ async def test_the_device_takes_over_and_the_answer_is_the_models(folder: pathli
         clouds(folder, num_replicas=1) as (tier, servers, reached),
         whole_tiers.tier(folder, origin=types.TokenOrigin.DEVICE, cost=slow) as device,
     ):
-        strategy = pd_device.PDDevice(reached, test_whole_models.device_ports(device), test_whole_models.QUICK)
+        half = dataclasses.replace(test_whole_models.QUICK, max_cloud_tokens=NEW_TOKENS // 2)
+        strategy = pd_device.PDDevice(reached, test_whole_models.device_ports(device), half)
         losing = asyncio.create_task(lose_in_mid_answer(servers[0])) if lost else None
         tokens, _ = await test_whole_models.answer(strategy)
         assert test_whole_models.ids(tokens) == split_topology.reference(folder, PROMPT, NEW_TOKENS)

@@ -24,9 +24,14 @@ class CloudPorts:
 
 
 async def open_stream(
-    scope: CloudPorts, request: types.GenerationRequest, sampler: generation.Sampler, *, record: records.RequestRecord
+    scope: CloudPorts,
+    request: types.GenerationRequest,
+    sampler: generation.Sampler,
+    *,
+    record: records.RequestRecord,
+    keep_share: float = 1.0,
 ) -> generation.TokenStream:
-    """A stream of the tokens that follow the request's prompt.
+    """A stream of the tokens that follow the request's prompt; of which the cloud selects `keep_share`, if below 1.
 
     Raises what the cloud says; for lack of room only after a wait in turn, if the request wants to wait.
     """
@@ -47,6 +52,7 @@ async def open_stream(
                     traceparent=record.traceparent,
                     claim=claim,
                     salt=request.cache_salt,
+                    keep_share=keep_share,
                 )
             )
         )

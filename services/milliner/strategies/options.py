@@ -65,10 +65,14 @@ class HatOptions:
 class PDDeviceOptions:
     """`max_cloud_tokens` bounds what the cloud gives of an answer, or with `fixed_cloud_tokens` says it; tokens are
     shown between `min_interval_s` and `max_interval_s` apart, the latter being the aim for the time per output token.
-    With `fails_without_cloud` a cloud that is lost before it has given its share ends the answer."""
+    `first_token_s` is the aim for the time to the first one. The device goes on from `least_kept` of the prompt at
+    least (1: from all of it, which keeps every answer as it is). With `fails_without_cloud` a cloud that is lost before
+    it has given its share ends the answer."""
 
     max_cloud_tokens: int = 512
     fixed_cloud_tokens: bool = False
     min_interval_s: float = 0.005
     max_interval_s: float = 0.05
+    first_token_s: float = 2.0
+    least_kept: float = 1.0
     fails_without_cloud: bool = False

@@ -1,5 +1,4 @@
-"""What a device takes for a prompt token and for a step of its own, and the cloud for its first token: measured as it
-serves, shared by all its requests."""
+"""What device and cloud take, measured as they serve and shared by all requests of a device: `settings` reads it."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from milliner.strategies.pd_device import settings
 _WEIGHT = 0.3  # of a new sample; arbitrary: settles in about five requests
 _UNKNOWN_STEP_S = 0.05  # before the first step: the usual aim for a token; arbitrary
 _UNKNOWN_PREFILL_S = 0.002  # before the first chunk: P/D-Device's class of device, 500 tokens a second
-
+_CORRECTION = (0.5, 4.0)  # least and most; arbitrary: one request that stood still shall not spoil the next ones
 
 _MEASURED_TOKENS = (4, 16, 128, 128)  # chunks; the last ones as long as a chunk of a prompt
 _MEASURED_STEPS = 3
@@ -25,21 +24,42 @@ class Profile:
     def __init__(self) -> None:
         self._chunks = delay_model.DelayModel()
         self._first_tokens = delay_model.DelayModel()
+        self._cloud_prompts = delay_model.DelayModel()
+        self._cloud_token_s: float | None = None
+        self._correction = 1.0
         self._num_steps = 0
         self.step_s = _UNKNOWN_STEP_S
 
     @property
     def prefill_s(self) -> float:
-        """Seconds for one more token of a chunk."""
-        return self._chunks.per_token_s or _UNKNOWN_PREFILL_S
+        """Seconds for one more token that the device is given, as catching up really takes."""
+        return self._correction * self._chunk_token_s
 
     @property
     def device(self) -> settings.DeviceProfile:
         return settings.DeviceProfile(prefill_s=self.prefill_s, step_s=self.step_s)
 
+    def cloud(self, prompt_tokens: int) -> settings.CloudProfile:
+        """What is expected of the cloud; nothing before the first token, so that it is asked for more of them."""
+        return settings.CloudProfile(
+            first_token_s=self._first_tokens.seconds(prompt_tokens),
+            prompt_s=self._cloud_prompts.seconds(prompt_tokens),
+            token_s=self._cloud_token_s or 0.0,
+        )
+
     def prefilled(self, num_tokens: int, seconds: float) -> None:
         """A chunk of known tokens was computed."""
         self._chunks.observe_batch(num_tokens, seconds)
+
+    def caught_up(self, num_tokens: int, seconds: float) -> None:
+        """The device took `seconds` from beginning with a prompt to being ready, and computed `num_tokens` in them.
+
+        Chunks alone are too hopeful: between them something is waited for, and later ones take longer.
+        """
+        expected_s = num_tokens * self._chunk_token_s
+        if expected_s > 0.0:
+            least, most = _CORRECTION
+            self._correction += _WEIGHT * (min(most, max(least, seconds / expected_s)) - self._correction)
 
     def stepped(self, seconds: float) -> None:
         """A token of its own was generated."""
@@ -50,9 +70,20 @@ class Profile:
         """The cloud's first token for a prompt came this long after the request's start."""
         self._first_tokens.observe_batch(prompt_tokens, seconds)
 
-    def first_token_s(self, prompt_tokens: int) -> float:
-        """When the cloud's first token for a prompt is expected; 0 before the first one, which asks for more tokens."""
-        return self._first_tokens.seconds(prompt_tokens)
+    def cloud_was_overtaken(self, prompt_tokens: int, seconds: float) -> None:
+        """The device's own first token came `seconds` after the request's start, and the cloud's had not come."""
+        if seconds > self._first_tokens.seconds(prompt_tokens):
+            self._first_tokens.observe_batch(prompt_tokens, seconds)
+
+    def cloud_computed(self, prompt_tokens: int, token: generation.CloudToken) -> None:
+        """What a token took the cloud to compute: the first one with the prompt, others with those of their batch."""
+        step = token.step
+        if token.index == 0:
+            self._cloud_prompts.observe_batch(prompt_tokens, step.compute_s)
+            return
+        share_s = step.compute_s / max(1, step.batched_tokens)
+        known_s = share_s if self._cloud_token_s is None else self._cloud_token_s
+        self._cloud_token_s = known_s + _WEIGHT * (share_s - known_s)
 
     async def measure(self, model: generation.WholeModel, *, clock: ports.Clock) -> None:
         """Measures the device before its first request, with a sequence of its own."""
@@ -78,3 +109,7 @@ class Profile:
                     start_s = clock.now()
         finally:
             await session.close()
+
+    @property
+    def _chunk_token_s(self) -> float:
+        return self._chunks.per_token_s or _UNKNOWN_PREFILL_S

@@ -1,52 +1,112 @@
-"""How many tokens the cloud gives."""
+"""How many tokens the cloud gives, of what prompt the device goes on, and when it is not a matter of both."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from milliner.strategies.pd_device import settings
+from milliner.strategies.pd_device import pacing, settings
 
 ORIN = settings.DeviceProfile(prefill_s=0.002, step_s=0.04)
+AIMS = settings.Aims(first_token_s=2.0, token_s=0.05)
+
+
+def cloud(prompt_tokens: int) -> settings.CloudProfile:
+    """24 ms + 210 µs a token, over 20 ms; eight sequences share a batch."""
+    prompt_s = 0.024 + 0.00021 * prompt_tokens
+    return settings.CloudProfile(first_token_s=0.02 + prompt_s, prompt_s=prompt_s, token_s=0.0032)
+
+
+def chosen(prompt_tokens: int, **changes: float) -> settings.Settings:
+    task = settings.Task(prompt_tokens=prompt_tokens, most_tokens=10_000, least_kept=changes.pop("least_kept", 1.0))
+    assert not changes
+    return settings.choose(ORIN, cloud(prompt_tokens), task, AIMS)
+
+
+def late_s(one: settings.Settings, prompt_tokens: int, *, tokens: int | None = None) -> float:
+    """By how much the device is late for its first own token, played through instead of solved."""
+    first_s = cloud(prompt_tokens).first_token_s
+    given = one.cloud_tokens if tokens is None else tokens
+    raw = 0.0 if one.waits else min(prompt_tokens, first_s / ORIN.prefill_s)
+    at_s = max(first_s, raw * ORIN.prefill_s) if one.kept_share < 1.0 else raw * ORIN.prefill_s
+    at_s += one.kept_share * (prompt_tokens - raw) * ORIN.prefill_s + given * ORIN.prefill_s + ORIN.step_s
+    return at_s - (first_s + given * AIMS.shown_s)
+
+
+@pytest.mark.parametrize("least_kept", [1.0, 0.5, 0.3])
+@pytest.mark.parametrize("prompt_tokens", [64, 512, 2048, 8192])
+def test_n_tokens_leave_no_gap_and_one_in_ten_fewer_would(prompt_tokens: int, least_kept: float) -> None:
+    found = chosen(prompt_tokens, least_kept=least_kept)
+    assert late_s(found, prompt_tokens) <= 1e-3  # floor of the tokens fed at once: half a token's time
+    if found.cloud_tokens > 10:
+        assert late_s(found, prompt_tokens, tokens=int(0.9 * found.cloud_tokens)) > 0.0
+
+
+def test_the_figures_of_a_long_prompt() -> None:
+    # (8192 x 2 ms + 40 ms - 1.764 s) / (48 ms - 2 ms), and with three tenths of what is left at 1.764 s
+    assert chosen(8192).cloud_tokens == pytest.approx(319, rel=0.03)
+    refined = chosen(8192, least_kept=0.3)
+    assert refined.kept_share == 0.4, "of what is allowed, the most that costs the cloud hardly more than the least"
+    assert refined.cloud_tokens == pytest.approx(128, rel=0.03)
+
+
+def test_a_prompt_is_kept_whole_where_leaving_out_saves_nothing() -> None:
+    assert chosen(40, least_kept=0.3).kept_share == 1.0
+    assert chosen(2048, least_kept=0.3).kept_share < 1.0
+
+
+def test_unless_it_is_allowed_nothing_is_left_out_and_nothing_waited_for() -> None:
+    for prompt_tokens in (64, 512, 2048, 8192):
+        found = chosen(prompt_tokens)
+        assert (found.kept_share, found.waits) == (1.0, False)
+
+
+def test_the_floor_of_quality_holds() -> None:
+    assert {chosen(tokens, least_kept=0.55).kept_share >= 0.55 for tokens in (512, 2048, 8192)} == {True}
+
+
+def test_who_waits_relies_on_a_first_token_in_time() -> None:
+    task = settings.Task(prompt_tokens=8192, most_tokens=10_000, least_kept=0.3)
+    known = dataclasses.replace(cloud(8192), token_s=0.001)  # a token costs a well filled cloud next to nothing
+    found = settings.choose(ORIN, known, task, AIMS)
+    assert found.waits, "the device computes less for hardly more of the cloud"
+    late = settings.Aims(first_token_s=0.9 * known.first_token_s, token_s=0.05)
+    assert not settings.choose(ORIN, known, task, late).waits
+    unknown = settings.CloudProfile(prompt_s=known.prompt_s, token_s=known.token_s)
+    assert not settings.choose(ORIN, unknown, task, AIMS).waits
 
 
 @pytest.mark.parametrize(
-    ("prompt_tokens", "kept_share", "least"),
-    # 8,192 tokens at 500 a second, shown every 50 ms: (16.384 + 0.04 - 0.5) / 0.048 = 331.8, and so on
-    [(8192, 1.0, 332), (8192, 0.5, 162), (8192, 0.3, 93), (512, 1.0, 12), (64, 1.0, 1)],
+    "slow",
+    [settings.DeviceProfile(prefill_s=0.05, step_s=0.04), settings.DeviceProfile(prefill_s=0.002, step_s=0.06)],
+    ids=["reads too slowly", "writes too slowly"],
 )
-def test_the_cloud_gives_what_bridges_the_devices_prefill(prompt_tokens: int, kept_share: float, least: int) -> None:
-    found = settings.cloud_tokens(
-        ORIN, prompt_tokens=prompt_tokens, interval_s=0.05, first_token_s=0.5, kept_share=kept_share
-    )
-    assert found is not None
-    assert least <= found <= 1.04 * least + 1
+def test_a_device_that_never_keeps_the_pace_leaves_the_answer_to_the_cloud(slow: settings.DeviceProfile) -> None:
+    task = settings.Task(prompt_tokens=512, most_tokens=300, least_kept=0.3)
+    assert settings.choose(slow, cloud(512), task, AIMS) == settings.Settings(cloud_tokens=300, holds_back=True)
 
 
-def test_a_device_that_waits_for_the_selection_needs_more() -> None:
-    at_once = settings.cloud_tokens(ORIN, prompt_tokens=2048, interval_s=0.05, first_token_s=0.5)
-    later = settings.cloud_tokens(
-        ORIN, prompt_tokens=2048, interval_s=0.05, first_token_s=0.5, waits_for_selection=True
-    )
-    assert at_once is not None
-    assert later is not None
-    assert later - at_once == pytest.approx(0.5 / 0.048, abs=2)
+def test_a_cloud_that_would_come_later_is_not_asked() -> None:
+    busy = settings.CloudProfile(first_token_s=1.1, prompt_s=0.1, token_s=0.003)
+    task = settings.Task(prompt_tokens=512, most_tokens=300)
+    assert settings.choose(ORIN, busy, task, AIMS).cloud_tokens == 0
+    longer = settings.Task(prompt_tokens=600, most_tokens=300)
+    assert settings.choose(ORIN, busy, longer, AIMS).cloud_tokens > 0
 
 
-def test_a_device_that_reads_no_faster_than_tokens_are_shown_never_catches_up() -> None:
-    slow = settings.DeviceProfile(prefill_s=0.05, step_s=0.2)
-    assert settings.cloud_tokens(slow, prompt_tokens=100, interval_s=0.05, first_token_s=0.1) is None
+def test_what_the_device_has_computed_before_needs_no_bridging() -> None:
+    fresh = settings.Task(prompt_tokens=2048, most_tokens=1000)
+    known = settings.Task(prompt_tokens=2048, most_tokens=1000, cached_tokens=1536)
+    at_512 = settings.choose(ORIN, cloud(2048), known, AIMS).cloud_tokens
+    assert at_512 < 0.3 * settings.choose(ORIN, cloud(2048), fresh, AIMS).cloud_tokens
 
 
-@pytest.mark.parametrize("prompt_tokens", [64, 512, 2048, 8192])
-def test_n_tokens_leave_no_gap_and_one_in_ten_fewer_would(prompt_tokens: int) -> None:
-    first_s, interval_s = 0.15, 0.05
-    found = settings.cloud_tokens(ORIN, prompt_tokens=prompt_tokens, interval_s=interval_s, first_token_s=first_s)
-    assert found is not None
+def test_the_topologys_limit_holds() -> None:
+    task = settings.Task(prompt_tokens=8192, most_tokens=50)
+    assert settings.choose(ORIN, cloud(8192), task, AIMS).cloud_tokens == 50
 
-    def late_s(tokens: int) -> float:
-        ready_s = (prompt_tokens + tokens) * ORIN.prefill_s + ORIN.step_s
-        return ready_s - (first_s + tokens * interval_s)
 
-    assert late_s(found) <= 0.0
-    if found > 10:
-        assert late_s(int(0.9 * found)) > 0.0
+def test_tokens_are_shown_a_little_faster_than_the_aim() -> None:
+    assert AIMS.shown_s == pytest.approx(pacing.AIM_SHARE * 0.05)
+    assert settings.cloud_tokens(0.912, interval_s=0.05, prefill_s=0.002) == 20  # 19 and a little to spare

@@ -1,0 +1,234 @@
+"""One request on both tiers: the cloud's tokens first, the device's prefill meanwhile, then the device's own tokens.
+
+Three things run side by side. The *cloud's share* puts its tokens into the relay. The *device* sees the prompt, then
+the tokens that are known by then, and takes over when it has seen all but the last: it goes on from there and the cloud
+is told to stop. The *answer* shows tokens from the relay at the pace of `pacing`.
+
+With a refined prompt the device sees what the cloud keeps of it: after waiting for that, or as soon as it comes.
+
+The device needs no cloud: whatever happens to the stream, before its first token or after any other, the device goes
+on as soon as it has caught up. With the same model on both tiers and a whole prompt the answer is the same, wherever
+the hand-over falls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
+
+from milliner.core import errors, generation, tasks, types
+from milliner.strategies import answer as answers
+from milliner.strategies import cloud_tokens, whole_request
+from milliner.strategies import options as strategy_options
+from milliner.strategies.pd_device import cloud_share, feed, pacing, profile, relay, settings
+from milliner.telemetry import record as records
+from milliner.telemetry.phases import Phase
+
+_log = logging.getLogger(__name__)
+
+_PREFILL_TOKENS = 128  # of the prompt at a time, so that the estimate of catching up stays current; arbitrary
+# Of the time to the cloud's first token as expected: so long a device waits for what the cloud keeps of its prompt,
+# then it begins with all of it. Arbitrary.
+_PATIENCE = 2.0
+
+
+class HandOver:
+    """One request while it runs, with the `settings` that were chosen for it."""
+
+    def __init__(
+        self,
+        request: types.GenerationRequest,
+        record: records.RequestRecord,
+        *,
+        cloud: cloud_tokens.CloudPorts,
+        device: whole_request.DevicePorts,
+        session: generation.WholeSession,
+        sampler: generation.Sampler,
+        options: strategy_options.PDDeviceOptions,
+        measured: profile.Profile,
+        chosen: settings.Settings,
+    ) -> None:
+        self._request = request
+        self._record = record
+        self._clock = device.clock
+        self._session = session
+        self._options = options
+        self._profile = measured
+        self._settings = chosen
+        self._aims = aims_of(options)
+        self._relay = relay.Relay()
+        self._cloud = cloud_share.CloudShare(
+            cloud, request, sampler=sampler, known=self._relay, measured=measured, record=record
+        )
+        self._pacing = pacing.Pacing(min_s=options.min_interval_s, max_s=options.max_interval_s)
+        self._answer = answers.Answer(request)
+        self._feed = feed.Feed(request.prompt_ids, cached_tokens=session.cached_tokens)
+        self._in_flight = 0  # tokens that the device is given now
+        self._reading: asyncio.Task[None] | None = None
+        self._start_s = self._clock.now()
+
+    async def emissions(self) -> AsyncGenerator[types.Emission, None]:
+        """Tokens as they are shown; whatever ends it, nothing of the request runs on."""
+        self._reading = asyncio.create_task(self._read_cloud())
+        tiers = [self._reading, asyncio.create_task(self._run_device())]
+        self._record.start_round(0, "prefill")
+        try:
+            shown_s = self._clock.now()
+            while not self._answer.finished:
+                index = self._answer.num_tokens
+                token = await self._next_token(index, shown_s=shown_s)
+                shown_s = self._clock.now()
+                emission = self._answer.take((token,))
+                self._record.emitted(len(emission.tokens))
+                self._record.end_round()
+                yield emission
+                self._record.start_round(index + 1, token.origin.value)
+        finally:
+            for tier in tiers:
+                if not tier.cancelling():  # a second time would cut its way out short
+                    tier.cancel()
+            await asyncio.gather(*tiers, return_exceptions=True)
+
+    # -- what is shown -------------------------------------------------------------------------------------------
+
+    async def _next_token(self, index: int, *, shown_s: float) -> types.EmittedToken:
+        waiting_s = self._clock.now()
+        token = await self._relay.known(index)
+        phase = Phase.DEVICE_FORWARD if token.origin is types.TokenOrigin.DEVICE else Phase.CLOUD_FORWARD
+        self._record.add(phase, self._clock.now() - waiting_s)
+        if index > 0:
+            with self._record.phase(Phase.PACE):
+                await self._pause(index, shown_s=shown_s)
+        return token
+
+    async def _pause(self, index: int, *, shown_s: float) -> None:
+        """Until the token at `index` is due; looked at again whenever something changes."""
+        while (left_s := shown_s + self._interval_s(index) - self._clock.now()) > 0.0:
+            await self._relay.news(within_s=left_s, clock=self._clock)
+
+    def _interval_s(self, index: int) -> float:
+        buffered = self._relay.num_tokens - index
+        if self._relay.taken_over:
+            return self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered)
+        expected = 0 if self._relay.cloud_done else max(0, self._cloud.limit - self._relay.num_tokens)
+        until_s = self._behind() * self._profile.prefill_s + self._profile.step_s
+        return self._pacing.behind(until_caught_up_s=until_s, buffered=buffered, expected=expected)
+
+    def _behind(self) -> int:
+        """Tokens that are known and the device has not seen."""
+        return self._feed.unseen(self._relay.ids_from(0)) + self._in_flight
+
+    # -- the cloud -----------------------------------------------------------------------------------------------
+
+    async def _read_cloud(self) -> None:
+        """The cloud's tokens into the relay, until it has given its share or is lost."""
+        if self._settings.cloud_tokens == 0:
+            self._cloud.has_begun.set()
+            self._relay.end_cloud()
+            return
+        try:
+            await self._cloud.read(self._settings.cloud_tokens, keep_share=self._settings.kept_share)
+        except errors.MillinerError as error:
+            self._record.count(fallbacks=1)
+            if self._options.fails_without_cloud and not isinstance(error, errors.CapacityError):
+                self._relay.fail(error)
+                return
+            _log.info("the cloud gives no tokens (%s): the device goes on alone", error)
+
+    # -- the device ----------------------------------------------------------------------------------------------
+
+    async def _run_device(self) -> None:
+        try:
+            await self._catch_up()
+            await self._go_on()
+        except Exception as error:  # the reader of the relay raises it: a failure must not look like silence
+            self._relay.fail(error)
+
+    async def _catch_up(self) -> None:
+        """The device sees all that is known but the last token, which it will go on from."""
+        begun_s, num_computed = self._clock.now(), 0
+        if self._settings.waits:
+            begun_s += await self._wait_for_what_is_kept()
+        while (behind := self._next_chunk()) or await self._holds_back():
+            if behind:
+                num_computed += await self._see(behind)
+                self._correct()
+        self._profile.caught_up(num_computed, self._clock.now() - begun_s)
+
+    async def _wait_for_what_is_kept(self) -> float:
+        """Until the cloud has said what it keeps of the prompt, or is late; returns how long that took. What is cached
+        of the prompt is seen meanwhile."""
+        start_s = self._clock.now()
+        if cached := self._feed.cached_left:
+            await self._session.prefill(self._feed.take((), at_most=cached))
+        expected_s = self._profile.cloud(len(self._request.prompt_ids)).first_token_s
+        await tasks.set_within(self._cloud.has_begun, _PATIENCE * expected_s, clock=self._clock)
+        return self._clock.now() - start_s
+
+    def _next_chunk(self) -> list[int]:
+        """What the device is given next, without the last known token."""
+        if self._cloud.kept is not None:
+            self._feed.select(self._cloud.kept)
+        known = self._relay.ids_from(0)
+        return self._feed.take(known, at_most=min(_PREFILL_TOKENS, self._feed.unseen(known) - 1))
+
+    async def _see(self, token_ids: list[int]) -> int:
+        """Gives the device a chunk; returns how many of its tokens were computed."""
+        self._in_flight = len(token_ids)
+        start_s = self._clock.now()
+        num_computed = await self._session.prefill(token_ids)
+        self._in_flight = 0
+        if num_computed:
+            self._profile.prefilled(num_computed, self._clock.now() - start_s)
+        return num_computed
+
+    def _correct(self) -> None:
+        """Moves the cloud's limit to where the device will take over, as it looks now."""
+        if self._cloud.first_token_s is None or self._settings.holds_back:
+            return
+        prefill_s, shown_s = self._profile.prefill_s, self._aims.shown_s
+        if prefill_s >= shown_s:
+            return
+        since_s = self._clock.now() - self._cloud.first_token_s
+        behind_s = (self._behind() - self._relay.num_tokens) * prefill_s + self._profile.step_s
+        wanted = settings.cloud_tokens(since_s + behind_s, interval_s=shown_s, prefill_s=prefill_s)
+        self._cloud.aim_for(min(wanted, most_cloud_tokens(self._options, self._request)))
+
+    async def _holds_back(self) -> bool:
+        """Whether the device lets the cloud go on although it has caught up: as long as that brings tokens sooner."""
+        if not self._settings.holds_back or self._relay.cloud_done:
+            return False
+        known = self._relay.num_tokens
+        await self._relay.news(within_s=self._profile.step_s, clock=self._clock)
+        return self._relay.num_tokens > known
+
+    async def _go_on(self) -> None:
+        """The device's own tokens, from where it has caught up."""
+        num_cloud = self._relay.take_over()
+        if self._reading is not None:
+            self._reading.cancel()  # which ends the stream: the cloud generates for nobody no more
+        self._record.count(cloud_tokens=num_cloud, prompt_tokens_left_out=self._feed.left_out)
+        left = self._request.max_new_tokens - num_cloud
+        unseen = self._feed.take(self._relay.ids_from(0))
+        if left <= 0 or (num_cloud and unseen[-1] in self._request.stop_token_ids):
+            return
+        steps = self._session.generate(unseen, limit=left, stop_token_ids=self._request.stop_token_ids)
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                if num_cloud == 0 and self._relay.num_tokens == 0 and self._settings.cloud_tokens:
+                    overtaken_s = self._clock.now() - self._start_s
+                    self._profile.cloud_was_overtaken(len(self._request.prompt_ids), overtaken_s)
+                self._profile.stepped(step.compute_s + step.queue_s)
+                self._relay.put_device(step.token)
+
+
+def aims_of(options: strategy_options.PDDeviceOptions) -> settings.Aims:
+    """The aims of a topology, as the settings want them."""
+    return settings.Aims(first_token_s=options.first_token_s, token_s=options.max_interval_s)
+
+
+def most_cloud_tokens(options: strategy_options.PDDeviceOptions, request: types.GenerationRequest) -> int:
+    """The most that the cloud may give of an answer."""
+    return min(options.max_cloud_tokens, request.max_new_tokens)
