@@ -29,12 +29,12 @@ class OperatorProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
-    def another(self, *, namespace: str = "") -> OperatorProcess:
-        """One more like this, that does not run yet; for another namespace if one is given."""
+    def another(self, *, namespace: str = "", image: str = "") -> OperatorProcess:
+        """One more like this, that does not run yet; for another namespace and another image if they are given."""
         found = copy.copy(self)
         found._process, found._log = None, self._log.with_name(f"{self._log.name}-another-{namespace}")
-        if namespace:
-            found._environment = self._environment | {"MILLINER_WATCH_NAMESPACES": namespace}
+        others = {"MILLINER_WATCH_NAMESPACES": namespace, "MILLINER_RUNTIME_IMAGE": image}
+        found._environment = self._environment | {name: value for name, value in others.items() if value}
         return found
 
     def start(self) -> None:
@@ -54,6 +54,11 @@ class OperatorProcess:
         self._process = None
         return status
 
+    def check(self) -> None:
+        """AssertionError with its last words where it has ended by itself: nobody need wait for what it would do."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            raise AssertionError(f"the operator ended with status {status}:\n{self.log[-4000:]}")
+
     def metric(self, name: str) -> float:
         """The value of a metric without labels; 0 before the operator answers."""
         try:
@@ -68,6 +73,7 @@ class OperatorProcess:
         first = self.metric("milliner_operator_reconciles_total")
         deadline = time.monotonic() + deadline_s
         while self.metric("milliner_operator_reconciles_total") < first + count:
+            self.check()
             assert time.monotonic() < deadline, f"fewer than {count} passes in {deadline_s} s"
             time.sleep(0.2)
 

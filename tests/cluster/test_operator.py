@@ -143,6 +143,26 @@ def test_faults_are_named_and_mended(world: World, spec: dict[str, Any], conditi
     world.delete(name)
 
 
+ABSENT = "127.0.0.1:9/milliner/runtime:absent"  # of the node itself: pulling fails at once
+FETCHED = {"source": "https://models.test/demo"}  # unlike the demo model it does not come with the image
+
+
+def test_an_absent_image_is_named_on_both_tiers(world: World) -> None:
+    absent = world.elsewhere(world.server.create_namespace("milliner-absent-"), image=ABSENT)
+    absent.operator.start()
+    try:
+        absent.know("chat", model=FETCHED)
+        absent.apply("chat", model=FETCHED)
+        for tier in ("CloudReady", "DevicesReady"):
+            absent.until_condition("chat", tier, "False", "ImagePullFailed")
+            told = absent.topology("chat")["status"]["conditions"]
+            assert ABSENT in next(each["message"] for each in told if each["type"] == tier)
+        assert absent.condition("chat", "Ready") == ("False", "ImagePullFailed")
+    finally:
+        absent.operator.stop(signal.SIGKILL)
+        world.server.delete_namespace(absent.namespace)
+
+
 def test_a_child_of_somebody_else_is_left_alone(world: World) -> None:
     theirs: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount"}
     theirs |= {"metadata": {"name": "mine-cloud", "annotations": {"a": "b"}}}

@@ -47,9 +47,11 @@ class World:
     def apply(self, name: str, **spec: Any) -> None:
         self.server.apply(api_server.topologies(self.namespace, name), document(name, **spec))
 
-    def elsewhere(self, namespace: str) -> World:
-        """Another namespace, with an operator of its own that does not run yet."""
-        return dataclasses.replace(self, namespace=namespace, operator=self.operator.another(namespace=namespace))
+    def elsewhere(self, namespace: str, *, image: str = "") -> World:
+        """Another namespace, with an operator of its own that does not run yet; `image`: that of its pods."""
+        image = image or self.image
+        operator = self.operator.another(namespace=namespace, image=image)
+        return dataclasses.replace(self, namespace=namespace, operator=operator, image=image)
 
     def know(self, name: str, **spec: Any) -> None:
         """Stores the facts of a topology to be applied, as its inspect Job would find them out."""
@@ -87,6 +89,7 @@ class World:
     def until(self, what: Callable[[], bool], *, name: str = "", deadline_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + deadline_s
         while not what():
+            self.operator.check()
             state = (self.topology(name).get("status") or {}).get("conditions") if name else ""
             assert time.monotonic() < deadline, f"not within {deadline_s} s: {state}\n{self.operator.log[-4000:]}"
             time.sleep(POLL_S)

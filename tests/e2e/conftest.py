@@ -17,12 +17,20 @@ from collections.abc import Iterator
 
 import pytest
 from tests.chart import charts, kubectl
-from tests.e2e import installation, otlp, topologies
+from tests.e2e import installation, otlp, ready_watch, topologies
 
 NEEDED = (
     "needs a Kubernetes cluster (1.30 or later) whose nodes have Milliner's images: set KUBECONFIG to its kubeconfig; "
     "with kind, see manifests/kind"
 )
+
+WATCHED = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How long Ready was True over requests that failed, by fault."""
+    for line in config.stash.get(WATCHED, []):
+        terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,6 +83,14 @@ def chat(shared: charts.Document) -> Iterator[charts.Document]:
     topologies.wait_ready("chat", namespace=shared["metadata"]["namespace"])
     yield copy.deepcopy(shared)
     kubectl.apply([shared])
+
+
+@pytest.fixture
+def watched(chat: charts.Document, request: pytest.FixtureRequest) -> Iterator[None]:
+    """All through the test, Ready may not be True while a request fails."""
+    told = request.config.stash.setdefault(WATCHED, [])
+    with ready_watch.watching(chat["metadata"]["namespace"], told=told, fault=request.node.name):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Faults on real nodes: while they last Ready is not True and the reason names them; repaired, requests are served."""
+"""Faults on real nodes: Ready is never True while requests fail and names the cause; repaired, requests are served."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ FAULTS = [
     (("devicePools", 0, "nodeSelector"), {"no": "such"}, "DevicesReady", "Unschedulable"),
     (("model", "digest"), OTHER_DIGEST, "ModelReady", "ModelDigestMismatch"),
 ]
+pytestmark = pytest.mark.usefixtures("watched")
 
 
 @pytest.mark.parametrize(("path", "value", "condition", "reason"), FAULTS, ids=[each[3] for each in FAULTS])
@@ -59,6 +60,15 @@ def test_an_upgrade_to_an_image_that_is_not_there_is_rolled_back(chat: charts.Do
             assert len(topologies.completion(client, PROMPT, max_tokens=4)) == 4
     finally:
         installation.roll_back()
+    serves(namespace)
+
+
+def test_a_killed_cloud_is_told(chat: charts.Document) -> None:
+    namespace = chat["metadata"]["namespace"]
+    (cloud,) = topologies.names("chat", "cloud", namespace=namespace)
+    kubectl.run("delete", "pod", cloud, "--namespace", namespace, "--grace-period=0", "--force")
+    topologies.wait_condition("chat", "CloudReady", "False", namespace=namespace)
+    assert topologies.conditions("chat", namespace=namespace)["Ready"][0] == "False"
     serves(namespace)
 
 

@@ -71,7 +71,7 @@ def operator_held(namespace: str) -> Iterator[None]:
         kubectl.run("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", namespace)
 
 
-def test_a_blocked_network_is_never_ready(chat: charts.Document) -> None:
+def test_a_blocked_network_is_never_ready(chat: charts.Document, watched: None) -> None:
     namespace = chat["metadata"]["namespace"]
     closed = f'{{"spec": {{"ingress": [{{"ports": [{{"port": {HEALTH}}}]}}]}}}}'
     with operator_held(namespace):
