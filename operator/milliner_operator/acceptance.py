@@ -18,26 +18,31 @@ from milliner_operator.observed import Manifest, Ref
 from milliner_operator.plan import Plan
 
 SPEC_KEY = "spec.json"
+_OWN = ".facts"  # ends the keys of facts about models that pools have of their own
 _AT = "1970-01-01T00:00:00Z"  # when the facts were found out is of no matter once they are good
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Accepted:
-    """A spec that was planned, and the line of facts that it was planned with."""
+    """A spec that was planned, and the lines of facts that it was planned with, by the ConfigMap that held each."""
 
     wanted: topology.InferenceTopology
-    line: str
+    lines: Mapping[str, str]
 
     def objects(self, objects: Mapping[Ref, Manifest], *, scope: common.Scope) -> dict[Ref, Manifest]:
         """The children as if these facts were the last that were found out."""
-        stored = plain.facts_map(scope, inspection.facts_name(scope.topology), line=self.line, at=_AT)
-        return {**objects, observed.ref(stored): stored}
+        stored = (plain.facts_map(scope, name, line=line, at=_AT) for name, line in self.lines.items())
+        return {**objects, **{observed.ref(each): each for each in stored}}
 
 
-def config_map(scope: common.Scope, *, wanted: topology.InferenceTopology, found: facts.InspectedFacts) -> Manifest:
-    """The ConfigMap of a spec that could be planned."""
+def config_map(
+    scope: common.Scope, *, wanted: topology.InferenceTopology, found: Mapping[str, facts.InspectedFacts]
+) -> Manifest:
+    """The ConfigMap of a spec that could be planned; `found` are the facts by the ConfigMap that holds them."""
     spec = json.dumps(wanted.spec.document(), separators=(",", ":"), sort_keys=True)
-    data = {SPEC_KEY: spec, plain.FACTS_KEY: found.to_line()}
+    main = inspection.facts_name(wanted.name)
+    lines = {plain.FACTS_KEY if name == main else f"{name}{_OWN}": each.to_line() for name, each in found.items()}
+    data = {SPEC_KEY: spec, **lines}
     return common.manifest(scope, kinds.CONFIG_MAP, _name(scope.topology), role=common.ROLE_SHARED, data=data)
 
 
@@ -51,10 +56,12 @@ def stored(document: Manifest, objects: Mapping[Ref, Manifest], *, uid: str) -> 
         wanted = topology.parse({**document, "spec": json.loads(data[SPEC_KEY])})
     except (errors.SpecInvalid, ValueError, KeyError):
         return None  # nothing can be kept up, which is how it is before the first spec is planned
-    return Accepted(wanted, str(data.get(plain.FACTS_KEY) or ""))
+    lines = {inspection.facts_name(wanted.name): str(data.get(plain.FACTS_KEY) or "")}
+    lines |= {key.removesuffix(_OWN): str(line) for key, line in data.items() if key.endswith(_OWN)}
+    return Accepted(wanted, lines)
 
 
-def meanwhile(refused: Plan, standing: Plan, *, topology_name: str, tls_changes: bool) -> Plan:
+def meanwhile(refused: Plan, standing: Plan, *, tls_changes: bool) -> Plan:
     """The plan of a spec that cannot be planned, with the children of the `standing` one; it still deletes nothing.
 
     Facts belong to the new spec, so the standing plan's are left out; of all else that both have, such as certificates,
@@ -63,11 +70,10 @@ def meanwhile(refused: Plan, standing: Plan, *, topology_name: str, tls_changes:
     """
     if not standing.planned:
         return refused
-    found = ("ConfigMap", inspection.facts_name(topology_name))
 
     def stays(manifest: Manifest) -> bool:
         of_tls = manifest["kind"] in (kinds.SECRET.kind, kinds.CERTIFICATE.kind)
-        return observed.ref(manifest) != found and not (tls_changes and of_tls)
+        return plain.FACTS_AT not in (manifest.get("data") or ()) and not (tls_changes and of_tls)
 
     kept = {observed.ref(each): each for each in standing.local if stays(each)}
     added = (each for each in refused.local if observed.ref(each) not in kept)

@@ -48,6 +48,7 @@ class Reason(enum.StrEnum):
     MODEL_AGREED = "ModelAgreed"
     CERTIFICATES_VALID = "CertificatesValid"
     ALL_PODS_READY = "AllPodsReady"
+    NO_CLOUD_NEEDED = "NoCloudNeeded"
     STREAM_PROBE_SUCCEEDED = "StreamProbeSucceeded"
     METRIC_AVAILABLE = "MetricAvailable"
     ROLLOUT_COMPLETE = "RolloutComplete"
@@ -97,7 +98,11 @@ GUIDES: Mapping[Reason, Guide] = {
     Reason.MODEL_AGREED: Guide("The model was found; status.model.digest is what both tiers must have.", _NOTHING),
     Reason.CERTIFICATES_VALID: Guide("CA and certificates of both tiers are valid.", _NOTHING),
     Reason.ALL_PODS_READY: Guide("All pods of the role are ready, in the current revision.", _NOTHING),
-    Reason.STREAM_PROBE_SUCCEEDED: Guide("A device of each pool made a hidden-state round trip lately.", _NOTHING),
+    Reason.NO_CLOUD_NEEDED: Guide("With DeviceOnly there is no cloud tier to be ready.", _NOTHING),
+    Reason.STREAM_PROBE_SUCCEEDED: Guide(
+        "A device of each pool made a round trip through the cloud lately; with DeviceOnly, answered a request.",
+        _NOTHING,
+    ),
     Reason.METRIC_AVAILABLE: Guide("The autoscaler reads its metric.", _NOTHING),
     Reason.ROLLOUT_COMPLETE: Guide("All pods run the current revision.", _NOTHING),
     Reason.FULLY_SERVING: Guide("Nothing that serves is partly away.", _NOTHING),
@@ -118,7 +123,7 @@ GUIDES: Mapping[Reason, Guide] = {
         "Requests are served while some pods are away.", "See CloudReady and DevicesReady for which and why."
     ),
     Reason.SCALED_TO_ZERO: Guide(
-        "cloud.replicas is 0: nothing runs in the cloud, as it was asked for; devices answer 503.",
+        "cloud.replicas is 0: nothing runs in the cloud, as it was asked for; devices answer 503, with PDDevice alone.",
         "Scale it up: `kubectl scale itopo NAME --replicas=1`.",
     ),
     Reason.SPEC_INVALID: Guide(
@@ -162,7 +167,7 @@ GUIDES: Mapping[Reason, Guide] = {
         "Bring node or cluster back, or correct the kubeconfig in clusterSecretRef.",
     ),
     Reason.STREAM_PROBE_FAILED: Guide(
-        "No device of a pool has made a hidden-state round trip in the last minute.",
+        "No device of a pool has made a round trip through the cloud in the last minute (DeviceOnly: has answered).",
         "Read the message: network policy, certificates or the cloud are the usual causes.",
     ),
     Reason.CERTIFICATE_NOT_READY: Guide(

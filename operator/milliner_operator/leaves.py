@@ -22,7 +22,7 @@ def of(seen: Seen) -> list[Condition]:
     found.setdefault(
         Type.MODEL_READY, Condition(Type.MODEL_READY, None, Reason.RECONCILING, "awaits a spec that is valid")
     )
-    found[Type.CLOUD_READY] = _cloud(seen)
+    found.setdefault(Type.CLOUD_READY, _cloud(seen))
     found[Type.DEVICES_READY] = _devices(seen)
     found[Type.STREAM_READY] = _stream(seen)
     return [found[kind] for kind in LEAVES if kind in found]
@@ -59,8 +59,10 @@ def _applied(seen: Seen) -> Iterator[Condition]:
 
 
 def _digest_mismatch(seen: Seen) -> Condition | None:
-    agreed = seen.plan.facts.digest if seen.plan.facts else None
+    common_digest = seen.plan.facts.digest if seen.plan.facts else None
+    own = {role.pool: role.model_digest for role in seen.plan.pools if role.model_digest}
     for pool, probe in seen.sightings.probes.items():
+        agreed = own.get(pool, common_digest)
         if agreed and probe.ok and probe.model_digest and probe.model_digest != agreed:
             message = f"pool {pool} has a model with digest {probe.model_digest}, the source has {agreed}"
             return Condition(Type.MODEL_READY, False, Reason.MODEL_DIGEST_MISMATCH, message)

@@ -57,8 +57,8 @@ class World:
     objects: Mapping[Ref, Manifest]
     identities: Identities | None = None  # of the operator's own CA; None with another tls.mode
     certificates_error: str = ""  # why the API server has no Certificates for cert-manager
-    inspect_answer: Answer | None = None
-    inspect_trouble: Trouble | None = None  # why the Job's pod does not run
+    inspect_answers: Mapping[str, Answer] = dataclasses.field(default_factory=dict)  # by Job
+    inspect_troubles: Mapping[str, Trouble] = dataclasses.field(default_factory=dict)  # why a Job's pod does not run
     node_addresses: tuple[str, ...] = ()  # of nodes that run cloud pods, for NodePort Services
     clusters: Mapping[ClusterRef, RemoteCluster] = dataclasses.field(default_factory=dict)
 

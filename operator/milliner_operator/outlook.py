@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Mapping
 
 from milliner.contract import errors, topology
-from milliner_operator import acceptance, planner, world
+from milliner_operator import acceptance, planner, rollouts, world
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.observed import ClusterRef, Manifest, Ref, RemoteCluster
@@ -55,5 +55,15 @@ async def look(
         there = await world.look(client, accepted.wanted, scope=scope, objects=before, clusters=seen, now=now)
         standing = planner.plan_topology(accepted.wanted, scope=scope, world=there, now=now)
         switches = wanted is not None and wanted.spec.tls != accepted.wanted.spec.tls
-        plan = acceptance.meanwhile(plan, standing, topology_name=scope.topology, tls_changes=switches)
+        plan = acceptance.meanwhile(plan, standing, tls_changes=switches)
+    plan = await rollouts.adjusted(
+        plan,
+        topology=scope.topology,
+        namespace=scope.namespace,
+        local=client,
+        remote=clients,
+        objects=objects,
+        clusters=seen,
+        now=now,
+    )
     return Outlook(plan, seen, clients)

@@ -21,6 +21,7 @@ class RolePlan:
     revision: str
     pool: str | None = None
     cluster: ClusterRef | None = None
+    model_digest: str | None = None  # of a pool's own model
     progress_s: int = LOADING_SECONDS  # a pool's; without progress for as long its rollout has failed
     blocked: Condition | None = None  # why it is not planned; what runs of it is left alone
 

@@ -1,7 +1,7 @@
 """From a topology and what was seen of the world to the desired children: pure, the heart of the operator.
 
 1. What no cluster can do is refused (`SpecInvalid`), and everything that runs is left as it is.
-2. The model's facts: without them only the inspect Job is wanted, beside what runs already.
+2. The facts of each model (`models`): without them only inspect Jobs are wanted, beside what runs already.
 3. With `tls.mode: CertManager` the tiers wait for their first certificates.
 4. Facts and spec resolve to role configurations, as the local runner does it; they become pods, Services, policies.
 5. A pool in another cluster is planned once the cloud has an address that it can reach.
@@ -14,73 +14,69 @@ from __future__ import annotations
 import dataclasses
 import datetime
 
-from milliner.contract import availability, errors, facts, kinds, model_checks, names, plan, topology
-from milliner_operator import acceptance, inspection, tiers, tls
+from milliner.contract import errors, kinds, names, plan, topology
+from milliner_operator import acceptance, models, tiers, tls
 from milliner_operator import plan as plans
-from milliner_operator.children import common, files, plain
+from milliner_operator.children import common, plain
 from milliner_operator.conditions import Condition, Reason, Type
+from milliner_operator.context import Context
 from milliner_operator.observed import ClusterRef, Manifest, World
 
 CLUSTERS_NAME = "clusters"  # suffix of the ConfigMap that lists other clusters
-_PLANNED_TYPES = (kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE)
+_NO_CLOUD = Condition(
+    Type.CLOUD_READY, True, Reason.NO_CLOUD_NEEDED, "devices answer with models of their own: there is no cloud tier"
+)
 
 
 def plan_topology(
     wanted: topology.InferenceTopology, *, scope: common.Scope, world: World, now: datetime.datetime
 ) -> plans.Plan:
     """The plan; problems of the spec are in its conditions, never raised."""
+    found = _planned(wanted, scope=scope, world=world, now=now)
+    if tiers.runs_cloud(wanted):
+        return found
+    return dataclasses.replace(found, conditions=(*found.conditions, _NO_CLOUD))
+
+
+def _planned(
+    wanted: topology.InferenceTopology, *, scope: common.Scope, world: World, now: datetime.datetime
+) -> plans.Plan:
     try:
         _check_cluster(wanted)
-        model = files.locate(wanted.spec.model.source, field="model.source", folder="model")
-        source = facts.drafter_source(wanted)
-        drafter = None if source is None else files.locate(source, field=_drafter_field(wanted), folder="drafter")
-        found = inspection.state(wanted, scope=scope, world=world, model=model, drafter=drafter, now=now)
-        shared = [*found.children, *_clusters(wanted, scope, world)]
-        certified = tls.plan(wanted, scope=scope, world=world, now=now)
-        before = (*_accepted(certified), found.model_ready)
-        if found.facts is None:
-            return plans.Plan(local=tuple(shared), conditions=before, unwanted=found.unwanted, roles=_roles(wanted))
-        refused = _model_problems(wanted, found.facts)
-        if refused is not None:
-            conditions = (*_accepted(certified), refused)
-            return plans.Plan(
-                local=tuple(shared),
-                conditions=conditions,
-                unwanted=found.unwanted,
-                roles=_roles(wanted),
-                facts=found.facts,
-            )
+        found = models.look(wanted, scope=scope, world=world, now=now)
     except errors.SpecInvalid as error:
         return refusal(error, wanted)
+    shared = [*found.children, *_clusters(wanted, scope, world)]
+    certified = tls.plan(wanted, scope=scope, world=world, now=now)
+    before = (*_accepted(certified), found.ready)
+    without_tiers = plans.Plan(
+        local=tuple(shared), conditions=before, unwanted=found.unwanted, roles=_roles(wanted), facts=found.inspected
+    )
+    if found.inspected is None:
+        return without_tiers
+    if (mismatch := found.mismatch()) is not None:
+        return dataclasses.replace(without_tiers, conditions=(*_accepted(certified), mismatch))
     try:
-        resolved = plan.resolve(wanted, facts=_model_facts(found.facts, model, drafter), may_rest=True)
+        resolved = found.resolved()
     except errors.SpecInvalid as error:
-        refused_plan = refusal(error, wanted)
-        return dataclasses.replace(
-            refused_plan,
-            local=tuple(shared),
-            unwanted=found.unwanted,
-            facts=found.facts,
-            conditions=(*refused_plan.conditions, *before[1:]),
-        )
+        refused = refusal(error).conditions
+        return dataclasses.replace(without_tiers, conditions=(*refused, *before[1:]))
     shared += certified.children
     unwanted = (*found.unwanted, *certified.unwanted)
     if certified.awaited:
-        return plans.Plan(
-            local=tuple(shared), conditions=before, unwanted=unwanted, roles=_roles(wanted), facts=found.facts
-        )
-    context = tiers.Context(
+        return dataclasses.replace(without_tiers, local=tuple(shared), unwanted=unwanted)
+    context = Context(
         wanted=wanted,
         resolved=resolved,
         scope=scope,
-        model=model,
-        drafter=drafter,
-        digest=found.facts.digest,
-        fingerprint=found.facts.fingerprint,
+        model=found.model,
+        pool_models=found.of_pools,
+        drafter=found.drafter,
         certified=certified,
     )
-    planned = _tiers_plan(context, shared=shared, world=world, conditions=before, inspected=found.facts)
-    return dataclasses.replace(planned, unwanted=unwanted)
+    accepted = acceptance.config_map(scope, wanted=wanted, found=found.kept())
+    planned = _tiers_plan(context, shared=[*shared, accepted], world=world, conditions=before)
+    return dataclasses.replace(planned, unwanted=unwanted, facts=found.inspected)
 
 
 def refusal(error: errors.SpecInvalid, wanted: topology.InferenceTopology | None = None) -> plans.Plan:
@@ -93,16 +89,11 @@ def refusal(error: errors.SpecInvalid, wanted: topology.InferenceTopology | None
 
 
 def _tiers_plan(
-    context: tiers.Context,
-    *,
-    shared: list[Manifest],
-    world: World,
-    conditions: tuple[Condition, ...],
-    inspected: facts.InspectedFacts,
+    context: Context, *, shared: list[Manifest], world: World, conditions: tuple[Condition, ...]
 ) -> plans.Plan:
-    accepted = acceptance.config_map(context.scope, wanted=context.wanted, found=inspected)
-    local, roles = [*shared, accepted], list[plans.RolePlan]()
-    for stage in range(context.wanted.spec.cloud.pipeline_stages):
+    local, roles = [*shared], list[plans.RolePlan]()
+    has_cloud, resolved = tiers.runs_cloud(context.wanted), context.resolved
+    for stage in tiers.stages(context.wanted):
         live = world.get("Deployment", names.cloud_name(context.wanted.name, stage=stage))
         children, role = tiers.cloud_children(context, stage=stage, live=live)
         local += children
@@ -110,9 +101,9 @@ def _tiers_plan(
     remote: dict[ClusterRef, list[Manifest]] = {each: [] for each in world.clusters}
     inside = f"{tiers.service_host(context.wanted)}:{common.GRPC_PORT}"
     for pool in context.wanted.spec.device_pools:
-        endpoints: tuple[str, ...] = (f"dns:{inside}",)
+        endpoints: tuple[str, ...] = (f"dns:{inside}",) if has_cloud else ()
         ports: tuple[int, ...] = ()
-        if pool.cluster_secret_ref is not None:
+        if pool.cluster_secret_ref is not None and has_cloud:
             endpoints, ports = external_endpoints(context.wanted, world)
             if not endpoints:
                 roles.append(_awaiting(tiers.pool_role(context.wanted, pool), context.wanted))
@@ -130,9 +121,8 @@ def _tiers_plan(
         roles=tuple(roles),
         conditions=conditions,
         complete=True,
-        facts=inspected,
-        split_layer=context.resolved.split.split_layer,
-        endpoint=inside,
+        split_layer=resolved.split.split_layer if isinstance(resolved, plan.Resolved) else None,
+        endpoint=inside if has_cloud else "",
     )
 
 
@@ -155,9 +145,7 @@ def _awaiting(role: plans.RolePlan, wanted: topology.InferenceTopology) -> plans
 def _check_cluster(wanted: topology.InferenceTopology) -> None:
     """What can be said before the model is known; raises `SpecInvalid`."""
     spec, problems = wanted.spec, []
-    if spec.strategy.type not in _PLANNED_TYPES:
-        raise errors.SpecInvalid([availability.unavailable(spec.strategy.type)])
-    if spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP:
+    if spec.cloud.service.type is kinds.ServiceType.CLUSTER_IP and tiers.runs_cloud(wanted):
         for index, pool in enumerate(spec.device_pools):
             if pool.cluster_secret_ref is not None:
                 message = (
@@ -175,38 +163,7 @@ def _accepted(certified: plans.Tls) -> tuple[Condition, ...]:
     return found if certified.ready is None else (*found, certified.ready)
 
 
-def _model_problems(wanted: topology.InferenceTopology, inspected: facts.InspectedFacts) -> Condition | None:
-    """ModelReady=False where the digest is not the pinned one or the drafter is another model's."""
-    found = inspected.digest or ""
-    problems = model_checks.check_digest(pinned=wanted.spec.model.digest, found=found) if found else []
-    messages = [each.message for each in problems]
-    drafted = inspected.drafter_model_digest
-    if drafted is not None and inspected.digest is not None and drafted != inspected.digest:
-        messages.append(
-            f"{_drafter_field(wanted)} was trained for a model with digest {drafted}, the files at model.source have "
-            f"{inspected.digest}: train one for this model"
-        )
-    if not messages:
-        return None
-    return Condition(Type.MODEL_READY, False, Reason.MODEL_DIGEST_MISMATCH, "; ".join(messages))
-
-
-def _model_facts(inspected: facts.InspectedFacts, model: files.Files, drafter: files.Files | None) -> plan.ModelFacts:
-    return plan.ModelFacts(
-        model_path=model.path,
-        num_layers=inspected.layers,
-        dtype=inspected.dtype,
-        drafter_path=drafter.path if drafter else None,
-        drafter_split=inspected.drafter_split,
-    )
-
-
-def _drafter_field(wanted: topology.InferenceTopology) -> str:
-    hat = wanted.spec.strategy.type is kinds.StrategyType.HAT
-    return "strategy.hat.adapter.source" if hat else "strategy.uShape.heads.source"
-
-
-def _remote_tls(context: tiers.Context) -> list[Manifest]:
+def _remote_tls(context: Context) -> list[Manifest]:
     if context.certified.device is None:
         return []
     scope = dataclasses.replace(context.scope, remote=True)
@@ -225,5 +182,5 @@ def _clusters(wanted: topology.InferenceTopology, scope: common.Scope, world: Wo
 
 def _roles(wanted: topology.InferenceTopology) -> tuple[plans.RolePlan, ...]:
     """The workloads by name alone, so that the status goes on telling of pods that run."""
-    stages = (tiers.cloud_role(wanted, stage) for stage in range(wanted.spec.cloud.pipeline_stages))
+    stages = (tiers.cloud_role(wanted, stage) for stage in tiers.stages(wanted))
     return (*stages, *(tiers.pool_role(wanted, pool) for pool in wanted.spec.device_pools))

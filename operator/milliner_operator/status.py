@@ -24,6 +24,7 @@ from milliner_operator.seen import Seen
 from milliner_operator.workloads import Progress
 
 _PROBE_MOVES = 0.1  # share by which a figure must differ to be written: a status that flickers wakes every watcher
+_NO_PODS = "-"
 _STALLING = (
     Reason.SPEC_INVALID,
     Reason.CHILD_NOT_OWNED,
@@ -57,11 +58,14 @@ def build(seen: Seen, *, before: Mapping[str, Any], now: str) -> dict[str, Any]:
     found = all_conditions(seen)
     plan, cloud = seen.plan, seen.plan.cloud
     counts = seen.progress(cloud) if cloud is not None else Progress()
+    without_cloud = plan.condition(Type.CLOUD_READY) is not None
     status = schema.TopologyStatus(
         observed_generation=seen.generation,
-        summary=schema.Summary(cloud=f"{counts.ready}/{counts.desired}", devices=_devices_summary(seen)),
+        summary=schema.Summary(
+            cloud=_NO_PODS if without_cloud else f"{counts.ready}/{counts.desired}", devices=_devices_summary(seen)
+        ),
         model=_model(plan),
-        cloud=_cloud(plan, counts),
+        cloud=None if without_cloud else _cloud(plan, counts),
         device_pools=tuple(_pool(seen, role) for role in plan.pools),
         probe=_probe(seen.sightings.probes.values(), before=before.get("probe") or {}, now=now),
         selector=common.role_selector(seen.topology, role=names.ROLE_CLOUD),
@@ -179,7 +183,9 @@ def _pool(seen: Seen, role: RolePlan) -> schema.DevicePoolStatus:
     assert role.pool is not None
     counts, cluster = seen.progress(role), role.cluster.secret if role.cluster else ""
     if seen.unreachable(role):
-        return schema.DevicePoolStatus(name=role.pool, revision=role.revision, cluster=cluster)
+        return schema.DevicePoolStatus(
+            name=role.pool, revision=role.revision, cluster=cluster, model_digest=role.model_digest
+        )
     return schema.DevicePoolStatus(
         name=role.pool,
         ready=counts.ready,
@@ -187,6 +193,7 @@ def _pool(seen: Seen, role: RolePlan) -> schema.DevicePoolStatus:
         updated=counts.updated,
         revision=role.revision or counts.revision,
         cluster=cluster,
+        model_digest=role.model_digest,
     )
 
 

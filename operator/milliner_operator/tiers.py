@@ -5,48 +5,25 @@ from __future__ import annotations
 import dataclasses
 
 from milliner.contract import kinds as spec_kinds
-from milliner.contract import names, plan, role_config, topology
+from milliner.contract import names, plan_whole, topology
 from milliner.contract.devices import DevicePool
-from milliner_operator import inspection, revision, sameness
+from milliner_operator import configuration, inspection, revision, sameness
 from milliner_operator.children import cloud, common, device, network, plain, pod
-from milliner_operator.children.files import Files, model_files, reached
+from milliner_operator.context import Context
 from milliner_operator.kinds import DAEMON_SET, DEPLOYMENT
 from milliner_operator.observed import ClusterRef, Manifest
-from milliner_operator.plan import RolePlan, Tls
+from milliner_operator.plan import RolePlan
 from milliner_operator.sameness import FIELD_MANAGER
 
-# Arbitrary: most answers end within it, and what does not goes on at another replica from where it was.
-_CLOUD_DRAIN_S = 45
-_ALL_ADDRESSES = "::"  # IPv4's too; where a node has no IPv6, those alone
-_LOOPBACK = "127.0.0.1"
+
+def runs_cloud(wanted: topology.InferenceTopology) -> bool:
+    """Whether a topology has a cloud tier of pods."""
+    return plan_whole.has_cloud(wanted) and wanted.spec.cloud.engine.external is None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Context:
-    """All that both tiers are built from."""
-
-    wanted: topology.InferenceTopology
-    resolved: plan.Resolved
-    scope: common.Scope
-    model: Files
-    drafter: Files | None
-    digest: str | None
-    fingerprint: str
-    certified: Tls
-
-    @property
-    def credentials(self) -> tuple[str, str] | None:
-        found = self.wanted.spec.model.credentials_secret_ref
-        return (found.name, found.key) if found else None
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Whom tiers speak to to fetch their files."""
-        return reached((self.model, self.drafter), outside=self.scope.settings.outside)
-
-    @property
-    def otlp_endpoint(self) -> str:
-        return self.wanted.spec.tracing.otlp_endpoint or self.scope.settings.otlp_endpoint
+def stages(wanted: topology.InferenceTopology) -> range:
+    """The pipeline stages of the cloud tier's pods."""
+    return range(wanted.spec.cloud.pipeline_stages if runs_cloud(wanted) else 0)
 
 
 def service_host(wanted: topology.InferenceTopology, *, stage: int = 0) -> str:
@@ -56,7 +33,7 @@ def service_host(wanted: topology.InferenceTopology, *, stage: int = 0) -> str:
 
 def cloud_certificate_names(wanted: topology.InferenceTopology) -> tuple[str, ...]:
     found: list[str] = []
-    for stage in range(wanted.spec.cloud.pipeline_stages):
+    for stage in stages(wanted):
         host = service_host(wanted, stage=stage)
         found += [host, f"{host}.cluster.local", names.cloud_name(wanted.name, stage=stage)]
     return tuple(found)
@@ -91,23 +68,23 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
     name, role = planned.workload[1], planned.role
     is_last = stage == spec.pipeline_stages - 1
     behind = () if is_last else (f"dns:{service_host(context.wanted, stage=stage + 1)}:{common.GRPC_PORT}",)
-    base = plan.cloud_config(context.resolved, name=name, port=common.GRPC_PORT, stage=stage, next_endpoints=behind)
-    update = _common_update(context, base, host=_ALL_ADDRESSES, drain_s=_CLOUD_DRAIN_S)
-    config = base.model_copy(update=update).to_json()
+    server_name = service_host(context.wanted)
+    found_config = configuration.cloud(context, name=name, stage=stage, next_endpoints=behind, server_name=server_name)
+    config = found_config.to_json()
     shape = pod.PodShape(
         role=role,
-        runs=names.ROLE_CLOUD,
+        runs=found_config.role,
         config_map=name,
         service_account=name,
         options=spec.pod,
         ports=cloud.ports(),
         limits=cloud.limits(spec),
-        claims=inspection.claims(context.model),
+        claims=inspection.claims(context.model.files),
         tls_secret=tls_names(context.wanted.name)[1] if context.certified.on else None,
-        credentials=context.credentials if context.model.fetched_over_network else None,
-        fetches=context.model.fetched_over_network,
+        credentials=context.model.credentials if context.model.files.fetched_over_network else None,
+        fetches=context.model.files.fetched_over_network,
         spread=True,
-        grace_s=pod.grace_s(_CLOUD_DRAIN_S),
+        grace_s=pod.grace_s(configuration.CLOUD_DRAIN_S),
     )
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = cloud.deployment(scope, name, role=role, cloud=spec, template=template)
@@ -126,7 +103,7 @@ def cloud_children(context: Context, *, stage: int, live: Manifest | None) -> tu
             role=role,
             caller=None if exposed else caller,
             callee=None if is_last else names.stage_role(stage + 1),
-            sources=context.sources,
+            sources=context.sources(context.model),
             otlp_endpoint=context.otlp_endpoint,
         ),
         cloud.disruption_budget(scope, name, role=role),
@@ -171,17 +148,19 @@ def pool_children(
     moving = endpoints if scope.remote else ()
     fixed = (f"file:{pod.ENDPOINTS_DIR}/{pod.ENDPOINTS_KEY}",) if moving else endpoints
     endpoints_map = names.child_name(name, pod.ENDPOINTS_KEY)
-    base = plan.device_config(context.resolved, pool, name=name, port=pool.api.port, cloud_endpoints=fixed)
-    keys = pool.api.keys_secret_ref
-    host = _ALL_ADDRESSES if shown else _LOOPBACK
-    update = _common_update(context, base, host=host, drain_s=pool.drain_seconds) | {
-        "api_keys_dir": pod.KEYS_DIR if keys else None,
-        "strategy": _with_drafter(base.strategy, context.drafter),
-    }
-    config = base.model_copy(update=update).to_json()
-    fetched = any(each.fetched_over_network for each in (context.model, context.drafter) if each is not None)
+    found_config = configuration.device(
+        context,
+        pool,
+        name=name,
+        endpoints=fixed,
+        host=configuration.ALL_ADDRESSES if shown else configuration.LOOPBACK,
+        server_name=service_host(context.wanted),
+    )
+    config, keys, model = found_config.to_json(), pool.api.keys_secret_ref, context.model_of(pool)
+    fetched = any(each.fetched_over_network for each in (model.files, context.drafter) if each is not None)
     shape = pod.PodShape(
         role=role,
+        runs=found_config.role,
         pool=pool.name,
         config_map=name,
         endpoints_map=endpoints_map if moving else None,
@@ -190,10 +169,10 @@ def pool_children(
         ports=device.ports(pool),
         node_selector=pool.node_selector,
         tolerations=device.tolerations(pool),
-        claims=inspection.claims(context.model, context.drafter),
+        claims=inspection.claims(model.files, context.drafter),
         tls_secret=tls_names(context.wanted.name)[2] if context.certified.on else None,
         keys_secret=keys.name if keys else None,
-        credentials=context.credentials if fetched else None,
+        credentials=model.credentials if fetched else None,
         fetches=fetched,
         spread=pool.replicas is not None,
         grace_s=pod.grace_s(pool.drain_seconds),
@@ -210,8 +189,8 @@ def pool_children(
             name,
             pool=pool.name,
             api_port=pool.api.port if shown else None,
-            cloud_ports=cloud_ports,
-            sources=context.sources,
+            cloud_ports=cloud_ports if runs_cloud(context.wanted) else None,
+            sources=context.sources(model),
             otlp_endpoint=context.otlp_endpoint,
         ),
         workload,
@@ -220,44 +199,5 @@ def pool_children(
         children.append(plain.endpoints_map(scope, endpoints_map, pool=pool.name, endpoints=moving))
     if exposure is spec_kinds.ApiExposure.SERVICE:
         children.append(network.device_service(scope, name, pool=pool.name, port=pool.api.port))
-    return children, dataclasses.replace(planned, revision=found)
-
-
-def _common_update(context: Context, base: role_config.RoleConfig, *, host: str, drain_s: int) -> dict[str, object]:
-    """What a cluster adds to a role's configuration."""
-    tls = role_config.TlsFiles(
-        ca_file=f"{pod.TLS_DIR}/ca.crt",
-        certificate_file=f"{pod.TLS_DIR}/tls.crt",
-        key_file=f"{pod.TLS_DIR}/tls.key",
-        server_name=service_host(context.wanted),
-    )
-    return {
-        "listen": role_config.Listen(host=host, port=base.listen.port),
-        "health_port": common.HEALTH_PORT,
-        "drain_seconds": drain_s,
-        "model": model_files(
-            context.model,
-            base=base.model,
-            digest=context.digest,
-            fingerprint=context.fingerprint,
-            has_credentials=context.credentials is not None,
-        ),
-        "tls": tls if context.certified.on else None,
-        "tracing": _tracing(context),
-    }
-
-
-def _tracing(context: Context) -> role_config.TraceExport | None:
-    """Export as the topology asks for it, else as the operator's settings do."""
-    tracing, settings = context.wanted.spec.tracing, context.scope.settings
-    if not context.otlp_endpoint:
-        return None
-    sampling = tracing.sampling_percent if tracing.otlp_endpoint else settings.tracing_sampling_percent
-    return role_config.TraceExport(otlp_endpoint=context.otlp_endpoint, sampling_percent=sampling)
-
-
-def _with_drafter(strategy: role_config.DeviceStrategy, drafter: Files | None) -> role_config.DeviceStrategy:
-    if drafter is None:
-        return strategy
-    field = "adapter_source" if strategy.adapter_path is not None else "heads_source"
-    return strategy.model_copy(update={field: drafter.source})
+    own = context.pool_models.get(pool.name)
+    return children, dataclasses.replace(planned, revision=found, model_digest=own.digest if own else None)

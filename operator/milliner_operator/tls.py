@@ -1,8 +1,8 @@
 """Mutual TLS as the topology's mode has it: which Secrets and Certificates are wanted, and what TLSReady says. Pure.
 
-Managed: the operator's own CA (`certificates`). CertManager: `cert_manager`. Disabled: nothing. What CertManager leaves
-behind goes first: Certificates, so that nobody fills a Secret again, then the Secrets that cert-manager has written to,
-since what others wrote into an object stays there until it is made anew.
+Managed: the operator's own CA (`certificates`). CertManager: `cert_manager`. Disabled, and without a cloud tier:
+nothing. What CertManager leaves behind goes first: Certificates, so that nobody fills a Secret again, then the Secrets
+that cert-manager has written to, since what others wrote into an object stays there until it is made anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from milliner_operator.observed import Ref, World
 
 def plan(wanted: topology.InferenceTopology, *, scope: common.Scope, world: World, now: datetime.datetime) -> plans.Tls:
     """What is wanted for mutual TLS, and what goes for it."""
-    if wanted.spec.tls.mode is spec_kinds.TlsMode.CERT_MANAGER:
+    if wanted.spec.tls.mode is spec_kinds.TlsMode.CERT_MANAGER and tiers.runs_cloud(wanted):
         return cert_manager.plan(wanted, scope=scope, world=world, now=now)
     certificates = tuple(ref for ref in world.objects if ref[0] == kinds.CERTIFICATE.kind)
     if world.identities is None:

@@ -79,7 +79,7 @@ async def look(
     now: datetime.datetime,
 ) -> World:
     """The world of a topology; certificates that are missing or due are generated here, and written by the executor."""
-    answer, trouble = await _inspect_answer(client, wanted, scope, objects)
+    answers, troubles = await _inspect_answers(client, wanted, scope, objects)
     addresses: tuple[str, ...] = ()
     if wanted.spec.cloud.service.type is spec_kinds.ServiceType.NODE_PORT:
         labels = common.role_selector(scope.topology, role=names.ROLE_CLOUD)
@@ -90,8 +90,8 @@ async def look(
         objects=objects,
         certificates_error=await _certificates_error(client, wanted, scope, objects),
         identities=await _identities(wanted, scope, objects, clusters=clusters, now=now),
-        inspect_answer=answer,
-        inspect_trouble=trouble,
+        inspect_answers=answers,
+        inspect_troubles=troubles,
         node_addresses=addresses,
         clusters=clusters,
     )
@@ -125,7 +125,7 @@ async def _identities(
     clusters: Mapping[ClusterRef, RemoteCluster],
     now: datetime.datetime,
 ) -> certificates.Identities | None:
-    if wanted.spec.tls.mode is not spec_kinds.TlsMode.MANAGED:
+    if wanted.spec.tls.mode is not spec_kinds.TlsMode.MANAGED or not tiers.runs_cloud(wanted):
         return None
     owned = {ref: each for ref, each in objects.items() if executor.owned(each, scope.uid)}
     ca, cloud, device = (owned.get(("Secret", each)) for each in tiers.tls_names(scope.topology))
@@ -149,13 +149,21 @@ def _secrets_elsewhere(clusters: Mapping[ClusterRef, RemoteCluster], *, name: st
     return [secret for error, secret in found if error or secret is not None]
 
 
-async def _inspect_answer(
+async def _inspect_answers(
     client: Api, wanted: topology.InferenceTopology, scope: common.Scope, objects: Mapping[Ref, Manifest]
-) -> tuple[Answer | None, Trouble | None]:
-    """The termination message of the inspect Job's pod, or why it does not run."""
-    name = inspection.job_name(wanted, scope=scope)
-    if ("Job", name) not in objects:
-        return None, None
+) -> tuple[dict[str, Answer], dict[str, Trouble]]:
+    """What the inspect Jobs' pods say, or why they do not run, by Job."""
+    answers, troubles = dict[str, Answer](), dict[str, Trouble]()
+    for name in inspection.job_names(wanted, scope=scope):
+        if ("Job", name) in objects:
+            answer, trouble = await _inspect_answer(client, scope, name)
+            answers |= {name: answer} if answer is not None else {}
+            troubles |= {name: trouble} if trouble is not None else {}
+    return answers, troubles
+
+
+async def _inspect_answer(client: Api, scope: common.Scope, name: str) -> tuple[Answer | None, Trouble | None]:
+    """The termination message of a Job's pod, or why it does not run."""
     labels = f"batch.kubernetes.io/job-name={name}"
     found = await client.list(kinds.POD, scope.namespace, labels=labels, limit=_FEW)
     for each in found:

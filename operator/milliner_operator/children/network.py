@@ -82,17 +82,19 @@ def device_policy(
     *,
     pool: str,
     api_port: int | None,
-    cloud_ports: Sequence[int],
+    cloud_ports: Sequence[int] | None,
     sources: Sequence[str],
     otlp_endpoint: str,
 ) -> dict[str, Any]:
-    """In: the API, health and metrics. Out: the cloud tier (`cloud_ports`: of another cluster, anywhere)."""
+    """In: the API, health and metrics. Out: the cloud tier (`cloud_ports`: of another cluster, anywhere; None: there is
+    none)."""
     ingress = [{"ports": [_port(each)]} for each in (api_port, common.HEALTH_PORT) if each is not None]
+    cloud: list[dict[str, Any]] = []
     if cloud_ports:
-        cloud: dict[str, Any] = {"ports": [_port(each) for each in sorted(set(cloud_ports))]}
-    else:
-        cloud = {"to": [_peer(scope, names.ROLE_CLOUD)], "ports": [_port(common.GRPC_PORT)]}
-    egress = [cloud, *_outgoing(sources=sources, otlp_endpoint=otlp_endpoint)]
+        cloud = [{"ports": [_port(each) for each in sorted(set(cloud_ports))]}]
+    elif cloud_ports is not None:
+        cloud = [{"to": [_peer(scope, names.ROLE_CLOUD)], "ports": [_port(common.GRPC_PORT)]}]
+    egress = [*cloud, *_outgoing(sources=sources, otlp_endpoint=otlp_endpoint)]
     return _policy(scope, name, role=names.ROLE_DEVICE, pool=pool, ingress=ingress, egress=egress)
 
 

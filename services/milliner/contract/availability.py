@@ -6,13 +6,6 @@ from milliner.contract import errors, kinds, topology
 from milliner.contract import spec as spec_module
 
 
-def unavailable(kind: kinds.StrategyType) -> errors.Problem:
-    """The problem of a strategy that this version does not have."""
-    return errors.Problem(
-        "spec.strategy.type", f"strategy.type {kind.value} is not available in this version: use Hat or UShape"
-    )
-
-
 def nobody_answers(spec: spec_module.TopologySpec, *, needs_cloud: bool) -> list[errors.Problem]:
     """Problems of a topology that has no replica of a tier which answers need."""
     found: list[errors.Problem] = []
@@ -78,7 +71,10 @@ def _without_effect(spec: spec_module.TopologySpec) -> dict[str, tuple[bool, str
             any(pool.api.keys_secret_ref is not None for pool in pools),
             "the API asks for no key, on loopback only",
         ),
-        "objectives": ("objectives" in spec.model_fields_set, "no controller of this version aims at them"),
+        "objectives": (
+            "objectives" in spec.model_fields_set and spec.strategy.type is not kinds.StrategyType.PD_DEVICE,
+            "only PDDevice aims at them",
+        ),
         "tls": (
             spec.tls.mode is not kinds.TlsMode.DISABLED and "tls" in spec.model_fields_set,
             "processes of one machine talk over loopback, in plain text",

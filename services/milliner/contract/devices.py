@@ -97,3 +97,7 @@ class DevicePool(base.Model):
     def local_replicas(self) -> int:
         """Devices to start where there are no nodes to match: `replicas`, or 1."""
         return 1 if self.replicas is None else self.replicas
+
+
+# What answers HTTP where the cloud does everything and no pool is named: it has a tokenizer and no model.
+GATEWAY = DevicePool(name="gateway", replicas=1, api=DeviceApi(exposure=kinds.ApiExposure.SERVICE))

@@ -14,6 +14,7 @@ from typing import Literal
 import pydantic
 
 from milliner.contract import base, errors, fields, kinds, role_config, sources, strategy, topology
+from milliner.contract import model as model_spec
 
 SCHEMA = 1
 MAX_LINE_BYTES = 4096  # Kubernetes keeps that much of a container's termination message
@@ -38,6 +39,9 @@ class InspectedFacts(base.Model):
     dtype: kinds.Dtype = pydantic.Field(default=kinds.Dtype.FLOAT32, description="The checkpoint's own numeric type.")
     digest: fields.Digest | None = pydantic.Field(default=None, description="Digest of the whole model.")
     fingerprint: str = pydantic.Field(default="", max_length=128, description="Identity of the files at the source.")
+    tokenizer_digest: fields.Digest | None = pydantic.Field(
+        default=None, description="Digest of the tokenizer's files, where tiers exchange token ids."
+    )
     drafter_kind: Literal["adapter", "heads"] | None = pydantic.Field(default=None, description="Drafter, if any.")
     drafter_split: int | None = pydantic.Field(default=None, ge=1, description="Split that an adapter was made for.")
     drafter_acceptance_percent: int | None = pydantic.Field(
@@ -97,10 +101,17 @@ def drafter_source(wanted: topology.InferenceTopology) -> str | None:
     return "builtin://demo" if is_demo else None
 
 
-def key_of(wanted: topology.InferenceTopology, *, runtime_image: str = "", hub_endpoint: str = "") -> str:
+def key_of(
+    wanted: topology.InferenceTopology,
+    *,
+    own: model_spec.ModelSpec | None = None,
+    runtime_image: str = "",
+    hub_endpoint: str = "",
+) -> str:
     """Identity of all that the facts depend on: model source with revision, drafter source, dtype, strategy; the image
-    where it brings a source with it, the hub's mirror where a source lies there."""
-    model, drafter = wanted.spec.model, drafter_source(wanted)
+    where it brings a source with it, the hub's mirror where a source lies there. `own`: a pool's model, which has no
+    drafter, instead of the topology's."""
+    model, drafter = own or wanted.spec.model, drafter_source(wanted)
     parts = [SCHEMA, model.source, drafter, model.dtype.value, wanted.spec.strategy.type.value]
     schemes = {sources.parse(each).scheme for each in (model.source, drafter) if each is not None}
     parts += [f"image={runtime_image}"] if runtime_image and sources.Scheme.BUILTIN in schemes else []

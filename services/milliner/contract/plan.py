@@ -23,6 +23,7 @@ class ModelFacts:
     dtype: kinds.Dtype  # the checkpoint's own, never AUTO
     drafter_path: str | None = None  # adapter (Hat) or Medusa heads (UShape)
     drafter_split: int | None = None  # the split that the drafter was trained for
+    tokenizer_digest: str | None = None  # None: not known, and then not compared
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def resolve(
     check_time_scale(time_scale)
     spec = wanted.spec
     if spec.strategy.type not in (kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE):
-        raise errors.SpecInvalid([availability.unavailable(spec.strategy.type)])
+        message = f"strategy.type {spec.strategy.type.value} runs whole models: it has no split to plan"
+        raise errors.SpecInvalid([errors.Problem("spec.strategy.type", message)])
     options = _options(spec.strategy)
     group, drafter = ("hat", "adapter") if isinstance(options, strategy.HatOptions) else ("uShape", "heads")
     split_layer = options.split_layer or facts.drafter_split or model_checks.default_split_layer(facts.num_layers)

@@ -19,7 +19,10 @@ class TopologySpec(base.Model):
     strategy: StrategySpec = pydantic.Field(description="How it is served.")
     cloud: CloudSpec = pydantic.Field(default=CloudSpec(), description="The cloud tier.")
     device_pools: tuple[devices.DevicePool, ...] = pydantic.Field(
-        default=(), max_length=MAX_POOLS, description="The device tier: 1 to 63 pools, none with type CloudOnly."
+        default=(),
+        max_length=MAX_POOLS,
+        description="The device tier: 1 to 63 pools. Type CloudOnly needs none: without, one pod of a pool named "
+        "gateway answers requests behind a Service.",
     )
     objectives: operations.Objectives = pydantic.Field(
         default=operations.Objectives(), description="What the controllers aim at."

@@ -39,7 +39,9 @@ class Condition(base.Model):
 class Summary(base.Model):
     """Ready out of desired, for `kubectl get`."""
 
-    cloud: str = pydantic.Field(default="", max_length=32, description="Cloud replicas, as 2/2.")
+    cloud: str = pydantic.Field(
+        default="", max_length=32, description="Cloud replicas, as 2/2; - without a cloud tier."
+    )
     devices: str = pydantic.Field(
         default="", max_length=32, description="Devices of all pools, as 11/12; ? for what is not known."
     )
@@ -58,7 +60,7 @@ class ModelStatus(base.Model):
 
 
 class CloudStatus(base.Model):
-    """The cloud tier."""
+    """The cloud tier; absent where there is none."""
 
     ready: Count = pydantic.Field(default=0, description="Replicas of the current revision that serve.")
     desired: Count = pydantic.Field(default=0, description="Replicas that are wanted.")
@@ -80,6 +82,9 @@ class DevicePoolStatus(base.Model):
     revision: Revision = pydantic.Field(default="", description="Revision that is wanted.")
     cluster: str = pydantic.Field(
         default="", max_length=253, description="Secret of the cluster that it lives in; empty: this cluster."
+    )
+    model_digest: str | None = pydantic.Field(
+        default=None, max_length=128, description="sha256 digest of the pool's own model; absent: that of status.model."
     )
 
 

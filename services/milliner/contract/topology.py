@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from milliner.contract import base, errors, fields, rules
+from milliner.contract import base, devices, errors, fields, rules
 from milliner.contract import spec as spec_module
 
 
@@ -46,12 +46,21 @@ class InferenceTopology(base.Model):
 
 
 def parse(document: object, *, origin: str = "") -> InferenceTopology:
-    """Validates a document against the schema and every rule; raises `SpecInvalid` (*expected*) with all problems."""
+    """Validates a document against the schema and every rule; raises `SpecInvalid` (*expected*) with all problems.
+
+    CloudOnly without pools gets `devices.GATEWAY`.
+    """
     topology = base.parse(InferenceTopology, _without_nulls(document), origin=origin)
     problems = rules.problems(topology.spec)
     if problems:
         raise errors.SpecInvalid(problems, origin=origin)
-    return topology
+    return topology if topology.spec.device_pools else _with_gateway(topology)
+
+
+def _with_gateway(topology: InferenceTopology) -> InferenceTopology:
+    """The topology, which needs no devices, with something that answers HTTP."""
+    spec = topology.spec.model_copy(update={"device_pools": (devices.GATEWAY,)})
+    return topology.model_copy(update={"spec": spec})
 
 
 def _without_nulls(value: object) -> object:

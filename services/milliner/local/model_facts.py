@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from milliner.contract import errors, kinds, plan, sources, topology
 from milliner.demo import assets
-from milliner.model import config_facts
+from milliner.model import config_facts, tokenizer_digest
 
 
 def read(wanted: topology.InferenceTopology, *, relative_to: Sequence[pathlib.Path]) -> plan.ModelFacts:
@@ -54,7 +54,12 @@ def _facts(text: str, field: str, relative_to: Sequence[pathlib.Path]) -> plan.M
         model_path=str(model),
         num_layers=_layers(text_config, model, field=field),
         dtype=config_facts.dtype(text_config, config),
+        tokenizer_digest=tokenizer_digest.of_files(_reader(model)),
     )
+
+
+def _reader(folder: pathlib.Path) -> Callable[[str], bytes | None]:
+    return lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None
 
 
 def _layers(text_config: Mapping[str, Any], model: pathlib.Path, *, field: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from milliner.core import errors
@@ -22,15 +23,22 @@ _PARTS = (
 
 def tokenizer_digest(folder: Path) -> str:
     """`sha256:<hex>` over the files that turn text into ids; raises `CheckpointError` where there are none."""
-    names = [WHOLE] if (folder / WHOLE).is_file() else [name for name in _PARTS if (folder / name).is_file()]
-    if not names:
+    found = of_files(lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None)
+    if found is None:
         raise errors.CheckpointError(
             f"there is no tokenizer in {folder}: copy tokenizer.json and tokenizer_config.json of the model there",
             field=WHOLE,
         )
+    return found
+
+
+def of_files(read: Callable[[str], bytes | None]) -> str | None:
+    """The same over files that `read` gives by name, None for one that is not there; None where there is none at all."""
+    whole = read(WHOLE)
+    read_all = [(WHOLE, whole)] if whole is not None else [(name, read(name)) for name in _PARTS]
+    contents = [(name, content) for name, content in read_all if content is not None]
     found = hashlib.sha256()
-    for name in names:
-        content = (folder / name).read_bytes()
+    for name, content in contents:
         found.update(f"{name}:{len(content)}:".encode())
         found.update(content)
-    return f"sha256:{found.hexdigest()}"
+    return f"sha256:{found.hexdigest()}" if contents else None

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Mapping
 
 from milliner.contract import errors as contract_errors
-from milliner.contract import facts, kinds
+from milliner.contract import facts, kinds, plan_whole
 from milliner.core import errors
 from milliner.demo import assets
-from milliner.model import config_facts, drafter_card
+from milliner.model import config_facts, drafter_card, tokenizer_digest
 from milliner.model.sources import drafter_fetch, folders, identity, layout, opening
 from milliner.roles import fetching, last_words, places
 
@@ -62,6 +62,8 @@ def _facts(config: facts.InspectConfig, at: opening.Places) -> facts.InspectedFa
         found = config_facts.read(model.raw_config, where=folder.where, field=folder.field)
         progress = places.Progress(f"reading {folder.where} for its digest")
         digest = identity.model_digest(folder, model, on_bytes=progress.on_bytes)
+        whole = config.strategy in plan_whole.TYPES
+        tokenizer = tokenizer_digest.of_files(folder.read) if whole else None  # others exchange hidden states
     finally:
         folder.close()
     figures = card.figures if card is not None else None
@@ -73,6 +75,7 @@ def _facts(config: facts.InspectConfig, at: opening.Places) -> facts.InspectedFa
         dtype=found.dtype,
         digest=digest,
         fingerprint=identity.fingerprint(model),
+        tokenizer_digest=tokenizer,
         drafter_kind=None if card is None else ("adapter" if adapter else "heads"),
         drafter_split=card.split_layer if card is not None and adapter else None,  # heads fit every split
         drafter_acceptance_percent=None if figures is None else round(100 * figures.expected_acceptance),

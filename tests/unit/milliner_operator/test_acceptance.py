@@ -43,7 +43,7 @@ def combined(changes: dict[str, Any], *, before: dict[str, Any] | None = None, t
         worlds.parsed(changes), scope=worlds.scope(), world=World(objects=objects), now=worlds.NOW
     )
     assert not refused.planned
-    return acceptance.meanwhile(refused, standing(objects), topology_name="chat", tls_changes=tls_changes)
+    return acceptance.meanwhile(refused, standing(objects), tls_changes=tls_changes)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_facts_of_the_new_sources_are_not_overwritten() -> None:
     wanted = worlds.parsed(UNREADABLE)
     world = worlds.world(wanted, line=worlds.facts_line(wanted, error=error), objects=accepted_only())
     refused = planner.plan_topology(wanted, scope=worlds.scope(), world=world, now=worlds.NOW)
-    found = acceptance.meanwhile(refused, standing(accepted()), topology_name="chat", tls_changes=False)
+    found = acceptance.meanwhile(refused, standing(accepted()), tls_changes=False)
     line = worlds.child(found, "ConfigMap", "chat-facts")["data"]["facts.json"]
     assert json.loads(line)["error"] == error
     assert ("Deployment", "chat-cloud") in worlds.kinds_and_names(found.local)
@@ -104,14 +104,14 @@ def test_secrets_of_another_tls_mode_are_left_to_it() -> None:
     secrets = {each for each in worlds.kinds_and_names(before.local) if each[0] == "Secret"}
     assert len(secrets) == 3
     refused = plan.Plan()
-    kept = acceptance.meanwhile(refused, before, topology_name="chat", tls_changes=False)
-    left = acceptance.meanwhile(refused, before, topology_name="chat", tls_changes=True)
+    kept = acceptance.meanwhile(refused, before, tls_changes=False)
+    left = acceptance.meanwhile(refused, before, tls_changes=True)
     assert secrets <= worlds.kinds_and_names(kept.local)
     assert worlds.kinds_and_names(kept.local) - worlds.kinds_and_names(left.local) == secrets
 
 
 def test_roles_are_told_of_even_where_the_spec_does_not_parse() -> None:
-    found = acceptance.meanwhile(plan.Plan(), standing(accepted()), topology_name="chat", tls_changes=False)
+    found = acceptance.meanwhile(plan.Plan(), standing(accepted()), tls_changes=False)
     assert [each.workload[1] for each in found.roles] == ["chat-cloud", "chat-device-local"]
 
 
@@ -120,7 +120,7 @@ def test_facts_that_no_longer_answer_hold_nothing_up() -> None:
     objects["ConfigMap", "chat-accepted"]["data"]["facts.json"] = worlds.facts_line(worlds.parsed(), key="another")
     assert not standing(objects).planned
     refused = plan.Plan()
-    assert acceptance.meanwhile(refused, standing(objects), topology_name="chat", tls_changes=False) is refused
+    assert acceptance.meanwhile(refused, standing(objects), tls_changes=False) is refused
 
 
 def test_what_another_topology_of_the_name_left_or_somebody_wrote_is_not_taken() -> None:

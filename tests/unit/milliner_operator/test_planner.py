@@ -76,7 +76,7 @@ def test_the_jobs_answer_is_kept_and_the_job_goes() -> None:
     job = {"kind": "Job", "metadata": {"name": inspection.job_name(wanted, scope=worlds.scope())}}
     seen = World(
         objects={("Job", inspection.job_name(wanted, scope=worlds.scope())): job},
-        inspect_answer=worlds.answered(wanted),
+        inspect_answers={inspection.job_name(wanted, scope=worlds.scope()): worlds.answered(wanted)},
     )
     plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
     assert plan.complete
@@ -126,7 +126,7 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
     ended = {"type": "Complete", "status": "True", "lastTransitionTime": worlds.STAMP}
     asked = planner.plan_topology(wanted, scope=worlds.scope(), world=World(objects={}), now=worlds.NOW)
     job = worlds.child(asked, *ref) | {"status": {"conditions": [ended]}}
-    seen = World(objects={ref: job}, inspect_answer=Answer(line='{"schema": 99}', at=worlds.STAMP))
+    seen = World(objects={ref: job}, inspect_answers={ref[1]: Answer(line='{"schema": 99}', at=worlds.STAMP)})
     plan = planner.plan_topology(wanted, scope=worlds.scope(), world=seen, now=worlds.NOW)
     condition = plan.condition(Type.MODEL_READY)
     assert condition is not None and condition.reason is Reason.INSPECTION_FAILED
@@ -143,7 +143,10 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
             {"spec.strategy.hat": {"splitLayer": 40}},
             "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7",
         ),
-        ({"spec.strategy": {"type": "PDDevice"}}, "strategy.type PDDevice is not available in this version"),
+        (
+            {"spec.strategy": {"type": "PDDevice"}, "spec.cloud": {"pipelineStages": 2}},
+            "cloud.pipelineStages is 2, but PDDevice runs the whole model in one process: use 1",
+        ),
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
         ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
         ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),

@@ -14,7 +14,7 @@ from tests.unit.milliner.model.sources import file_server, models_to_serve
 
 from milliner.contract import facts, kinds, role_config
 from milliner.demo import assets
-from milliner.model import digest
+from milliner.model import digest, tokenizer_digest
 from milliner.model.sources import retries
 from milliner.roles import inspecting, places
 
@@ -45,6 +45,12 @@ def test_the_demo_model_and_its_adapter() -> None:
     assert (found.drafter_kind, found.drafter_split, found.max_positions) == ("adapter", 2, 4096)
     card = json.loads((assets.adapter_dir() / "adapter.json").read_text())
     assert found.drafter_acceptance_percent == round(100 * card["figures"]["expected_acceptance"])
+
+
+def test_the_tokenizer_is_told_where_tiers_exchange_token_ids() -> None:
+    found = inspect(config_of("builtin://demo", strategy=kinds.StrategyType.PD_DEVICE))
+    assert found.tokenizer_digest == tokenizer_digest.tokenizer_digest(assets.model_dir())
+    assert inspect(config_of("builtin://demo")).tokenizer_digest is None
 
 
 def test_heads_fit_every_split() -> None:
