@@ -14,7 +14,7 @@ import pydantic
 
 from milliner.contract import base, errors, fields, kinds, operations
 from milliner.contract.emulation import CloudEmulation, DeviceEmulation
-from milliner.contract.strategy import Chunking, CloudTokens, Drafting, Pacing
+from milliner.contract.strategy import Chunking, CloudTokens, Drafting, Pacing, Refinement
 
 ListenPort = Annotated[int, pydantic.Field(ge=0, le=65535)]
 
@@ -233,6 +233,7 @@ class WholeStrategy(base.Model):
         pydantic.Field(description="Serving strategy.")
     )
     cloud_tokens: CloudTokens = pydantic.Field(default=CloudTokens(), description="The cloud's share (PDDevice).")
+    refinement: Refinement = pydantic.Field(default=Refinement(), description="Shortening of the prompt (PDDevice).")
     pacing: Pacing = pydantic.Field(default=Pacing(), description="Speed at which tokens are shown (PDDevice).")
 
 

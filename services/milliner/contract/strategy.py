@@ -131,7 +131,8 @@ class CloudTokens(base.Model):
     """How many tokens of an answer the cloud generates before the device takes over."""
 
     mode: kinds.CloudTokensMode = pydantic.Field(
-        default=kinds.CloudTokensMode.AUTO, description="Auto: computed for each request. Fixed: always `max`."
+        default=kinds.CloudTokensMode.AUTO,
+        description="Auto: computed for each request. Fixed: always `max`, unless the cloud is slower than the device.",
     )
     max: int = pydantic.Field(default=512, ge=1, le=65_536, description="Most tokens of an answer from the cloud.")
 
@@ -140,11 +141,12 @@ class Refinement(base.Model):
     """Shortening of the prompt for the device by what the cloud's prefill attended to."""
 
     mode: kinds.RefinementMode = pydantic.Field(
-        default=kinds.RefinementMode.AUTO,
-        description="Auto: where it pays. Disabled: the device prefills the whole prompt.",
+        default=kinds.RefinementMode.OFF,
+        description="Disabled: the device prefills the whole prompt. Auto: less where that spares the cloud time; "
+        "answers change by it.",
     )
     min_keep_percent: int = pydantic.Field(
-        default=30, ge=1, le=100, description="Least share of prompt positions that is kept, in percent."
+        default=30, ge=1, le=100, description="Least share of prompt positions that is kept with mode Auto, in percent."
     )
 
 
@@ -155,7 +157,11 @@ class Pacing(base.Model):
         default=5, ge=0, le=10_000, description="Shortest interval between two shown tokens, in milliseconds."
     )
     max_interval_milliseconds: int = pydantic.Field(
-        default=50, ge=1, le=10_000, description="Longest interval between two shown tokens, in milliseconds."
+        default=50,
+        ge=1,
+        le=10_000,
+        description="Longest interval between two shown tokens, in milliseconds; "
+        "objectives.timePerOutputTokenMilliseconds holds where it is less.",
     )
 
 

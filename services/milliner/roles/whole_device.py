@@ -146,20 +146,25 @@ async def _generator(
         return cloud_only.CloudOnly(behind.ports, recovery)
     if behind is None:
         return device_only.DeviceOnly(own.ports)
-    wanted = config.strategy
-    strategy = pd_device.PDDevice(
-        behind.ports,
-        own.ports,
-        options.PDDeviceOptions(
-            max_cloud_tokens=wanted.cloud_tokens.max,
-            fixed_cloud_tokens=wanted.cloud_tokens.mode is kinds.CloudTokensMode.FIXED,
-            min_interval_s=wanted.pacing.min_interval_milliseconds / 1e3,
-            max_interval_s=wanted.pacing.max_interval_milliseconds / 1e3,
-            fails_without_cloud=config.fallback.on_cloud_loss is kinds.OnCloudLoss.FAIL,
-        ),
-    )
+    strategy = pd_device.PDDevice(behind.ports, own.ports, _pd_device_options(config))
     await strategy.measure()
     return strategy
+
+
+def _pd_device_options(config: role_config.WholeDeviceRoleConfig) -> options.PDDeviceOptions:
+    """Tokens are shown no further apart than pacing and objectives both allow."""
+    wanted, aims = config.strategy, config.objectives
+    longest_ms = min(wanted.pacing.max_interval_milliseconds, aims.time_per_output_token_milliseconds)
+    refines = wanted.refinement.mode is not kinds.RefinementMode.OFF
+    return options.PDDeviceOptions(
+        max_cloud_tokens=wanted.cloud_tokens.max,
+        fixed_cloud_tokens=wanted.cloud_tokens.mode is kinds.CloudTokensMode.FIXED,
+        min_interval_s=min(wanted.pacing.min_interval_milliseconds, longest_ms) / 1e3,
+        max_interval_s=longest_ms / 1e3,
+        first_token_s=aims.time_to_first_token_milliseconds / 1e3,
+        least_kept=wanted.refinement.min_keep_percent / 100 if refines else 1.0,
+        fails_without_cloud=config.fallback.on_cloud_loss is kinds.OnCloudLoss.FAIL,
+    )
 
 
 def _needed(*, own: _Own | None, behind: _Cloud | None) -> readiness.Cloud:

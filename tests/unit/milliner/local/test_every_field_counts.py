@@ -201,7 +201,9 @@ def test_a_field_has_an_effect_is_refused_or_is_noted(path: str, folder: pathlib
 
 def test_what_the_device_is_told_but_does_not_use_is_noted() -> None:
     wanted = topology.parse(documents_of.changed({"spec.objectives": {"timeToFirstTokenMilliseconds": 100}}))
-    assert availability.notes(wanted) == ["objectives has no effect here: no controller of this version aims at them"]
+    assert availability.notes(wanted) == ["objectives has no effect here: only PDDevice aims at them"]
+    handover = {"spec.objectives": {"timeToFirstTokenMilliseconds": 100}, "spec.strategy": {"type": "PDDevice"}}
+    assert availability.notes(topology.parse(documents_of.changed(handover))) == []
 
 
 def test_the_smallest_topology_needs_no_note() -> None:
