@@ -43,13 +43,33 @@ def is_stuck(pod: Manifest, *, now: datetime.datetime, within_s: float) -> bool:
 def unreachable(pods: Sequence[Manifest], *, now: datetime.datetime) -> Trouble | None:
     """The device that keeps a rollout waiting: its pod of a former revision should have ended by now."""
     for pod in pods:
-        ends = pod["metadata"].get("deletionTimestamp")  # with its grace period
-        if ends and now - datetime.datetime.fromisoformat(str(ends)) >= _SILENT:
+        if _is_past(pod["metadata"].get("deletionTimestamp"), now=now):  # with its grace period
             node = pod["spec"].get("nodeName", "its node")
-            message = f"{node} does not answer: the rollout counts it as away"
+            message = f"{node} does not answer: it gets the new revision when it is back"
             return _trouble(Reason.DEVICE_UNREACHABLE, pod["metadata"]["name"], message)
     found = (_of_pod(each) for each in pods)
     return next((each for each in found if each is not None and each.reason is Reason.DEVICE_UNREACHABLE), None)
+
+
+def is_away(pod: Manifest, *, now: datetime.datetime) -> bool:
+    """Whether the node of a pod does not answer: its containers were well when it was last heard of, but the pod is
+    not, or nobody has ended it in time, or begun with it."""
+    status, metadata = pod.get("status") or {}, pod["metadata"]
+    containers: Sequence[Mapping[str, Any]] = status.get("containerStatuses") or ()
+    if (
+        containers
+        and all(each.get("ready") for each in containers)
+        and condition(pod, "Ready").get("status") == "False"
+    ):
+        return True
+    placed = condition(pod, "PodScheduled")
+    if not containers and not status.get("startTime") and placed.get("status") == "True":  # no kubelet has seen it
+        return _is_past(placed.get("lastTransitionTime"), now=now)
+    return _is_past(metadata.get("deletionTimestamp"), now=now)  # which is with its grace period
+
+
+def _is_past(time: str | None, *, now: datetime.datetime) -> bool:
+    return bool(time) and now - datetime.datetime.fromisoformat(str(time)) >= _SILENT
 
 
 def is_ready(pod: Manifest) -> bool:

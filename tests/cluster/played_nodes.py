@@ -68,6 +68,15 @@ def set_ready(world: World, pod: str, *, ready: bool = True) -> None:
     world.server.request("PATCH", path, body={"status": status}, content_type=api_server.MERGE)
 
 
+def go_offline(world: World, pod: str) -> None:
+    """Writes a pod's status as the control plane does when nothing is heard of its node: nothing of its containers."""
+    found = world.server.request("GET", world.path("pods", pod))["status"]["conditions"]
+    changed = [each | {"status": "False", "lastTransitionTime": stamp()} for each in found if each["type"] == "Ready"]
+    status = {"conditions": [each for each in found if each["type"] != "Ready"] + changed}
+    path = f"{world.path('pods', pod)}/status"
+    world.server.request("PATCH", path, body={"status": status}, content_type=api_server.MERGE)
+
+
 def stamp() -> str:
     """The time, as Kubernetes writes it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -145,6 +145,50 @@ def test_a_rollout_over_devices_that_stands_still_is_told_and_goes_on(fake: Worl
         played_nodes.delete(fake.server)
 
 
+def test_an_offline_device_does_not_keep_the_others_from_a_new_revision(fake: World) -> None:
+    """Of three devices a tenth is one, and the one that is offline was it."""
+    pool = {"name": "few", "nodeSelector": played_nodes.LABEL, "api": {"exposure": "None"}}
+    pool |= {"pod": {"tolerations": played_nodes.TOLERATIONS}}
+
+    def devices() -> dict[str, dict[str, Any]]:
+        found = {name: each for name, each in fake.children("few").items() if "pods/few-device" in name}
+        return {each["spec"]["nodeName"]: each for each in found.values() if "nodeName" in each["spec"]}
+
+    def revisions() -> dict[str, str]:
+        return {node: each["metadata"]["labels"]["milliner.dev/revision"] for node, each in devices().items()}
+
+    def went_on_without_the_first() -> bool:
+        """Plays the kubelets of the two that are online: they end pods, and begin new ones."""
+        for node, each in devices().items():
+            name = each["metadata"]["name"]
+            if node != "played-0" and "deletionTimestamp" in each["metadata"]:
+                fake.server.request("DELETE", fake.path("pods", name), gracePeriodSeconds="0")
+            elif node != "played-0" and "containerStatuses" not in each["status"]:
+                played_nodes.set_ready(fake, name)
+        now = revisions()
+        return len(now) == 3 and sorted(node for node in now if now[node] != before[node]) == ["played-1", "played-2"]
+
+    played_nodes.make(fake.server, 3)
+    try:
+        spec = fake_nodes.FAKE | {"devicePools": [pool]}
+        fake.know("few", **spec)
+        fake.apply("few", **spec)
+        fake.until(lambda: len(devices()) == 3, name="few")
+        played_nodes.play_pods(fake, "few")
+        fake.until_condition("few", "DevicesReady", "True")
+        before = revisions()
+        played_nodes.go_offline(fake, devices()["played-0"]["metadata"]["name"])
+        fake.until_condition("few", "DevicesReady", "False", "DeviceUnreachable")
+        fake.apply("few", **spec | {"devicePools": [pool | {"drainSeconds": 1}]})
+        fake.until(went_on_without_the_first, name="few")
+        fake.until_condition("few", "DevicesReady", "False", "DeviceUnreachable")
+    finally:
+        fake.delete("few")
+        fake.until(lambda: not any("daemonsets/" in each for each in fake.children("few")))
+        played_nodes.end_pods(fake, "few")
+        played_nodes.delete(fake.server)
+
+
 def test_an_operator_that_is_killed_in_mid_rollout_goes_on_where_things_stand(fake: World) -> None:
     revision = fake.topology("fake")["status"]["cloud"]["revision"]
     devices = fake.uids("fake", "device")
