@@ -1,0 +1,141 @@
+"""What engines that speak token ids have in common, whatever they call it: a request, and pieces of its answer.
+
+A dialect says where to ask and with which JSON, and reads the JSON of each event. `openai`, `sglang` and `llama_cpp`
+hold those that are known; `discovery` finds out which one a server speaks. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from milliner.core import errors, generation
+from milliner.wire.external import failures
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to a server: the tokens that follow `token_ids`, at most `max_tokens` of them."""
+
+    model: str
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    sampler: generation.Sampler
+    stop_token_ids: frozenset[int] = frozenset()
+    salt: str = ""
+
+    @property
+    def ignores_end(self) -> bool:
+        """Whether the server shall go on past the end of text: nothing is a stop token, so that is none either."""
+        return not self.stop_token_ids
+
+
+class Finish(enum.StrEnum):
+    """Why a server's answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Log-probability of a token, and of the likeliest in its place."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """What one event brings: new tokens in order, their likelihoods where these were asked for, the text that the
+    server makes of them, and why it has ended, if it has. With `missing`, tokens came before whose ids the server kept
+    to itself: `token_ids` are not the next ones."""
+
+    token_ids: tuple[int, ...] = ()
+    likelihoods: tuple[Likelihood, ...] = ()
+    text: str = ""
+    finish: Finish | None = None
+    missing: bool = False
+
+
+class Reader(Protocol):
+    """Reads the events of one answer, in order."""
+
+    def read(self, event: Mapping[str, Any]) -> Piece:
+        """Raises `ProtocolError` for what the dialect does not have."""
+        ...
+
+
+class Dialect(Protocol):
+    """One way of asking. `below_root`: the path begins at the server's root, not at the base URL."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def below_root(self) -> bool: ...
+
+    def body(self, asked: Asked, *, stream: bool) -> dict[str, Any]: ...
+
+    def reader(self) -> Reader: ...
+
+
+def token_ids(found: object, *, name: str) -> tuple[int, ...]:
+    """A list of token ids in a server's JSON; absent or null is none. Raises `ProtocolError`."""
+    if found is None:
+        return ()
+    if not isinstance(found, list) or any(type(each) is not int or each < 0 for each in found):
+        raise errors.ProtocolError(f"the server's {name} is no list of token ids", field=failures.FIELD)
+    return tuple(found)
+
+
+def one_choice(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The choice that an OpenAI event is about; None where it has none (usage). Raises `ProtocolError`."""
+    choices = event.get("choices")
+    if choices == [] or (choices is None and "usage" in event):
+        return None
+    if not isinstance(choices, list) or not isinstance(choices[0], dict) or choices[0].get("index", 0) != 0:
+        raise errors.ProtocolError("the server's event has no choice of index 0", field=failures.FIELD)
+    return choices[0]
+
+
+def finish_of(reason: object) -> Finish | None:
+    """OpenAI's finish reasons. Raises `ProtocolError` for those that leave an answer unfinished, or are unknown."""
+    match reason:
+        case None | "":
+            return None
+        case "stop":
+            return Finish.STOP
+        case "length":
+            return Finish.LENGTH
+    raise errors.ProtocolError(f"the server ended its answer with finish_reason {reason!r}", field=failures.FIELD)
+
+
+def number(found: object, *, name: str) -> float:
+    """A number in a server's JSON. Raises `ProtocolError`."""
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise errors.ProtocolError(f"the server's {name} is no number", field=failures.FIELD)
+    return float(found)
+
+
+def text_of(found: object, *, name: str) -> str:
+    """Text in a server's JSON; absent or null is none. Raises `ProtocolError`."""
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise errors.ProtocolError(f"the server's {name} is no text", field=failures.FIELD)
+    return found
+
+
+def listed(found: object, *, name: str) -> Sequence[Any]:
+    """A list in a server's JSON; absent or null is none. Raises `ProtocolError`."""
+    if found is None:
+        return ()
+    if not isinstance(found, list):
+        raise errors.ProtocolError(f"the server's {name} is no list", field=failures.FIELD)
+    return found

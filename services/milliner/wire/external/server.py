@@ -1,0 +1,231 @@
+"""The HTTP server of an external engine as one client sees it: addresses, key, deadlines, typed ends.
+
+Nothing waits for ever. A stream that is silent for `quiet_s` has its server asked for something else, as a replica of
+ours has a heartbeat: one that does not answer is given up at once, one that does gets `busy_s` in all. Runs on the
+device's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, NoReturn, Protocol
+
+import httpx
+
+from milliner.contract import role_config
+from milliner.core import errors
+from milliner.wire.external import events, failures
+
+_MOST_BODY_BYTES = 16 << 20  # of an answer that is no stream; arbitrary
+_PROBED_PATH = "/models"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timeouts:
+    """All arbitrary, as those of our own replicas (`client_session.Timeouts`)."""
+
+    connect_s: float = 5.0  # TCP and TLS
+    look_s: float = 5.0  # a question that computes nothing
+    quiet_s: float = 5.0  # silence after which a server is asked whether it lives
+    busy_s: float = 120.0  # until an answer begins, and between two events of it
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+class Route(Protocol):
+    """The way to the server, where it is not direct (an emulated link)."""
+
+    async def open(self, target: str) -> str: ...
+
+
+class HttpServer:
+    """See the module. `close` ends its connections."""
+
+    def __init__(
+        self,
+        config: role_config.ExternalServer,
+        *,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        route: Route | None = None,
+    ) -> None:
+        """Raises `ConfigError` for an address that is none, and for a key that cannot be read."""
+        self.timeouts = timeouts
+        self._base = _base(config.url)
+        self._key_file = pathlib.Path(config.api_key_file) if config.api_key_file is not None else None
+        self._route = route
+        self._dial: httpx.URL | None = None  # the other end of the route
+        self._routing = asyncio.Lock()
+        self._client = httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity", "User-Agent": "milliner"},
+            timeout=httpx.Timeout(None, connect=timeouts.connect_s),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+        )
+        try:
+            self._key()
+        except errors.UnavailableError as error:
+            raise errors.ConfigError(error.message, field=error.field) from None
+
+    @property
+    def where(self) -> str:
+        """The base URL, for people."""
+        return str(self._base)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def look(self, path: str = _PROBED_PATH) -> Mapping[str, Any]:
+        """The JSON at a path below the base URL. Raises what `failures` makes of a refusal, `DeadlineExceeded`."""
+        return await self.ask("GET", path, within_s=self.timeouts.look_s)
+
+    async def ask(
+        self, method: str, path: str, *, within_s: float, body: object = None, below_root: bool = False
+    ) -> Mapping[str, Any]:
+        """The JSON of a plain answer; raises as `look` does."""
+        try:
+            async with (
+                asyncio.timeout(within_s),
+                self._answer(method, path, body=body, below_root=below_root) as response,
+            ):
+                return events.document(await _whole(response))
+        except TimeoutError:
+            raise self._late(within_s) from None
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, *, body: object, below_root: bool, headers: Mapping[str, str]
+    ) -> AsyncIterator[AsyncGenerator[Mapping[str, Any], None]]:
+        """The events of an answer that has begun. Leaving the block ends the answer on the server too: it sees the
+        connection close. Raises as `ask` does."""
+        connecting = self._answer("POST", path, body=body, below_root=below_root, headers=headers)
+        async with contextlib.AsyncExitStack() as stack:
+            response = await self._watched(asyncio.ensure_future(stack.enter_async_context(connecting)))
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise errors.ProtocolError(
+                    f"{self.where} was asked for a stream of events and sends "
+                    f"{response.headers.get('content-type', 'no content type')}",
+                    field=failures.URL_FIELD,
+                )
+            yield await stack.enter_async_context(contextlib.aclosing(self._events(response)))
+
+    async def _events(self, response: httpx.Response) -> AsyncGenerator[Mapping[str, Any], None]:
+        parser = events.EventParser()
+        chunks = response.aiter_raw()
+        while (chunk := await self._watched(asyncio.ensure_future(anext(chunks, None)))) is not None:
+            for data in parser.feed(chunk):
+                if data == events.DONE:
+                    return
+                event = events.document(data)
+                if (error := failures.of_event(event, where=self.where)) is not None:
+                    raise error
+                yield event
+
+    async def _watched(self, waiting: asyncio.Future[Any]) -> Any:
+        """The result of `waiting`, given up as the module says. Ends it whatever happens."""
+        loop, times = asyncio.get_running_loop(), self.timeouts
+        deadline_s = loop.time() + times.busy_s
+        try:
+            while not waiting.done():
+                left_s = deadline_s - loop.time()
+                if left_s <= 0:
+                    raise self._late(times.busy_s)
+                done, _ = await asyncio.wait([waiting], timeout=min(times.quiet_s, left_s))
+                if not done:
+                    with contextlib.suppress(errors.ProtocolError, errors.CapacityError, errors.InputError):
+                        await self.look()  # whatever it answers, it lives
+            return waiting.result()
+        except httpx.HTTPError as error:
+            self._broken(error)
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object,
+        below_root: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """A successful answer's head; its body is still to be read."""
+        url, extensions = await self._address(path, below_root=below_root)
+        sent = {**(headers or {}), "Host": self._base.netloc.decode("ascii")}
+        if key := self._key():
+            sent["Authorization"] = f"Bearer {key}"
+        try:
+            async with self._client.stream(method, url, json=body, headers=sent, extensions=extensions) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise failures.of_status(
+                        response.status_code,
+                        headers=response.headers,
+                        body=await _whole(response),
+                        where=f"{self.where} ({path})",
+                    )
+                yield response
+        except httpx.HTTPError as error:
+            self._broken(error)
+
+    async def _address(self, path: str, *, below_root: bool) -> tuple[httpx.URL, dict[str, Any]]:
+        prefix = self._base.path.rstrip("/")
+        if below_root:
+            prefix = prefix.removesuffix("/v1")
+        base = self._base
+        extensions: dict[str, Any] = {}
+        if self._route is not None:
+            async with self._routing:
+                if self._dial is None:
+                    port = base.port or (443 if base.scheme == "https" else 80)
+                    host, _, dial_port = (await self._route.open(f"{base.host}:{port}")).rpartition(":")
+                    self._dial = base.copy_with(host=host, port=int(dial_port))
+            base, extensions = self._dial, {"sni_hostname": base.host}
+        return base.copy_with(path=prefix + path), extensions
+
+    def _key(self) -> str:
+        """The key as its file has it now; "" where none is asked for. Raises `UnavailableError`."""
+        if self._key_file is None:
+            return ""
+        try:
+            key = self._key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            told = f"the key in {self._key_file} cannot be read: {error}"
+            raise errors.UnavailableError(told, field=failures.KEY_FIELD) from None
+        if not key or not key.isascii() or not key.isprintable():
+            told = f"the key in {self._key_file} is empty or has characters that no header may have"
+            raise errors.UnavailableError(told, field=failures.KEY_FIELD)
+        return key
+
+    def _broken(self, error: httpx.HTTPError) -> NoReturn:
+        raise failures.of_transport(error, where=self.where) from error
+
+    def _late(self, seconds: float) -> errors.DeadlineExceeded:
+        return errors.DeadlineExceeded(f"{self.where} was silent for {seconds:g} s", field=failures.FIELD)
+
+
+def _base(text: str) -> httpx.URL:
+    """The base URL; of a server's root that is /v1."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise errors.ConfigError(f"{text!r} is no URL: {error}", field=failures.URL_FIELD) from None
+    if not url.host or url.userinfo or url.query or url.fragment:
+        raise errors.ConfigError(
+            f"{text!r} is no base URL: write http://host:port/v1, the key apart from it", field=failures.URL_FIELD
+        )
+    return url.copy_with(path="/v1") if url.path in ("", "/") else url
+
+
+async def _whole(response: httpx.Response) -> bytes:
+    """The body of an answer, up to a limit that is the caller's to notice: cut JSON is none."""
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > _MOST_BODY_BYTES:
+            break
+    return bytes(content)

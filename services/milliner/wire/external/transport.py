@@ -1,0 +1,90 @@
+"""Opens answers of an external engine; knows whether it can be reached, and looks again at what it is after trouble.
+
+Stands where `wire.client.GrpcTokenTransport` stands for replicas of our own, and answers readiness as it does.
+Implements `core.generation.TokenTransport`. Runs on the device's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from milliner.contract import role_config
+from milliner.core import errors, generation
+from milliner.wire.external import discovery, failures, stream
+from milliner.wire.external import server as servers
+
+
+class ExternalTransport:
+    """See the module. `on_trouble` is called when an answer breaks off or cannot be opened."""
+
+    def __init__(
+        self,
+        config: role_config.ExternalServer,
+        *,
+        tokenizer: discovery.Tokenizer,
+        timeouts: servers.Timeouts = servers.DEFAULT_TIMEOUTS,
+        route: servers.Route | None = None,
+    ) -> None:
+        """Raises `ConfigError` for an address or a key that cannot be used."""
+        self.on_trouble: Callable[[], None] = lambda: None
+        self._server = servers.HttpServer(config, timeouts=timeouts, route=route)
+        self._wanted = config.model
+        self._tokenizer = tokenizer
+        self._found: discovery.Found | None = None
+        self._finding = asyncio.Lock()
+        self._streams: set[stream.ExternalStream] = set()
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of prompt and answer there; 0: unknown."""
+        return self._found.max_positions if self._found is not None else 0
+
+    async def find(self) -> discovery.Found:
+        """What the server is, asked when nobody knows. Raises as `discovery.discover` does."""
+        async with self._finding:
+            if self._found is None:
+                self._found = await discovery.discover(self._server, wanted=self._wanted, tokenizer=self._tokenizer)
+            return self._found
+
+    async def why_unreachable(self) -> str:
+        """Why no answer could be opened now, or ""."""
+        try:
+            if self._found is None:
+                await self.find()
+            else:
+                await self._server.look()
+        except errors.CapacityError:
+            return ""  # it serves somebody
+        except errors.MillinerError as error:
+            self._found = None
+            return str(error)
+        return ""
+
+    async def open(self, request: generation.GenerationOpen) -> stream.ExternalStream:
+        """An answer that has begun. Raises what the server refuses it with, `PromptTooLong` before it is asked."""
+        found = await self.find()
+        most = found.max_positions
+        if most and len(request.prompt_ids) + request.max_tokens > most:
+            raise errors.PromptTooLong(
+                f"{len(request.prompt_ids)} tokens of prompt and {request.max_tokens} of answer do not fit into the "
+                f"{most} of {self._server.where}",
+                field="prompt",
+            )
+        opened = stream.ExternalStream(
+            self._server, found, request, vocab_size=self._tokenizer.vocab_size, on_end=self._ended
+        )
+        self._streams.add(opened)
+        await opened.open()
+        return opened
+
+    async def close(self) -> None:
+        """Ends open answers and closes all connections."""
+        await asyncio.gather(*(opened.close() for opened in list(self._streams)))
+        await self._server.close()
+
+    def _ended(self, ended: stream.ExternalStream, error: errors.MillinerError) -> None:
+        self._streams.discard(ended)
+        if error.field.startswith(failures.FIELD) and not isinstance(error, errors.CapacityError):
+            self._found = None  # it may be another server by now
+            self.on_trouble()
