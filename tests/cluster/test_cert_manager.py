@@ -79,9 +79,9 @@ def test_issued_secrets_belong_to_both_and_nobody_writes_twice(world: worlds.Wor
         secret = manager.secret(name)
         assert managers_of_data(secret) == {"cert-manager-certificates-issuing"}
         assert [each["kind"] for each in secret["metadata"]["ownerReferences"]] == ["InferenceTopology"]
-    world.operator.passes(1)
+    world.passes("chat", 2)
     versions, writes = world.versions("chat"), world.operator.metric("milliner_operator_writes_total")
-    world.operator.passes(1)
+    world.passes("chat", 2)
     assert world.operator.metric("milliner_operator_writes_total") == writes
     assert world.versions("chat") == versions
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from tests.cluster import api_server, fake_nodes, operator_process, played_nodes
-from tests.cluster.worlds import World
+from tests.cluster.worlds import PASSES, World
 
 EDITS = 200
 AT_ONCE = 20
-PASSES = "milliner_operator_reconciles_total"
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +216,7 @@ def test_a_rollout_that_hangs_keeps_what_old_pods_start_with_and_a_revert_finds_
     fake.until_condition("fake", "CloudReady", "False", "Unschedulable")
     hanging, writes = configurations(), fake.operator.metric("milliner_operator_writes_total")
     assert before.items() < hanging.items()
-    fake.operator.passes(2)
+    fake.passes("fake", 2)
     assert (configurations(), fake.operator.metric("milliner_operator_writes_total")) == (hanging, writes)
     fake.apply("fake", **fake_nodes.FAKE)
     fake.until(lambda: configurations() == before, name="fake")
@@ -236,9 +235,9 @@ def test_two_operators_at_once_do_not_fight(fake: World) -> None:
             fake.until_condition(name, "CloudReady", "True")
             fake.until_condition(name, "DevicesReady", "True")
         both = (fake.operator, other)
-        fake.operator.passes(2)
+        fake.passes("fake", 4)
         before, generations = written(*both), generation(fake)
-        fake.operator.passes(4)  # the other makes as many meanwhile
+        fake.passes("fake", 4)  # the other makes as many meanwhile
         other.passes(1)
         assert (written(*both), generation(fake)) == (before, generations)
         fake.delete("both")

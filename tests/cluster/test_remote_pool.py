@@ -68,7 +68,7 @@ def test_of_a_silent_cluster_nothing_is_claimed_and_nobody_waits_for_it(world: W
         assert not {"ready", "desired", "updated"} & status["devicePools"][0].keys()
         assert world.condition("chat", "StreamReady")[0] == world.condition("chat", "Progressing")[0] == "Unknown"
         assert world.condition("chat", "CloudReady") == ("True", "AllPodsReady")
-        world.operator.passes(4, deadline_s=30)  # of which one may have waited for it
+        world.passes("chat", 4, deadline_s=30)  # of which one may have waited for it
     world.until_condition("chat", "Ready", "True")
 
 
@@ -104,7 +104,7 @@ def test_deletion_waits_for_a_silent_cluster_says_so_and_frees_everything_else(w
         assert "delete the Secret" in world.events("chat")[-1]["message"]
         world.until(lambda: list(world.children("chat")) == ["configmaps/chat-clusters"], name="chat")
         before = len(world.events("chat"))
-        world.operator.passes(2)
+        world.passes("chat", 2)
         assert len(world.events("chat")) == before
     world.until(lambda: not exists(world, "chat"))
     assert edge.children() == []

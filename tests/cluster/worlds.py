@@ -19,6 +19,7 @@ from milliner.contract import topology as spec_module
 
 DEADLINE_S = 90.0
 POLL_S = 0.5
+PASSES = "milliner_operator_reconciles_total"
 DIGEST = "sha256:" + "d" * 64  # as the stand-in has it
 KINDS = {
     "deployments": "/apis/apps/v1",
@@ -96,6 +97,19 @@ class World:
 
     def until_condition(self, name: str, kind: str, *expected: str) -> None:
         self.until(lambda: self.condition(name, kind)[: len(expected)] == expected, name=name)
+
+    def passes(self, name: str, count: int, *, deadline_s: float = DEADLINE_S) -> None:
+        """Makes the operator look at a topology until it has made so many more passes: each change is one, though it
+        is of an annotation only."""
+        first = self.operator.metric(PASSES)
+
+        def made() -> bool:
+            body = {"metadata": {"annotations": {"tests": str(time.monotonic_ns())}}}
+            path = api_server.topologies(self.namespace, name)
+            self.server.request("PATCH", path, body=body, content_type=api_server.MERGE)
+            return self.operator.metric(PASSES) >= first + count
+
+        self.until(made, name=name, deadline_s=deadline_s)
 
     def children(self, topology: str) -> dict[str, dict[str, Any]]:
         """All objects with the topology's label, by kind and name."""

@@ -24,11 +24,11 @@ import httpx
 import pytest
 import yaml
 from tests.chart import charts, kubectl
+from tests.e2e import proxy
 
 _UP_S = 30.0
 _DISCOVERY_S = 1.0
 _META = "__meta_kubernetes_pod"
-_PROXYING = re.compile(r"127\.0\.0\.1:(\d+)")
 
 
 class Prometheus:
@@ -63,7 +63,7 @@ def running(folder: pathlib.Path) -> Iterator[Prometheus]:
     if program is None:
         pytest.skip("prometheus is not on the PATH: on Debian or Ubuntu, apt-get install prometheus")
     targets = folder / "targets.json"
-    with _proxy() as api_port, _discovering(targets):
+    with proxy.running() as api_port, _discovering(targets):
         config = folder / "prometheus.yml"
         config.write_text(yaml.safe_dump(configuration(api_port, targets)), encoding="utf-8")
         port = _free_port()
@@ -174,21 +174,6 @@ def _discovering(path: pathlib.Path) -> Iterator[None]:
 
 def _sanitized(label: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_]", "_", label)
-
-
-@contextlib.contextmanager
-def _proxy() -> Iterator[int]:
-    """Port of a `kubectl proxy`."""
-    command = ["kubectl", "proxy", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            found = _PROXYING.search(said)
-            assert found, said + process.stdout.read()
-            yield int(found[1])
-        finally:
-            process.kill()
 
 
 def _free_port() -> int:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 
 import httpx
-from tests.e2e import topologies
+from tests.e2e import proxy, topologies
 
 NOTICED_S = 10.0
 ANSWER_S = 10.0  # arbitrary: an answer of a few tokens that takes longer is none
 PERIOD_S = 0.5  # requests of a few tokens are little work; what fails takes its time, so that several are under way
 _AT_ONCE = 24  # those of `ANSWER_S`, and a few in reserve
 _TOKENS = 4
-_SERVING = re.compile(r"Starting to serve on (\S+)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +98,11 @@ class Watch:
 def watching(namespace: str, *, told: list[str], fault: str) -> Iterator[None]:
     """Watches meanwhile; AssertionError afterwards where Ready was wrong. `told` hears how it went."""
     done = threading.Event()
-    with _api_server() as client, futures.ThreadPoolExecutor(1) as pool:
+    with (
+        proxy.running() as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S) as client,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
         sampling = pool.submit(Watch(client, namespace=namespace).run, done)
         try:
             yield
@@ -119,17 +120,3 @@ def watching(namespace: str, *, told: list[str], fault: str) -> Iterator[None]:
 def _words(samples: Sequence[Sample]) -> str:
     failed, ready = sum(bool(each.failure) for each in samples), sum(each.ready == "True" for each in samples)
     return f"{len(samples)} requests, {failed} failed, Ready True at {ready}"
-
-
-@contextlib.contextmanager
-def _api_server() -> Iterator[httpx.Client]:
-    """A client of the API server, through `kubectl proxy`."""
-    with subprocess.Popen(["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True) as proxy:
-        try:
-            assert proxy.stdout is not None
-            found = _SERVING.search(said := proxy.stdout.readline())
-            assert found, said
-            with httpx.Client(base_url=f"http://{found[1]}", timeout=ANSWER_S) as client:
-                yield client
-        finally:
-            proxy.kill()
