@@ -130,6 +130,12 @@ def _tier(kind: Type, role: RolePlan, progress: Progress, trouble: Trouble | Non
         return Condition(kind, True, Reason.ALL_PODS_READY, f"{prefix}{progress.ready} of {progress.desired} ready")
     if progress.deadline_exceeded:
         return Condition(kind, False, Reason.PROGRESS_DEADLINE_EXCEEDED, counts)
+    if progress.only_scales:
+        change = "up" if progress.desired > progress.total else "down" if progress.desired < progress.total else ""
+        told = f"; scaling {change}" if change else ""
+        return Condition(
+            kind, False, Reason.PODS_NOT_READY, f"{prefix}{progress.ready} of {progress.desired} ready{told}"
+        )
     if not progress.complete:
         return Condition(kind, False, Reason.UPDATING, counts)
     return Condition(kind, False, Reason.PODS_NOT_READY, counts)

@@ -30,6 +30,11 @@ class Progress:
         return self.observed and self.updated == self.desired == self.total
 
     @property
+    def only_scales(self) -> bool:
+        """Whether pods come or go, but none of an older revision is there, as far as its controller has looked."""
+        return not self.complete and (not self.observed or self.updated == self.total)
+
+    @property
     def all_ready(self) -> bool:
         return self.complete and self.ready == self.desired
 
@@ -73,5 +78,7 @@ def progress(workload: Manifest | None) -> Progress:
         deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
         refused=str(failure.get("message") or "") if failure.get("status") == "True" else "",
     )
-    ended = found.all_ready if daemon else progressing.get("reason") == "NewReplicaSetAvailable"
-    return dataclasses.replace(found, rolled_out=found.complete and ended)
+    if daemon:
+        return dataclasses.replace(found, rolled_out=found.all_ready)
+    ended = progressing.get("reason") == "NewReplicaSetAvailable"
+    return dataclasses.replace(found, rolled_out=found.observed and found.updated == found.total and ended)

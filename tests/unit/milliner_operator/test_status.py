@@ -166,3 +166,29 @@ def test_a_probe_in_another_versions_form_is_measured_anew(before: dict[str, Any
     """After a rollback of the operator the status had fields that it did not know, and every pass ended there."""
     assert built(serving(), before={"probe": before})["probe"]["tokensPerSecond"] == 30
     assert "probe" not in built(serving(None), before={"probe": before})
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected", "told"),
+    [
+        ((3, 1, 1, 1), "PodsNotReady", "1 of 3 ready; scaling up"),
+        ((3, 3, 3, 1), "PodsNotReady", "1 of 3 ready, 3 in the current revision"),
+        ((1, 2, 2, 2), "PodsNotReady", "2 of 1 ready; scaling down"),
+        ((3, 1, 3, 3), "Updating", "3 of 3 ready, 1 in the current revision"),
+        ((3, 1, 2, 2), "Updating", "2 of 3 ready, 1 in the current revision"),
+    ],
+)
+def test_a_cloud_that_merely_scales_is_not_updating(
+    counts: tuple[int, int, int, int], expected: str, told: str
+) -> None:
+    """It was told to have pods of an older revision, and to bring a new one out."""
+    desired, updated, total, ready = counts
+    seen = serving(changes={"spec.cloud.replicas": desired})
+    name = ("Deployment", "chat-cloud")
+    figures = {"updatedReplicas": updated, "replicas": total, "readyReplicas": ready}
+    deployment = seen.objects[name] | {"status": seen.objects[name]["status"] | figures}
+    document = built(dataclasses.replace(seen, objects={**seen.objects, name: deployment}))
+    assert condition(document, "CloudReady") == ("False", expected)
+    assert told in next(each["message"] for each in document["conditions"] if each["type"] == "CloudReady")
+    rolls = ("True", "NewRevision") if expected == "Updating" else ("False", "RolloutComplete")
+    assert condition(document, "Progressing") == rolls
