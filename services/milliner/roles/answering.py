@@ -18,8 +18,8 @@ from milliner.roles import (
     counters,
     exporting,
     http_server,
-    probe,
     proof,
+    proving,
     readiness,
     runtime,
     shutdown,
@@ -33,7 +33,8 @@ from milliner.telemetry import metrics, summary
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answering:
     """What a device answers with. `cloud` knows whether the replicas that answers need can be reached; `on_trouble`
-    registers who wants to hear of trouble with them; `cloud_positions` is the most that a session may have there."""
+    registers who wants to hear of trouble with them; `cloud_positions` is the most that a session may have there.
+    `behind` is the cloud of a device that answers alone while it is away; `alone`: there is none at all."""
 
     generator: base.Generator
     codec: tokenizer.HuggingFaceTokenizer
@@ -42,36 +43,36 @@ class Answering:
     max_positions: int
     kv_used_share: Callable[[], float]
     cloud: readiness.Cloud
+    behind: proving.Behind | None = None
     cloud_positions: Callable[[], int] = lambda: 0
     on_trouble: Callable[[Callable[[], None]], None] = lambda _: None
+    alone: bool = False
 
 
 async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *, running: runtime.Runtime) -> None:
     """Serves until SIGTERM, then drains; until here SIGTERM simply ends the process. Raises `ConfigError` where the
     port is taken."""
     asked_to_stop, clock, report = shutdown.stop_event(), running.clock, running.report
-    proven = proof.Proof(clock=clock)
-    prober = probe.Probe(answering.generator, vocab_size=answering.vocab_size, clock=clock, on_success=proven.probed)
-    ready = readiness.Readiness(
-        prober,
+    state = proving.Proving(
+        answering.generator,
         cloud=answering.cloud,
+        behind=answering.behind,
+        alone=answering.alone,
+        vocab_size=answering.vocab_size,
         clock=clock,
-        proof_age_s=lambda: proven.age_s,
-        on_full=proven.refused_for_capacity,
     )
-    answering.on_trouble(ready.suspect)
+    ready = state.ready
+    answering.on_trouble(state.suspect)
     watched_strategy = watched.WatchedGenerator(
-        answering.generator, on_cloud_lost=ready.answer_failed, on_emission=proven.emitted
+        answering.generator, on_cloud_lost=state.answer_failed, on_emission=state.emitted
     )
     generator = stopping.StoppableGenerator(watched_strategy, clock=clock)
     service = _text_service(answering, config, generator=generator, running=running)
-    running.told.probe = lambda: proven.document(
-        reason=ready.reason, revision=config.revision or "", model_digest=answering.model_digest
-    )
+    running.told.probe = lambda: state.document(revision=config.revision or "", model_digest=answering.model_digest)
     application = app.create_app(
         service,
         clock=clock,
-        device_metrics=_metrics(service, proven),
+        device_metrics=_metrics(service, state.proof),
         limits=app.Limits(max_running=config.max_concurrent_requests),
         why_not_ready=lambda: ready.reason,
         why_refused=lambda: ready.refusal,
@@ -90,7 +91,7 @@ async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *
             host=config.listen.host,
             port=port,
             message=f"{config.strategy_type.value} on http://{config.listen.host}:{port}",
-            data={"model_digest": answering.model_digest, "round_trip_s": prober.round_trip_s},
+            data={"model_digest": answering.model_digest, "round_trip_s": state.round_trip_s},
         )
 
     server = http_server.Server(application)
@@ -98,7 +99,7 @@ async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *
         serving = group.create_task(server.serve(sockets=[listening]))
         report.say(role_events.RoleEventKind.SERVING, host=config.listen.host, port=port)
         report.waiting(ready.reason)
-        keeping = group.create_task(ready.keep(on_ready=on_ready, on_waiting=report.waiting))
+        keeping = group.create_task(state.keep(on_ready=on_ready, on_waiting=report.waiting))
         await asked_to_stop.wait()
         ready.stop()
         keeping.cancel()

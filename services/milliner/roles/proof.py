@@ -1,7 +1,9 @@
-"""The last proof that hidden states go round: when it was, and what it measured. A device's `GET /probe` tells it.
+"""The last proof that a device serves, with its cloud if it has one: when it was, and what it measured. A device's
+`GET /probe` tells it.
 
-A token that needed the cloud is a proof, whoever asked for it; figures come from the last answer that ended well, a
-user's or a probe's. A cloud that has no room proves no less, but leaves the figures as they are. Event loop only.
+A token that needed the cloud is a proof, whoever asked for it, and where there is no cloud any token is; figures come
+from the last answer that ended well, a user's or a probe's. A cloud that has no room proves no less, but leaves the
+figures as they are. Event loop only.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ _ROUND_TRIP = (Phase.NETWORK, Phase.QUEUE, Phase.CLOUD_FORWARD)
 
 
 class Proof:
-    """See the module. One per device."""
+    """See the module. One per device; `alone`: there is no cloud."""
 
-    def __init__(self, *, clock: ports.Clock) -> None:
+    def __init__(self, *, clock: ports.Clock, alone: bool = False) -> None:
         self._clock = clock
+        self._alone = alone
         self._at_s = -math.inf
         self._round_trip_s: float | None = None
         self._ttft_s: float | None = None
@@ -35,7 +38,7 @@ class Proof:
 
     def emitted(self, emission: types.Emission) -> None:
         """Tokens became final."""
-        if any(token.origin is not types.TokenOrigin.DEVICE for token in emission.tokens):
+        if self._alone or any(token.origin is not types.TokenOrigin.DEVICE for token in emission.tokens):
             self._at_s, self._full = self._clock.now(), False
 
     def probed(self, one: summary.RequestSummary) -> None:

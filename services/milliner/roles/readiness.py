@@ -8,7 +8,8 @@ the last proof, drawn anew each time, so that a thousand devices do not ask toge
 answer and have no room for that probe.
 What may pass (no replica, no capacity) is tried again after `_FIRST_DELAY_S`, twice that, up to `_LAST_DELAY_S`. What
 cannot (another model in the cloud) ends a device that has never been ready; later it may be a roll-out, and is waited
-for. `keep` is a task of the device role; the HTTP API reads `reason` and `refusal`.
+for. With `is_behind` it is a cloud's readiness, behind a device that answers without it: nothing ends that device.
+`keep` is a task of the device role; the HTTP API reads `reason` and `refusal`.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Readiness:
         clock: ports.Clock,
         proof_age_s: Callable[[], float] = lambda: 0.0,
         on_full: Callable[[], None] = lambda: None,
+        is_behind: bool = False,
     ) -> None:
-        self.reason = "no hidden-state round trip has succeeded yet"
+        self.reason = "no first request has succeeded yet"
         self._probe = probe
         self._cloud = cloud
         self._clock = clock
@@ -67,6 +69,7 @@ class Readiness:
         self._answer_failed = False
         self._proof_age_s = proof_age_s
         self._on_full = on_full
+        self._is_behind = is_behind
         self._probed_s = -math.inf
         self._prove_every_s = random.uniform(*_PROVE_EVERY_S)
 
@@ -100,7 +103,7 @@ class Readiness:
             await self.establish(on_waiting=on_waiting)
             on_ready()
             self._set(await self._until_lost())
-            _log.warning("not ready any more: %s", self.reason)
+            _log.warning("%snot ready any more: %s", "the cloud is " if self._is_behind else "", self.reason)
             on_waiting(self.reason)
 
     async def establish(self, *, on_waiting: Callable[[str], None]) -> None:
@@ -144,7 +147,7 @@ class Readiness:
         except (errors.UnavailableError, errors.CapacityError) as error:
             return error
         except (errors.ProtocolError, errors.InputError) as error:
-            if self._ever_ready:
+            if self._ever_ready or self._is_behind:
                 return error
             raise errors.ConfigError(error.message, field=error.field) from error
         return None

@@ -15,7 +15,7 @@ from milliner.api import tokenizer
 from milliner.contract import kinds, role_config, role_events
 from milliner.core import compute, errors, generation, types
 from milliner.engine import executor
-from milliner.roles import answering, cloud, links, readiness, reporter, runtime, whole_models
+from milliner.roles import answering, cloud, links, proving, readiness, reporter, runtime, whole_models
 from milliner.strategies import base, cloud_tokens, factory, options, whole_request
 from milliner.strategies.cloud_only import strategy as cloud_only
 from milliner.strategies.device_only import strategy as device_only
@@ -67,7 +67,9 @@ async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Rep
             vocab_size=info.vocab_size,
             max_positions=info.max_positions,
             kv_used_share=lambda: own.engine.load().kv_used_share if own is not None else 0.0,
-            cloud=_needed(own=own, behind=behind),
+            cloud=_needed(config, own=own, behind=behind),
+            behind=_watched(own=own, behind=behind),
+            alone=behind is None,
             cloud_positions=lambda: behind.transport.max_positions if behind is not None else 0,
             on_trouble=lambda heard: setattr(behind.transport, "on_trouble", heard) if behind is not None else None,
         )
@@ -167,10 +169,18 @@ def _pd_device_options(config: role_config.WholeDeviceRoleConfig) -> options.PDD
     )
 
 
-def _needed(*, own: _Own | None, behind: _Cloud | None) -> readiness.Cloud:
-    if own is not None or behind is None:
+def _needed(config: role_config.WholeDeviceRoleConfig, *, own: _Own | None, behind: _Cloud | None) -> readiness.Cloud:
+    fails = config.fallback.on_cloud_loss is kinds.OnCloudLoss.FAIL
+    if behind is None or (own is not None and not fails):
         return _NoCloudNeeded()
     return behind.transport
+
+
+def _watched(*, own: _Own | None, behind: _Cloud | None) -> proving.Behind | None:
+    """The cloud of a device that may answer alone: asked for all tokens of a request, it proves that it gives any."""
+    if own is None or behind is None:
+        return None
+    return proving.Behind(cloud_only.CloudOnly(behind.ports, options.RecoveryOptions(wait_s=0.0)), behind.transport)
 
 
 def _cost(config: role_config.WholeDeviceRoleConfig) -> compute.GenerationCost | None:
