@@ -13,7 +13,7 @@ from importlib import resources
 
 from milliner.contract import availability, documents, names, plan, plan_whole, role_config, topology
 from milliner.core import errors
-from milliner.local import model_facts, ports
+from milliner.local import model_facts, ports, secret_files
 
 HOST = "127.0.0.1"
 _DEMO = "demo.yaml"
@@ -163,9 +163,12 @@ def _configs(
         )
         count = wanted.spec.cloud.desired_replicas if whole.has_cloud else 0
         prefills = plan_whole.prefill_configs(whole, ports=_free_ports(count, taken))
-        ports_chosen = _device_ports(plan.device_places(wanted), wishes=wishes, taken=taken)
-        endpoints = [f"{HOST}:{config.listen.port}" for config in prefills]
-        return prefills, plan_whole.device_configs(whole, cloud_endpoints=endpoints, ports=ports_chosen)
+        return prefills, plan_whole.device_configs(
+            whole,
+            cloud_endpoints=[f"{HOST}:{config.listen.port}" for config in prefills],
+            ports=_device_ports(plan.device_places(wanted), wishes=wishes, taken=taken),
+            api_key_file=_api_key_file(whole, places),
+        )
     facts = model_facts.read(wanted, relative_to=places)
     resolved = plan.resolve(wanted, facts=facts, time_scale=time_scale)
     cloud_ports = _free_ports(len(plan.cloud_places(wanted)), taken)
@@ -173,6 +176,14 @@ def _configs(
     clouds = plan.cloud_configs(resolved, ports=cloud_ports)
     endpoints = [f"{HOST}:{config.listen.port}" for config in clouds if config.stage == 0]
     return clouds, plan.device_configs(resolved, cloud_endpoints=endpoints, ports=device_ports)
+
+
+def _api_key_file(whole: plan_whole.Resolved, places: tuple[pathlib.Path, ...]) -> str | None:
+    """Where the key of an external engine is, if it asks for one."""
+    if whole.external is None or whole.external.api_key_secret_ref is None:
+        return None
+    field = "spec.cloud.engine.external.apiKeySecretRef"
+    return str(secret_files.find(whole.external.api_key_secret_ref, field=field, relative_to=places))
 
 
 def _free_ports(count: int, taken: set[int]) -> list[int]:

@@ -15,12 +15,13 @@ from milliner.api import tokenizer
 from milliner.contract import kinds, role_config, role_events
 from milliner.core import compute, errors, generation, types
 from milliner.engine import executor
-from milliner.roles import answering, cloud, links, proving, readiness, reporter, runtime, whole_models
+from milliner.roles import answering, cloud, external_engine, links, proving, readiness, reporter, runtime, whole_models
 from milliner.strategies import base, cloud_tokens, factory, options, whole_request
 from milliner.strategies.cloud_only import strategy as cloud_only
 from milliner.strategies.device_only import strategy as device_only
 from milliner.strategies.pd_device import strategy as pd_device
 from milliner.wire import client, tls
+from milliner.wire.external import transport as external_transport
 
 if TYPE_CHECKING:
     from milliner.engine import engine as engines
@@ -36,10 +37,10 @@ class _Own:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Cloud:
-    """The way to the cloud's."""
+    """The way to the cloud's: to replicas of our own, or to somebody else's engine."""
 
     ports: cloud_tokens.CloudPorts
-    transport: client.GrpcTokenTransport
+    transport: client.GrpcTokenTransport | external_transport.ExternalTransport
 
 
 class _NoCloudNeeded:
@@ -59,7 +60,7 @@ async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Rep
         )
         own = None if kind is kinds.StrategyType.CLOUD_ONLY else await _own(config, running)
         info = own.ports.model.info if own is not None else await _expected(config, running.worker)
-        behind = None if kind is kinds.StrategyType.DEVICE_ONLY else await _cloud(config, info, running)
+        behind = None if kind is kinds.StrategyType.DEVICE_ONLY else await _cloud(config, info, codec, running)
         found = answering.Answering(
             generator=await _generator(config, own=own, behind=behind),
             codec=codec,
@@ -118,16 +119,16 @@ async def _expected(
 
 
 async def _cloud(
-    config: role_config.WholeDeviceRoleConfig, info: generation.WholeModelInfo, running: runtime.Runtime
+    config: role_config.WholeDeviceRoleConfig,
+    info: generation.WholeModelInfo,
+    codec: tokenizer.HuggingFaceTokenizer,
+    running: runtime.Runtime,
 ) -> _Cloud:
-    if not config.cloud_endpoints:
-        raise errors.ConfigError("is empty: name host:port of each cloud replica", field="cloud_endpoints")
-    transport = client.GrpcTokenTransport(
-        config.cloud_endpoints,
-        identity=tls.Identity(config.tls) if config.tls is not None else None,
-        route=await links.route(config, running.stack),
-    )
-    running.stack.push_async_callback(transport.close)
+    transport: client.GrpcTokenTransport | external_transport.ExternalTransport
+    if config.external is not None:
+        transport = await external_engine.connect(config.external, config, codec=codec, running=running)
+    else:
+        transport = await _replicas(config, running)
     expected = dataclasses.replace(info, model_digest=config.cloud_model_digest or "")
     scope = cloud_tokens.CloudPorts(
         clock=running.clock,
@@ -136,6 +137,18 @@ async def _cloud(
         new_session_id=lambda: secrets.token_hex(factory.SESSION_ID_BYTES),
     )
     return _Cloud(scope, transport)
+
+
+async def _replicas(config: role_config.WholeDeviceRoleConfig, running: runtime.Runtime) -> client.GrpcTokenTransport:
+    if not config.cloud_endpoints:
+        raise errors.ConfigError("is empty: name host:port of each cloud replica", field="cloud_endpoints")
+    transport = client.GrpcTokenTransport(
+        config.cloud_endpoints,
+        identity=tls.Identity(config.tls) if config.tls is not None else None,
+        route=await links.route(config, running.stack),
+    )
+    running.stack.push_async_callback(transport.close)
+    return transport
 
 
 async def _generator(
