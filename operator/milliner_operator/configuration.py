@@ -47,7 +47,7 @@ def device(
         own = {"strategy": _with_drafter(base.strategy, context.drafter)}
     else:
         base = plan_whole.device_config(context.resolved, pool, name=name, port=port, cloud_endpoints=endpoints)
-        own = {"cloud_model_digest": context.model.digest}
+        own = {"cloud_model_digest": context.model.digest if context.resolved.has_cloud else None}
     model = context.model_of(pool)
     common_update = _in_a_cluster(
         context, base, model=model, host=host, drain_s=pool.drain_seconds, server_name=server_name

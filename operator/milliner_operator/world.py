@@ -112,7 +112,7 @@ async def _certificates_error(
 ) -> str:
     """Why there can be no Certificates, asked only where they are wanted and none is there."""
     there = any(kind == kinds.CERTIFICATE.kind for kind, _ in objects)
-    if there or wanted.spec.tls.mode is not spec_kinds.TlsMode.CERT_MANAGER:
+    if there or wanted.spec.tls.mode is not spec_kinds.TlsMode.CERT_MANAGER or not tiers.runs_cloud(wanted):
         return ""
     return (await _certificates(client, scope.namespace, scope.topology))[1]
 
