@@ -41,14 +41,13 @@ def is_stuck(pod: Manifest, *, now: datetime.datetime, within_s: float) -> bool:
 
 
 def unreachable(pods: Sequence[Manifest], *, now: datetime.datetime) -> Trouble | None:
-    """The device that keeps a rollout waiting: its pod of a former revision should have ended by now."""
-    for pod in pods:
-        if _is_past(pod["metadata"].get("deletionTimestamp"), now=now):  # with its grace period
-            node = pod["spec"].get("nodeName", "its node")
-            message = f"{node} does not answer: it gets the new revision when it is back"
-            return _trouble(Reason.DEVICE_UNREACHABLE, pod["metadata"]["name"], message)
-    found = (_of_pod(each) for each in pods)
-    return next((each for each in found if each is not None and each.reason is Reason.DEVICE_UNREACHABLE), None)
+    """The device that a rollout goes on without: its pod of a former revision can be neither asked nor ended."""
+    pod = next((each for each in pods if is_away(each, now=now)), None)
+    if pod is None:
+        return None
+    node = pod["spec"].get("nodeName", "its node")
+    message = f"{node} does not answer: it gets the new revision when it is back"
+    return _trouble(Reason.DEVICE_UNREACHABLE, pod["metadata"]["name"], message)
 
 
 def is_away(pod: Manifest, *, now: datetime.datetime) -> bool:
