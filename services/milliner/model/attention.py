@@ -66,9 +66,11 @@ def ragged_attention(
     _write(values, value, batch)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rows = query[0].transpose(0, 1)  # [T, H, D], contiguous in most families
+    for view in batch.watched(module.layer_idx, window):  # type: ignore[arg-type]
+        _observe(module.layer_idx, rows, keys, view, scale, softcap, s_aux)  # type: ignore[arg-type]
     reads = batch.reads(window)
     parts = [
-        _attend(rows[read.begin : read.end], *_gather(keys, values, read), read, scale, softcap, s_aux)
+        _attend(rows[read.begin : read.end], _gather(keys, read), _gather(values, read), read, scale, softcap, s_aux)
         for read in reads
     ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
@@ -82,13 +84,12 @@ def _write(rows: torch.Tensor, new: torch.Tensor, batch: ragged.RaggedBatch) -> 
         rows.index_copy_(0, batch.write_index, tokens.to(rows.dtype))  # type: ignore[arg-type]
 
 
-def _gather(keys: torch.Tensor, values: torch.Tensor, read: ragged.Read) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of a read, `[B, Hkv, S, D]`: a view where the pages are consecutive."""
+def _gather(cached: torch.Tensor, read: ragged.Read) -> torch.Tensor:
+    """Keys or values of a read, `[B, Hkv, S, D]`: a view where the pages are consecutive."""
     if read.base is not None:
-        end = read.base + read.length
-        return keys[read.base : end].transpose(0, 1)[None], values[read.base : end].transpose(0, 1)[None]
+        return cached[read.base : read.base + read.length].transpose(0, 1)[None]
     assert read.index is not None
-    return keys[read.index].transpose(1, 2), values[read.index].transpose(1, 2)
+    return cached[read.index].transpose(1, 2)
 
 
 def _attend(
@@ -138,7 +139,36 @@ def _attend_plainly(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Scores, soft cap, mask, sinks and softmax one after the other, as the families' own eager attention has it."""
+    weights = _weights(query, keys, read, scale, softcap, sinks).to(query.dtype)
+    return torch.matmul(weights, _expand(values, query.shape[1] // keys.shape[1]))
+
+
+def _observe(
+    layer: int,
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    view: ragged.Watched,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> None:
+    """Shows a watch the weights of the rows that it asks for."""
+    read = view.read
+    query = rows[read.begin : read.end].transpose(0, 1)[None]  # [1, H, T, D]
+    weights = _weights(query, _gather(keys, read), read, scale, softcap, sinks)[0]  # [H, T, S]
+    view.watch.observe(layer, weights, first_query=view.first_query, first_key=view.first_key)
+
+
+def _weights(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    read: ragged.Read,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Weights [B, H, T, S] in float32 of queries [B, H, T, D] over keys [B, Hkv, S, D]: scores, soft cap, mask, sinks
+    and softmax one after the other, as the families' own eager attention has it."""
     groups = query.shape[1] // keys.shape[1]
     scores = torch.matmul(query, _expand(keys, groups).transpose(2, 3)) * scale  # [B, H, T, S]
     if softcap is not None:
@@ -151,8 +181,7 @@ def _attend_plainly(
     if sinks is not None:
         column = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         scores = torch.cat([scores, column.to(scores.dtype)], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights[..., : keys.shape[2]], _expand(values, groups))
+    return torch.softmax(scores, dim=-1, dtype=torch.float32)[..., : keys.shape[2]]
 
 
 def _expand(rows: torch.Tensor, groups: int) -> torch.Tensor:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from milliner.model import kv_cache
+from milliner.model import kv_cache, prompt_watch
 
 # Segments of at most this many tokens are read in groups where grouping is asked for; longer ones fill a kernel alone.
 # Arbitrary: it covers one token and the draft lengths of verification frames.
@@ -31,6 +31,7 @@ class Segment:
     `positions` [num_tokens]: rotary positions, by default the slots. `visible` bool [num_tokens, start + num_tokens]:
     which slots each token sees (a draft tree), by default all up to itself. `slot_positions` [start + num_tokens]:
     the positions of the slots; sliding windows need them when `visible` is given, by default a slot is its position.
+    `watch` sees how the tokens that it asks for attend; only where slots are positions.
     """
 
     sequence: kv_cache.SequenceKV
@@ -39,6 +40,7 @@ class Segment:
     positions: torch.Tensor | None = None
     visible: torch.Tensor | None = None
     slot_positions: torch.Tensor | None = None
+    watch: prompt_watch.PromptWatch | None = None
 
     @property
     def end(self) -> int:
@@ -68,6 +70,16 @@ class Read:
         return self.begin + self.num_segments * self.num_tokens
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Watched:
+    """What a watch asks for of one segment, `read` being of its tokens alone; positions of first query and key."""
+
+    watch: prompt_watch.PromptWatch
+    read: Read
+    first_query: int
+    first_key: int
+
+
 class RaggedBatch:
     """The segments of one forward pass, one after the other along the token axis.
 
@@ -82,6 +94,8 @@ class RaggedBatch:
         self.num_tokens = sum(segment.num_tokens for segment in self.segments)
         self._grouped = grouped
         self._reads: dict[int | None, tuple[Read, ...]] = {}
+        self._watching = any(segment.watch is not None for segment in self.segments)
+        self._watched: dict[int | None, tuple[Watched, ...]] = {}
         self.max_position = max(_max_position(segment) for segment in self.segments)
         self.positions = torch.cat([_positions(segment, torch_device) for segment in self.segments])
         first = self.segments[0]
@@ -121,6 +135,14 @@ class RaggedBatch:
             self._reads[sliding_window] = tuple(self._plan(sliding_window))
         return self._reads[sliding_window]
 
+    def watched(self, layer: int, sliding_window: int | None) -> Iterable[Watched]:
+        """What watches ask for on a layer of the model with this window."""
+        if not self._watching:
+            return ()
+        if sliding_window not in self._watched:
+            self._watched[sliding_window] = tuple(self._plan_watches(sliding_window))
+        return [view for view in self._watched[sliding_window] if layer in view.watch.layers]
+
     def commit(self) -> None:
         """Makes the written tokens part of the sessions: `kv_len` becomes each segment's end."""
         for segment in self.segments:
@@ -137,6 +159,18 @@ class RaggedBatch:
             else:
                 planned.append(self._read_alone(begin, first, window))
         return planned
+
+    def _plan_watches(self, window: int | None) -> Iterator[Watched]:
+        begin = 0
+        for segment in self.segments:
+            watch = segment.watch
+            if watch is not None and segment.end > watch.first and segment.start < watch.end:
+                assert segment.visible is None and segment.positions is None, "a prompt's slots are its positions"
+                first, end = max(segment.start, watch.first), min(segment.end, watch.end)
+                part = Segment(segment.sequence, start=first, num_tokens=end - first)
+                read = self._read_alone(begin + first - segment.start, part, window)
+                yield Watched(watch, read, first_query=first, first_key=_lowest_slot(part, window))
+            begin += segment.num_tokens
 
     def _group_key(self, placed: tuple[int, int, Segment]) -> tuple[int, int]:
         """Neighbours with equal keys are read together: of lengths within a factor of two, which bounds the padding."""
