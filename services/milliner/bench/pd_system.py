@@ -24,6 +24,7 @@ from milliner.wire import client, link_process, link_schedule
 
 _CONNECT_WITHIN_S = 30.0  # arbitrary: a connection over the emulated link takes tens of milliseconds
 _KV_BYTES = 1 << 30
+_PROMISED_S = 1e6  # the saturated cloud of the bench refuses nobody (arbitrary)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +106,11 @@ def _cloud_config(
         layers=info.num_layers,
         torch_threads=1,
         engine=role_config.EngineLimits(
-            max_batch_tokens=2048, max_frame_tokens=2048, max_batch_sequences=preset.sequences, kv_cache_bytes=_KV_BYTES
+            max_batch_tokens=2048,
+            max_frame_tokens=2048,
+            max_batch_sequences=preset.sequences,
+            max_promised_s=_PROMISED_S,
+            kv_cache_bytes=_KV_BYTES,
         ),
         emulation=emulation.CloudEmulation(compute=emulation.CloudCompute(layers=layers)),
     )

@@ -65,6 +65,12 @@ class EngineLimits(base.Model):
     max_batch_sequences: int = pydantic.Field(
         default=64, ge=1, description="Sequences of a whole model that one batch goes on with; others wait."
     )
+    max_promised_s: float = pydantic.Field(
+        default=30.0,
+        gt=0,
+        description="Time for the tokens of a whole model that sequences are admitted for, in seconds; who comes beyond "
+        "that and maxBatchSequences is refused. Default: as long as a device waits for room.",
+    )
     session_idle_s: float = pydantic.Field(
         default=300.0, gt=0, description="Idle sessions are closed after this, in seconds."
     )

@@ -64,10 +64,16 @@ class WholeSession(Protocol):
         ...
 
     def generate(
-        self, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int] = frozenset()
+        self,
+        token_ids: Sequence[int],
+        *,
+        limit: int,
+        stop_token_ids: frozenset[int] = frozenset(),
+        left_out: int = 0,
     ) -> AsyncGenerator[Step, None]:
         """Feeds `token_ids` (at least one), then yields tokens of the model's own as they come: `limit` of them, or
-        up to the first stop token, that one included.
+        up to the first stop token, that one included. `left_out` tokens of the prompt were not fed: the noise of
+        sampling is that of the positions in the whole one, which no token has had yet.
 
         Each but the last is fed as well. Closing the generator ends generating after the step that is running; the
         session is good for nothing but `close` then.
@@ -76,6 +82,11 @@ class WholeSession(Protocol):
 
     def set_limit(self, limit: int) -> None:
         """Moves the limit of the `generate` that runs; what was generated beyond it already still comes."""
+        ...
+
+    def extend(self, max_positions: int) -> None:
+        """Claims room for `max_positions`; raises `core.errors.KVCacheFull` where there is none and leaves all as it
+        is."""
         ...
 
     async def close(self) -> None:

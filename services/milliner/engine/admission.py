@@ -69,10 +69,31 @@ class Admission:
         self._promises[pages] += 1
         return pages
 
+    def extend(self, pages: int, max_positions: int, *, now_s: float) -> int:
+        """Promises a session of `pages` the pages for `max_positions` instead and returns how many, never fewer.
+
+        Raises `KVCacheFull` where that leaves not enough for the others and for who has waited long (*expected*).
+        """
+        wanted = max(pages, -(-max_positions // self.page_tokens))
+        kept_pages = self._claims.pages_kept_from("", now_s=now_s)
+        free_pages = self._limit_pages(wanted, kept_pages) - kept_pages - self.promised_pages
+        if wanted - pages > max(0, free_pages) or wanted > self.num_pages:
+            raise errors.KVCacheFull(
+                f"{max_positions} positions need {wanted - pages} pages more, {max(0, free_pages)} are free",
+                field="max_positions",
+            )
+        self.promised_pages += wanted - pages
+        self._promises[wanted] += 1
+        self._forget_promise(pages)
+        return wanted
+
     def release(self, pages: int) -> None:
         """Takes the promise to one session back."""
         self.num_sessions -= 1
         self.promised_pages -= pages
+        self._forget_promise(pages)
+
+    def _forget_promise(self, pages: int) -> None:
         self._promises[pages] -= 1
         if not self._promises[pages]:
             del self._promises[pages]

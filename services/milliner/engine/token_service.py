@@ -1,7 +1,8 @@
 """The cloud's whole model behind `core.generation.TokenService`: one session per stream, at most its limit of tokens.
 
 A session frees its place and its KV cache with its last token. Its limit may be moved while it runs: down ends it
-after the step that is running, up goes on as far as the room that it was admitted with. Event loop only, torch-free.
+after the step that is running, up goes on, where the engine has the room and the time (`cloud_seconds`) for more. Event
+loop only, torch-free.
 """
 
 from __future__ import annotations
@@ -11,20 +12,31 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable
 
 from milliner.core import errors, generation, types
+from milliner.engine import cloud_seconds
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Session:
+    """One sequence; `room` is how many tokens it has been admitted for."""
+
     request: generation.GenerationOpen
     whole: generation.WholeSession
+    room: int
+    num_generated: int = 0
 
 
 class EngineTokenService:
-    """See the module. `model` computes; `load` says how busy it is."""
+    """See the module. `model` computes; `load` says how busy it is; `seconds` how much may be promised, if limited."""
 
     def __init__(
-        self, model: generation.WholeModel, *, load: Callable[[], types.LoadReport], max_positions: Callable[[], int]
+        self,
+        model: generation.WholeModel,
+        *,
+        load: Callable[[], types.LoadReport],
+        max_positions: Callable[[], int],
+        seconds: cloud_seconds.CloudSeconds | None = None,
     ) -> None:
+        self._seconds = seconds
         self._model = model
         self._load = load
         self._max_positions = max_positions
@@ -47,10 +59,15 @@ class EngineTokenService:
                 f"{info.max_positions}: shorten the prompt or ask for fewer tokens",
                 field="max_tokens",
             )
-        whole = await self._model.open(
-            request.sampler, max_positions=needed, prompt_ids=request.prompt_ids, salt=request.salt
-        )
-        self._sessions[request.session_id] = _Session(request, whole)
+        self._promise(request.session_id, request.max_tokens)
+        try:
+            whole = await self._model.open(
+                request.sampler, max_positions=needed, prompt_ids=request.prompt_ids, salt=request.salt
+            )
+        except BaseException:
+            self._release(request.session_id)
+            raise
+        self._sessions[request.session_id] = _Session(request, whole, room=request.max_tokens)
         return generation.GenerationOpened(
             session_id=request.session_id,
             model_digest=info.model_digest,
@@ -67,24 +84,55 @@ class EngineTokenService:
                 request.prompt_ids, limit=request.max_tokens, stop_token_ids=request.stop_token_ids
             )
             async with contextlib.aclosing(steps):
-                index = 0
                 async for step in steps:
+                    index = session.num_generated
+                    session.num_generated += 1
+                    if self._seconds is not None:
+                        self._seconds.generated(session_id)
                     yield generation.CloudToken(index=index, step=step, last=step.last)
-                    index += 1
         finally:
             await self.close(session_id)
 
     async def set_limit(self, session_id: str, max_tokens: int) -> None:
         """See `core.generation.TokenStream.set_limit`."""
         session = self._sessions.get(session_id)
-        if session is not None:  # it may just have ended by itself
-            session.whole.set_limit(min(max_tokens, session.request.max_tokens))
+        if session is None:  # it may just have ended by itself
+            return
+        if max_tokens > session.room and not self._has_room(session_id, session, max_tokens):
+            return
+        session.whole.set_limit(max_tokens)
+        if self._seconds is not None:
+            self._seconds.book(session_id, max_tokens - session.num_generated)
+
+    def _has_room(self, session_id: str, session: _Session, max_tokens: int) -> bool:
+        """Whether there was room for `max_tokens`, which the session has then."""
+        needed = len(session.request.prompt_ids) + max_tokens
+        if needed > self._model.info.max_positions:
+            return False
+        try:
+            if self._seconds is not None:
+                self._seconds.check(session_id, max_tokens - session.num_generated)
+            session.whole.extend(needed)
+        except errors.CapacityError:
+            return False
+        session.room = max_tokens
+        return True
 
     async def close(self, session_id: str) -> None:
         """See `core.generation.TokenService.close`."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
+            self._release(session_id)
             await session.whole.close()
+
+    def _promise(self, session_id: str, num_tokens: int) -> None:
+        if self._seconds is not None:
+            self._seconds.check(session_id, num_tokens)
+            self._seconds.book(session_id, num_tokens)
+
+    def _release(self, session_id: str) -> None:
+        if self._seconds is not None:
+            self._seconds.release(session_id)
 
     def _session(self, session_id: str) -> _Session:
         session = self._sessions.get(session_id)

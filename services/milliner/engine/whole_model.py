@@ -80,6 +80,7 @@ class EngineSession:
         self._chooser = chooser
         self._round = 0
         self._run: _Run | None = None
+        self._limit = 0  # of tokens that `generate` yields
         self._salt = salt
         self._fed: list[int] = []
         self.cached_tokens = opened.kv_len
@@ -97,14 +98,22 @@ class EngineSession:
         return len(missing)
 
     async def generate(
-        self, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int] = frozenset()
+        self,
+        token_ids: Sequence[int],
+        *,
+        limit: int,
+        stop_token_ids: frozenset[int] = frozenset(),
+        left_out: int = 0,
     ) -> AsyncGenerator[generation.Step, None]:
         """See `core.generation.WholeSession.generate`."""
         assert token_ids and limit >= 1, "a token follows known ones"
+        self._limit = limit
         missing = self._skip(token_ids)
         *_, tail_start = range(0, len(missing), self._max_frame_tokens)
         await self.prefill(missing[:tail_start])
-        run = self._run = _Run(self, missing[tail_start:], limit=limit, stop_token_ids=stop_token_ids)
+        run = self._run = _Run(
+            self, missing[tail_start:], limit=self._limit, stop_token_ids=stop_token_ids, left_out=left_out
+        )
         first = asyncio.ensure_future(self._engine.forward(run.first))
         try:
             last = False
@@ -120,8 +129,13 @@ class EngineSession:
 
     def set_limit(self, limit: int) -> None:
         """See `core.generation.WholeSession.set_limit`."""
+        self._limit = limit
         if self._run is not None:
             self._run.limit = limit
+
+    def extend(self, max_positions: int) -> None:
+        """See `core.generation.WholeSession.extend`."""
+        self._engine.extend(self._id, max_positions)
 
     async def close(self) -> None:
         """See `core.generation.WholeSession.close`."""
@@ -162,9 +176,16 @@ class _Run:
     """One `generate`: implements `work.Continuation`, and hands the steps over to whoever reads them."""
 
     def __init__(
-        self, session: EngineSession, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int]
+        self,
+        session: EngineSession,
+        token_ids: Sequence[int],
+        *,
+        limit: int,
+        stop_token_ids: frozenset[int],
+        left_out: int,
     ) -> None:
         self._session = session
+        self._left_out = left_out
         self._stop_token_ids = stop_token_ids
         self._generated = 0
         self._chosen: types.EmittedToken | None = None  # written on the executor's thread, before `follow`
@@ -174,7 +195,7 @@ class _Run:
 
     def choose(self, logits: torch.Tensor, *, position: int) -> None:
         """Picks the token at `position`. On the executor's thread."""
-        self._chosen = self._session.chooser.choose(logits, position=position)
+        self._chosen = self._session.chooser.choose(logits, position=position + self._left_out)
 
     def follow(self, done: work.Done) -> work.Work | None:
         """See `work.Continuation`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from milliner.contract import role_config, role_events
 from milliner.core import types
-from milliner.engine import token_service
+from milliner.engine import cloud_seconds, token_service
 from milliner.roles import cloud, cloud_serving, reporter, runtime, whole_models
 from milliner.telemetry import cloud_metrics
 from milliner.wire import tls
@@ -33,6 +33,9 @@ async def run(config: role_config.PrefillRoleConfig, *, report: reporter.Reporte
             whole_models.model(loaded, engine, origin=types.TokenOrigin.CLOUD),
             load=engine.load,
             max_positions=lambda: min(loaded.info.max_positions, engine.capacity_tokens),
+            seconds=cloud_seconds.CloudSeconds(
+                most_s=config.engine.max_promised_s, sequences=config.engine.max_batch_sequences, load=engine.load
+            ),
         )
         serving = cloud_serving.Serving(
             what="the whole model",

@@ -69,7 +69,12 @@ class ModelledDeviceSession:
         return len(token_ids)
 
     async def generate(
-        self, token_ids: Sequence[int], *, limit: int, stop_token_ids: frozenset[int] = frozenset()
+        self,
+        token_ids: Sequence[int],
+        *,
+        limit: int,
+        stop_token_ids: frozenset[int] = frozenset(),
+        left_out: int = 0,
     ) -> AsyncGenerator[generation.Step, None]:
         self._limit = limit
         seconds = await self._model.busy(known=len(token_ids) - 1, steps=1)
@@ -78,7 +83,7 @@ class ModelledDeviceSession:
         while True:
             index += 1
             last = index >= self._limit
-            token = types.EmittedToken(self.position, types.TokenOrigin.DEVICE)
+            token = types.EmittedToken(self.position + left_out, types.TokenOrigin.DEVICE)
             yield generation.Step(token=token, queue_s=0.0, compute_s=seconds, batched_tokens=1, last=last)
             if last:
                 return
@@ -87,6 +92,9 @@ class ModelledDeviceSession:
 
     def set_limit(self, limit: int) -> None:
         self._limit = limit
+
+    def extend(self, max_positions: int) -> None:
+        return None
 
     async def close(self) -> None:
         return None

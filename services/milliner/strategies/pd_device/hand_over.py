@@ -214,7 +214,9 @@ class HandOver:
         unseen = self._feed.take(self._relay.ids_from(0))
         if left <= 0 or (num_cloud and unseen[-1] in self._request.stop_token_ids):
             return
-        steps = self._session.generate(unseen, limit=left, stop_token_ids=self._request.stop_token_ids)
+        steps = self._session.generate(
+            unseen, limit=left, stop_token_ids=self._request.stop_token_ids, left_out=self._feed.left_out
+        )
         async with contextlib.aclosing(steps):
             async for step in steps:
                 if num_cloud == 0 and self._relay.num_tokens == 0 and self._settings.cloud_tokens:
