@@ -63,6 +63,7 @@ class HttpServer:
         self._client = httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", "User-Agent": "milliner"},
             timeout=httpx.Timeout(None, connect=timeouts.connect_s),
+            verify=self._base.scheme == "https",  # reading the certificates takes a while
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
         )
         try:
