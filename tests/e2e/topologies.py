@@ -73,23 +73,27 @@ def condition(name: str, kind: str, *, namespace: str) -> dict[str, Any]:
     return next((dict(each) for each in found if each["type"] == kind), {})
 
 
-def names(name: str, role: str, *, namespace: str, kubeconfig: str = "") -> list[str]:
+def names(name: str, role: str, *, namespace: str, pool: str = "", kubeconfig: str = "") -> list[str]:
     """Names of a role's pods that are not ending."""
-    return sorted(each["metadata"]["name"] for each in pods(name, role, namespace=namespace, kubeconfig=kubeconfig))
+    found = pods(name, role, namespace=namespace, pool=pool, kubeconfig=kubeconfig)
+    return sorted(each["metadata"]["name"] for each in found)
 
 
-def pods(name: str, role: str, *, namespace: str, kubeconfig: str = "") -> list[charts.Document]:
-    """A role's pods that are not ending; `kubeconfig`: of another cluster."""
-    selector = f"milliner.dev/topology={name},milliner.dev/role={role}"
+def pods(name: str, role: str, *, namespace: str, pool: str = "", kubeconfig: str = "") -> list[charts.Document]:
+    """A role's pods that are not ending, of one pool if given; `kubeconfig`: of another cluster."""
+    selector = f"milliner.dev/topology={name},milliner.dev/role={role}" + (f",milliner.dev/pool={pool}" if pool else "")
     where = ("--namespace", namespace, *_cluster(kubeconfig))
     answer = kubectl.run("get", "pods", *where, "--selector", selector, "--output", "json")
     return [pod for pod in yaml.safe_load(answer)["items"] if "deletionTimestamp" not in pod["metadata"]]
 
 
 @contextlib.contextmanager
-def device(name: str, *, namespace: str, port: int = 8080, kubeconfig: str = "") -> Iterator[httpx.Client]:
-    """A client of one device pod's API, through `kubectl port-forward`; `kubeconfig`: in another cluster."""
-    pod = names(name, "device", namespace=namespace, kubeconfig=kubeconfig)[0]
+def device(
+    name: str, *, namespace: str, pool: str = "", port: int = 8080, kubeconfig: str = ""
+) -> Iterator[httpx.Client]:
+    """A client of the API of one device pod, of a pool if given, through `kubectl port-forward`; `kubeconfig`: in
+    another cluster."""
+    pod = names(name, "device", namespace=namespace, pool=pool, kubeconfig=kubeconfig)[0]
     command = ["kubectl", "port-forward", "--namespace", namespace, *_cluster(kubeconfig), f"pod/{pod}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forwarding:
         try:

@@ -100,4 +100,4 @@ class DevicePool(base.Model):
 
 
 # What answers HTTP where the cloud does everything and no pool is named: it has a tokenizer and no model.
-GATEWAY = DevicePool(name="gateway", replicas=1, api=DeviceApi(exposure=kinds.ApiExposure.SERVICE))
+GATEWAY = DevicePool(name="gateway", replicas=1)

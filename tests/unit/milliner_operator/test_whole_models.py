@@ -15,6 +15,7 @@ from milliner_operator import acceptance, inspection, models, observed, plan, pl
 from milliner_operator.children import common, plain
 from milliner_operator.conditions import Condition, Reason, Type
 from milliner_operator.observed import Answer, ClusterRef, Manifest, Ref, World
+from milliner_operator.seen import Seen
 
 PD_DEVICE: dict[str, Any] = {"spec.strategy": {"type": "PDDevice"}}
 DEVICE_ONLY: dict[str, Any] = {"spec.strategy": {"type": "DeviceOnly"}}
@@ -34,7 +35,7 @@ def line(changes: Mapping[str, Any], *, own: bool = False, **more: Any) -> str:
     wanted = worlds.parsed(dict(changes))
     model = next(each.model for each in wanted.spec.device_pools if each.model is not None) if own else None
     key = inspection.key_of(wanted, scope=worlds.scope(), own=model)
-    content = {"drafterKind": None, "drafterSplit": None, "tokenizerDigest": TOKENIZER, "key": key}
+    content: dict[str, Any] = {"drafterKind": None, "drafterSplit": None, "tokenizerDigest": TOKENIZER, "key": key}
     content |= {"layers": 4, "digest": OWN_DIGEST, "fingerprint": "f1"} if own else {}
     return worlds.facts_line(wanted, **content | more)
 
@@ -246,7 +247,7 @@ def test_facts_of_models_are_read_in_order() -> None:
 # -- what is told --------------------------------------------------------------------------------------------------
 
 
-def serving(changes: Mapping[str, Any], **probes: observed.Probe) -> test_status.Seen:
+def serving(changes: Mapping[str, Any], **probes: observed.Probe) -> Seen:
     """A topology whose workloads are brought about; its pools' probes answered so."""
     made = planned(changes, own=line(changes, own=True) if changes is OWN else None)
     objects = {
@@ -254,7 +255,7 @@ def serving(changes: Mapping[str, Any], **probes: observed.Probe) -> test_status
         for each in made.local
     }
     sightings = observed.Sightings(probes=probes)
-    return test_status.Seen(
+    return Seen(
         topology="chat", generation=1, plan=made, objects=objects, clusters={}, troubles={}, sightings=sightings
     )
 

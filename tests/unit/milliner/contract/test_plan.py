@@ -113,7 +113,7 @@ def test_time_scale_out_of_range_is_refused(factor: float) -> None:
             "train one with milliner train-adapter --split-layer 2",
         ),
         ({}, BARE, "strategy.hat.adapter is needed"),
-        ({"spec.strategy.type": "PDDevice"}, FACTS, "strategy.type PDDevice is not available in this version"),
+        ({"spec.strategy.type": "PDDevice"}, FACTS, "strategy.type PDDevice runs whole models"),
         (
             {"spec.cloud.pipelineStages": 6},
             FACTS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.milliner.contract import bad_specs, documents_of
 
-from milliner.contract import errors, kinds, topology
+from milliner.contract import devices, errors, kinds, topology
 
 
 def problems_of(changes: dict[str, Any]) -> list[str]:
@@ -68,7 +68,7 @@ def test_an_amount_may_be_a_number_and_is_text_inside() -> None:
 
 def test_cloud_only_needs_no_pool() -> None:
     parsed = topology.parse(documents_of.changed({"spec.strategy.type": "CloudOnly", "spec.devicePools": []}))
-    assert parsed.spec.device_pools == ()
+    assert parsed.spec.device_pools == (devices.GATEWAY,)
 
 
 def test_every_problem_is_reported_at_once() -> None:
