@@ -6,10 +6,10 @@ Event loop only, between two batches: it marks frames as running and books the m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from milliner.core import compute, types
-from milliner.engine import scheduler, session, swapping, work
+from milliner.engine import reuse, scheduler, session, swapping, work
 
 Waiting = tuple[session.Session, session.Pending]
 
@@ -28,6 +28,7 @@ class Batch:
     """Pieces of a session lie side by side, in their order; caches move before they are computed, or meanwhile."""
 
     entries: tuple[Entry, ...]
+    adopters: tuple[session.Session, ...]
     swaps: work.Swaps
     service_floor: int  # counters of sessions that become busy are lifted to it
 
@@ -53,31 +54,50 @@ def plan(
     policy: scheduler.SchedulingPolicy,
     budget_tokens: int,
     swaps: swapping.Swapping,
+    kept: reuse.Reuse,
 ) -> Batch | None:
-    """The next batch; None if nothing waits, or nothing that waits can be on the accelerator now."""
+    """The next batch; None if nothing waits. One without entries only makes room for the next."""
     waiting = {frame.ticket: (owner, frame) for owner in sessions for frame in owner.queue}
     if not waiting:
         return None
     views = [owner.view(frame) for owner, frame in waiting.values()]
-    shares = policy.plan(views, budget_tokens=budget_tokens)
-    assert shares, "a policy takes at least one of what waits"
-    moves = work.Swaps()
-    if swaps.enabled:
-        ranked = [waiting[view.ticket][0] for view in policy.rank(views)]
-        idle = [owner for owner in sessions if not owner.queue]
-        chosen = {waiting[share.ticket][0].id for share in shares}
-        before = swaps.before(ranked, idle, chosen=chosen)
-        if not all(waiting[share.ticket][0].resident for share in shares):
-            present = [view for view in views if waiting[view.ticket][0].resident]
-            shares = policy.plan(present, budget_tokens=budget_tokens) if present else []
-        running = {waiting[share.ticket][0].id for share in shares}
-        moves = work.Swaps(before=tuple(before), ahead=tuple(swaps.ahead(ranked, idle, running=running)))
-        if not shares and not moves:
-            return None
-    return Batch(_entries(shares, waiting), moves, scheduler.service_floor(views))
+    lineup = swapping.Lineup(sessions, lambda: [waiting[view.ticket][0] for view in policy.rank(views)])
+    shares, before = list[scheduler.Share](), list[work.Move]()
+    fitting = views
+    while fitting:
+        shares = policy.plan(fitting, budget_tokens=budget_tokens)
+        assert shares, "a policy takes at least one of what waits"
+        refused, moves = _place(shares, waiting, lineup=lineup, swaps=swaps)
+        before += moves
+        if not refused:
+            break
+        fitting, shares = [view for view in fitting if view.session_id not in refused], []
+    ahead = swaps.ahead(lineup, running={waiting[share.ticket][0].id for share in shares})
+    adopters = kept.take_adopters()
+    if not (shares or before or ahead or adopters):
+        return None
+    swapped = work.Swaps(adopt=tuple(owner.kv for owner in adopters), before=tuple(before), ahead=tuple(ahead))
+    return Batch(_entries(shares, waiting), adopters, swapped, scheduler.service_floor(views))
 
 
-def _entries(shares: Sequence[scheduler.Share], waiting: dict[int, Waiting]) -> tuple[Entry, ...]:
+def _place(
+    shares: Sequence[scheduler.Share],
+    waiting: Mapping[int, Waiting],
+    *,
+    lineup: swapping.Lineup,
+    swaps: swapping.Swapping,
+) -> tuple[set[str], list[work.Move]]:
+    """Room for what the shares compute: ids of the sessions that found none, and what has to move."""
+    ends: dict[str, tuple[session.Session, int]] = {}
+    for share in shares:
+        owner, frame = waiting[share.ticket]
+        ends[owner.id] = owner, frame.work.start_pos + frame.computed_tokens + share.num_tokens
+    if swaps.fits(ends.values()):
+        return set(), []
+    return swaps.place({name: end for name, (_, end) in ends.items()}, lineup)
+
+
+def _entries(shares: Sequence[scheduler.Share], waiting: Mapping[int, Waiting]) -> tuple[Entry, ...]:
     for owner, frame in waiting.values():
         frame.skipped_batches += frame is owner.queue[0]  # those behind it wait for it, not for the others
     entries = []

@@ -66,7 +66,7 @@ class Engine:
         self._places = residency.Residency(backend.num_pages, backend.swap_pages, backend.page_tokens)
         self._sessions: dict[str, session.Session] = {}
         self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
-        self._reuse = reuse.Reuse(self._places)
+        self._reuse = reuse.Reuse(self._admission, self._places)
         self._swapping = swapping.Swapping(self._places, self._reuse)
         self._tickets = itertools.count()
         self._delay = delay_model.DelayModel()
@@ -102,7 +102,6 @@ class Engine:
             order=next(self._tickets),
             now_s=self._clock.now(),
         )
-        self._places.admitted(opened, pinned_pages=self._reuse.pinned_pages)
         self._released += self._reuse.admitted(opened, prompt)
         return types.SessionOpened(
             session_id=request.session_id,
@@ -134,6 +133,18 @@ class Engine:
             if pending.waiters == 0 and not pending.future.done():
                 self._abandon(owner, pending)
             raise
+
+    def extend(self, session_id: str, max_positions: int) -> None:
+        """Gives a session room for `max_positions` from now on; unknown ids are ignored, as by `close`.
+
+        Raises `KVCacheFull` where there is no such room, and leaves everything as it is (*expected*).
+        """
+        owner = self._sessions.get(session_id)
+        if owner is None or max_positions <= owner.kv.max_positions:
+            return
+        max_positions = min(max_positions, self._backend.max_positions)
+        owner.pages = self._admission.extend(owner.pages, max_positions, now_s=self._clock.now())
+        owner.kv.max_positions = max_positions
 
     async def close(self, session_id: str, *, held: work.KnownTokens | None = None) -> None:
         """Ends a session and frees everything of it; unknown ids are ignored, so that closing twice is safe.
@@ -219,6 +230,7 @@ class Engine:
             policy=self._policy,
             budget_tokens=self._config.max_batch_tokens,
             swaps=self._swapping,
+            kept=self._reuse,
         )
         if batch is None:
             return False
@@ -246,13 +258,13 @@ class Engine:
         """Books durations, answers frames that are done and fails those that failed."""
         if outcome.num_tokens:
             self._delay.observe_batch(outcome.num_tokens, duration_s)
+        self._reuse.adopted(batch.adopters)
         now_s = self._clock.now()
         own_tokens: dict[int, int] = {}
         for entry in batch.entries:
             own_tokens[entry.owner.order] = own_tokens.get(entry.owner.order, 0) + entry.piece.num_tokens
         for entry, result in zip(batch.entries, outcome.pieces, strict=True):
             owner, frame = entry.owner, entry.frame
-            self._reuse.computed(owner)
             frame.book(entry.piece, result, duration_s=duration_s, batched_tokens=outcome.num_tokens)
             if frame.future.done():
                 continue  # the session ended meanwhile, or an earlier frame of it failed just now

@@ -1,9 +1,8 @@
 """Where sessions' KV caches lie: on the accelerator, or moved to host memory to make room. Pure account, torch-free.
 
-A session on the accelerator (a *resident* one) has all pages there that it was promised, so that it cannot run out of
-them while it is computed. One that is away takes as many pages of the swap space as it has filled, and is not computed
-until it is back. Who goes and who comes is decided by `swapping`; a session that never was computed moves without a
-copy. Without swap space every session is resident, from admission to its end.
+A session *holds* pages of the accelerator: as many as its furthest frame so far has needed, never more than it was
+promised (`admission`). One that is *away* has what it had filled in the swap space and holds nothing until it is back.
+Who goes and who comes is decided by `swapping`. Without swap space nobody ever has to go.
 """
 
 from __future__ import annotations
@@ -22,56 +21,54 @@ class Residency:
     num_pages: int
     swap_pages: int
     page_tokens: int
-    resident_pages: int = 0  # promised to sessions that are on the accelerator
+    held_pages: int = 0
     swapped_pages: int = 0
-    swapped_sessions: int = 0  # those that have pages in the swap space
+    swapped_sessions: int = 0
     moved_out_pages: int = 0
     moved_in_pages: int = 0
 
     @property
     def free_pages(self) -> int:
-        """Pages of the accelerator that no resident session was promised; kept prefixes may lie there."""
-        return self.num_pages - self.resident_pages
+        """Pages of the accelerator that no session holds; kept prefixes may lie there."""
+        return self.num_pages - self.held_pages
 
     @property
     def free_swap_pages(self) -> int:
         return self.swap_pages - self.swapped_pages
 
-    def filled_pages(self, owner: session.Session) -> int:
-        """Pages that a move of the session copies."""
-        return -(-owner.kv_tokens // self.page_tokens)
+    def pages(self, num_tokens: int) -> int:
+        """Pages that so many tokens take."""
+        return -(-num_tokens // self.page_tokens)
 
-    def admitted(self, owner: session.Session, *, pinned_pages: int) -> None:
-        """A new session is resident if there is room; else it comes when its turn does. `pinned_pages` are taken by
-        prefixes that others are about to copy."""
-        owner.resident = owner.pages <= self.free_pages - pinned_pages
-        if owner.resident:
-            self.resident_pages += owner.pages
+    def hold(self, owner: session.Session, pages: int) -> None:
+        """The session holds `pages` at least from now on."""
+        assert not owner.away, "who is away comes in first"
+        more = max(0, pages - owner.held_pages)
+        assert more <= self.free_pages, "the caller checks for room"
+        owner.held_pages += more
+        self.held_pages += more
 
     def take_out(self, owner: session.Session) -> None:
-        """The session leaves the accelerator; there is swap space for what it has filled."""
-        filled = self.filled_pages(owner)
-        assert owner.resident and filled <= self.free_swap_pages, "the caller checks for room"
-        owner.resident, owner.swapped_pages = False, filled
-        self.resident_pages -= owner.pages
+        """What the session has filled goes to the swap space, where there is room for it."""
+        filled = self.pages(owner.kv_tokens)
+        assert not owner.away and filled <= self.free_swap_pages, "the caller checks for room"
+        self.held_pages -= owner.held_pages
+        owner.away, owner.held_pages, owner.swapped_pages = True, 0, filled
+        self.swapped_sessions += 1
+        self.swapped_pages += filled
         self.moved_out_pages += filled
-        self._swap(filled)
 
     def bring_in(self, owner: session.Session) -> None:
-        """The session comes back, or for the first time; there is room for all that it was promised."""
-        assert not owner.resident and owner.pages <= self.free_pages, "the caller checks for room"
-        self.resident_pages += owner.pages
+        """The session is back, and holds what it has filled."""
+        assert owner.away
+        self.swapped_sessions -= 1
+        self.swapped_pages -= owner.swapped_pages
         self.moved_in_pages += owner.swapped_pages
-        self._swap(-owner.swapped_pages)
-        owner.resident, owner.swapped_pages = True, 0
+        filled, owner.away, owner.swapped_pages = owner.swapped_pages, False, 0
+        self.hold(owner, filled)
 
     def ended(self, owner: session.Session) -> None:
-        """The session holds nothing any more."""
-        if owner.resident:
-            self.resident_pages -= owner.pages
-        self._swap(-owner.swapped_pages)
-        owner.swapped_pages = 0
-
-    def _swap(self, pages: int) -> None:
-        self.swapped_pages += pages
-        self.swapped_sessions += (pages > 0) - (pages < 0)
+        """The session counts no longer; what it held is still written in it."""
+        self.held_pages -= owner.held_pages
+        self.swapped_pages -= owner.swapped_pages
+        self.swapped_sessions -= owner.away

@@ -89,7 +89,7 @@ class Pending:
 
     def forget_payload(self, kv: work_module.KVHandle) -> None:
         """Drops the frame's bytes and tensors; what stays is what a repeat is recognised by, and its answer."""
-        self.work = dataclasses.replace(self.work, decode=_spent, encode=_spent, continuation=None)
+        self.work = dataclasses.replace(self.work, decode=_spent, encode=_spent, continuation=None, watch=None)
         self.job = work_module.Job(self.work, kv)
 
     def fail(self, error: Exception) -> None:
@@ -103,10 +103,12 @@ class Session:
     """What the engine knows of one session: its KV cache's handle, its position, its queue and its last results."""
 
     __slots__ = (
+        "away",
         "computed",
         "failed",
         "frames",
         "generated",
+        "held_pages",
         "id",
         "kv",
         "last_used_s",
@@ -116,7 +118,6 @@ class Session:
         "planned_len",
         "prompt_tokens",
         "queue",
-        "resident",
         "round",
         "served_tokens",
         "swapped_pages",
@@ -127,11 +128,12 @@ class Session:
         self.order = order  # of opening; orders the segments of a batch
         self.kv = work_module.KVHandle(max_positions)
         self.pages = pages  # promised at admission
-        self.pinned: prefix_cache.Kept | None = None  # what its first batch will copy from
+        self.pinned: prefix_cache.Kept | None = None  # what it will copy from with the next batch
         self.failed = False  # a frame of it failed: what its cache holds is not for others
         self.computed = False  # a frame of it was in a batch, so that it may hold pages
-        self.resident = True  # its cache is, or will first be filled, on the accelerator (`residency`)
-        self.swapped_pages = 0  # in host memory
+        self.held_pages = 0  # on the accelerator (`residency`)
+        self.away = False  # its cache is in host memory
+        self.swapped_pages = 0  # there
         self.round = -1  # of the youngest frame taken in
         self.planned_len = 0  # kv_len once everything in the queue is done
         self.queue: collections.deque[Pending] = collections.deque()

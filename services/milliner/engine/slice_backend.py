@@ -67,11 +67,10 @@ class SliceBackend:
         self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle], swaps: work.Swaps
     ) -> work.BatchOutcome:
         """See `engine.work.Backend.run`."""
-        for kv in release:
-            if kv.sequence is not None:
-                kv.sequence.close()
-                kv.sequence = None
+        self._release(release)
         with torch.inference_mode():
+            for kv in swaps.adopt:
+                self._sequence(kv)
             self._move(swaps.before)
             self._swap.wait()
             spans = [_Span(list(group)) for _, group in itertools.groupby(pieces, key=lambda piece: id(piece.job.kv))]
@@ -103,6 +102,13 @@ class SliceBackend:
                     torch.cuda.synchronize(self._slice.torch_device)
         finally:
             sequence.close()
+
+    @staticmethod
+    def _release(handles: Sequence[work.KVHandle]) -> None:
+        for kv in handles:
+            if kv.sequence is not None:
+                kv.sequence.close()
+                kv.sequence = None
 
     def _move(self, moves: Sequence[work.Move]) -> None:
         for move in moves:
@@ -157,7 +163,8 @@ class SliceBackend:
                 sequence.truncate(start)
             assert sequence.kv_len == start, "the session checked that its frames follow one another"
             sequence.reserve(span.num_tokens)
-            segments.append(ragged.Segment(sequence, start=start, num_tokens=span.num_tokens))
+            watch = span.pieces[0].job.work.watch
+            segments.append(ragged.Segment(sequence, start=start, num_tokens=span.num_tokens, watch=watch))
         batch = ragged.RaggedBatch.build(segments, torch_device=self._slice.torch_device)
         hidden = torch.cat([rows for span in spans for rows in span.rows])  # [T, D] of the whole batch
         deep = self._slice.forward(hidden, batch)  # [T, D]

@@ -16,6 +16,8 @@ from milliner.core import types
 if TYPE_CHECKING:
     import torch
 
+    from milliner.model import prompt_watch
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Work:
@@ -37,6 +39,7 @@ class Work:
     encode: Callable[[torch.Tensor], types.Payload | None]
     of_logits: bool = False
     continuation: Continuation | None = None
+    watch: prompt_watch.PromptWatch | None = None  # of the session's prompt, while it is computed
 
     @property
     def end_pos(self) -> int:
@@ -116,13 +119,12 @@ class Move:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Swaps:
-    """Moves in their order: those that a batch has to wait for, and those that are made while it is computed."""
+    """Adoptions to carry out, then moves in their order: those that a batch has to wait for, and those that are made
+    while it is computed."""
 
+    adopt: tuple[KVHandle, ...] = ()
     before: tuple[Move, ...] = ()
     ahead: tuple[Move, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.before or self.ahead)
 
 
 class Job:
@@ -199,8 +201,8 @@ class Backend(Protocol):
         ...
 
     def run(self, pieces: Sequence[Piece], *, release: Sequence[KVHandle], swaps: Swaps) -> BatchOutcome:
-        """Frees the caches in `release`, moves those in `swaps.before`, then computes the pieces as one batch, while
-        those in `swaps.ahead` move; pieces of one session come in order.
+        """Frees the caches in `release`, carries out `swaps.adopt`, moves those in `swaps.before`, then computes the
+        pieces as one batch, while those in `swaps.ahead` move; pieces of one session come in order.
 
         A piece that fails has its error in its outcome; the others are computed all the same.
         """
