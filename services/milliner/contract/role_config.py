@@ -68,7 +68,7 @@ class EngineLimits(base.Model):
     max_promised_s: float = pydantic.Field(
         default=30.0,
         gt=0,
-        description="Time for the tokens of a whole model that sequences are admitted for, in seconds; who comes beyond "
+        description="Time for the tokens of a whole model that sequences are admitted for, in seconds; who is beyond "
         "that and maxBatchSequences is refused. Default: as long as a device waits for room.",
     )
     session_idle_s: float = pydantic.Field(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import math
 from collections.abc import AsyncGenerator, Sequence
 
 from milliner.core import compute, errors, generation, ports, types
+from milliner.core import refinement as refinements
 
 INFO = generation.WholeModelInfo(
     model_digest="sha256:modelled",
@@ -22,6 +24,7 @@ INFO = generation.WholeModelInfo(
     max_positions=1 << 16,
 )
 _BYTES_PER_ID = 4
+_KEPT_SPANS = 16  # of a refined prompt; arbitrary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,7 +45,13 @@ class ModelledDeviceModel:
         self._accelerator = asyncio.Lock()
 
     async def open(
-        self, sampler: generation.Sampler, *, max_positions: int, prompt_ids: Sequence[int] = (), salt: str = ""
+        self,
+        sampler: generation.Sampler,
+        *,
+        max_positions: int,
+        prompt_ids: Sequence[int] = (),
+        salt: str = "",
+        refinement: refinements.Refinement | None = None,
     ) -> ModelledDeviceSession:
         return ModelledDeviceSession(self)
 
@@ -62,6 +71,7 @@ class ModelledDeviceSession:
         self._limit = 0
         self.cached_tokens = 0
         self.position = 0
+        self.kept: refinements.Spans | None = None
 
     async def prefill(self, token_ids: Sequence[int]) -> int:
         self.position += len(token_ids)
@@ -108,6 +118,7 @@ class _Sequence:
     position: int
     limit: int
     tokens: asyncio.Queue[generation.CloudToken]
+    kept: tuple[tuple[int, int], ...] | None = None
     generated: int = 0
     closed: bool = False
 
@@ -145,6 +156,7 @@ class ModelledTokenCloud:
             position=len(request.prompt_ids),
             limit=request.max_tokens,
             tokens=asyncio.Queue(),
+            kept=_kept(len(request.prompt_ids), request.keep_share),
         )
         self._waiting.append(sequence)
         self._news.set()
@@ -202,7 +214,12 @@ class ModelledTokenCloud:
             batched_tokens=batched,
             last=sequence.generated >= sequence.limit,
         )
-        sequence.tokens.put_nowait(generation.CloudToken(index=sequence.generated - 1, step=step, last=step.last))
+        first = sequence.generated == 1
+        sequence.tokens.put_nowait(
+            generation.CloudToken(
+                index=sequence.generated - 1, step=step, last=step.last, kept=sequence.kept if first else None
+            )
+        )
 
 
 class ModelledTokenStream:
@@ -224,7 +241,7 @@ class ModelledTokenStream:
 
     async def set_limit(self, max_tokens: int) -> None:
         await self._cloud.arrived()
-        self._sequence.limit = min(self._sequence.limit, max_tokens)
+        self._sequence.limit = max_tokens
 
     async def close(self) -> None:
         self._sequence.closed = True
@@ -245,3 +262,13 @@ class ModelledTokenStream:
             self._arrived.put_nowait(error)
         else:
             self._arrived.put_nowait(token)
+
+
+def _kept(prompt_tokens: int, share: float) -> tuple[tuple[int, int], ...] | None:
+    """Spans spread evenly over the prompt, its end among them."""
+    if share >= 1.0:
+        return None
+    num_spans = max(1, min(_KEPT_SPANS, math.ceil(share * prompt_tokens)))
+    each = math.ceil(share * prompt_tokens) // num_spans
+    ends = [prompt_tokens * (index + 1) // num_spans for index in range(num_spans)]
+    return tuple((end - each, end) for end in ends)

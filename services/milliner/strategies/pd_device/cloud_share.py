@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 
 from milliner.core import errors, generation, types
 from milliner.strategies import cloud_tokens
@@ -22,7 +23,8 @@ _WORTH_SHARE = 0.05  # of the limit: smaller moves are not worth a message (arbi
 
 
 class CloudShare:
-    """One request's stream from the cloud. `limit` is how many tokens the cloud was asked for."""
+    """One request's stream from the cloud. `limit` is how many tokens the cloud was asked for; `on_kept` hears what it
+    keeps of the prompt, if it says so, just before `has_begun`."""
 
     def __init__(
         self,
@@ -33,7 +35,9 @@ class CloudShare:
         known: relay.Relay,
         measured: profile.Profile,
         record: records.RequestRecord,
+        on_kept: Callable[[tuple[tuple[int, int], ...]], None],
     ) -> None:
+        self._on_kept = on_kept
         self._scope = scope
         self._request = request
         self._sampler = sampler
@@ -44,8 +48,7 @@ class CloudShare:
         self._moved = asyncio.Event()
         self.limit = 0
         self.first_token_s: float | None = None  # when it came
-        self.kept: tuple[tuple[int, int], ...] | None = None
-        self.has_begun = asyncio.Event()  # the first token came, and `kept` with it, or nothing will
+        self.has_begun = asyncio.Event()  # the first token came, or nothing will
 
     async def read(self, max_tokens: int, *, keep_share: float) -> None:
         """Asks for the first `max_tokens` of the answer and reads until the cloud has given them, or `aim_for`'s.
@@ -85,7 +88,8 @@ class CloudShare:
         if token.index == 0:
             self.first_token_s = self._scope.clock.now()
             self._profile.cloud_first_token(prompt_tokens, self.first_token_s - self._start_s)
-            self.kept = token.kept
+            if token.kept is not None:
+                self._on_kept(token.kept)
         self._relay.put_cloud(token.index, token.step.token)
         self.has_begun.set()
 

@@ -29,6 +29,7 @@ from milliner.telemetry.phases import Phase
 _log = logging.getLogger(__name__)
 
 _PREFILL_TOKENS = 128  # of the prompt at a time, so that the estimate of catching up stays current; arbitrary
+_UNREFINED_TOKENS = 32  # until it is known what is kept: what is not is computed for nothing; arbitrary
 # Of the time to the cloud's first token as expected: so long a device waits for what the cloud keeps of its prompt,
 # then it begins with all of it. Arbitrary.
 _PATIENCE = 2.0
@@ -59,13 +60,20 @@ class HandOver:
         self._settings = chosen
         self._aims = aims_of(options)
         self._relay = relay.Relay()
+        self._feed = feed.Feed(request.prompt_ids, cached_tokens=session.cached_tokens)
         self._cloud = cloud_share.CloudShare(
-            cloud, request, sampler=sampler, known=self._relay, measured=measured, record=record
+            cloud,
+            request,
+            sampler=sampler,
+            known=self._relay,
+            measured=measured,
+            record=record,
+            on_kept=self._feed.select,
         )
         self._pacing = pacing.Pacing(min_s=options.min_interval_s, max_s=options.max_interval_s)
         self._answer = answers.Answer(request)
-        self._feed = feed.Feed(request.prompt_ids, cached_tokens=session.cached_tokens)
         self._in_flight = 0  # tokens that the device is given now
+        self._computed, self._computed_s = 0, 0.0  # tokens that it has computed, and how long that took
         self._reading: asyncio.Task[None] | None = None
         self._start_s = self._clock.now()
 
@@ -113,12 +121,16 @@ class HandOver:
         if self._relay.taken_over:
             return self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered)
         expected = 0 if self._relay.cloud_done else max(0, self._cloud.limit - self._relay.num_tokens)
-        until_s = self._behind() * self._profile.prefill_s + self._profile.step_s
+        until_s = self._behind() * self._prefill_s() + self._profile.step_s
         return self._pacing.behind(until_caught_up_s=until_s, buffered=buffered, expected=expected)
 
     def _behind(self) -> int:
         """Tokens that are known and the device has not seen."""
         return self._feed.unseen(self._relay.ids_from(0)) + self._in_flight
+
+    def _prefill_s(self) -> float:
+        """What a token has taken the device in this request; what it usually takes, before that is known."""
+        return self._computed_s / self._computed if self._computed >= _PREFILL_TOKENS else self._profile.prefill_s
 
     # -- the cloud -----------------------------------------------------------------------------------------------
 
@@ -148,47 +160,45 @@ class HandOver:
 
     async def _catch_up(self) -> None:
         """The device sees all that is known but the last token, which it will go on from."""
-        begun_s, num_computed = self._clock.now(), 0
         if self._settings.waits:
-            begun_s += await self._wait_for_what_is_kept()
+            await self._wait_for_what_is_kept()
         while (behind := self._next_chunk()) or await self._holds_back():
             if behind:
-                num_computed += await self._see(behind)
+                await self._see(behind)
                 self._correct()
-        self._profile.caught_up(num_computed, self._clock.now() - begun_s)
+        self._profile.caught_up(self._computed, self._computed_s)
 
-    async def _wait_for_what_is_kept(self) -> float:
-        """Until the cloud has said what it keeps of the prompt, or is late; returns how long that took. What is cached
-        of the prompt is seen meanwhile."""
-        start_s = self._clock.now()
+    async def _wait_for_what_is_kept(self) -> None:
+        """Until the cloud has said what it keeps of the prompt, or is late. What is cached of it is seen meanwhile."""
         if cached := self._feed.cached_left:
             await self._session.prefill(self._feed.take((), at_most=cached))
         expected_s = self._profile.cloud(len(self._request.prompt_ids)).first_token_s
         await tasks.set_within(self._cloud.has_begun, _PATIENCE * expected_s, clock=self._clock)
-        return self._clock.now() - start_s
 
     def _next_chunk(self) -> list[int]:
         """What the device is given next, without the last known token."""
-        if self._cloud.kept is not None:
-            self._feed.select(self._cloud.kept)
         known = self._relay.ids_from(0)
-        return self._feed.take(known, at_most=min(_PREFILL_TOKENS, self._feed.unseen(known) - 1))
+        refines = self._settings.kept_share < 1.0 and not self._cloud.has_begun.is_set()
+        most = _UNREFINED_TOKENS if refines else _PREFILL_TOKENS
+        return self._feed.take(known, at_most=min(most, self._feed.unseen(known) - 1))
 
-    async def _see(self, token_ids: list[int]) -> int:
-        """Gives the device a chunk; returns how many of its tokens were computed."""
+    async def _see(self, token_ids: list[int]) -> None:
+        """Gives the device a chunk."""
         self._in_flight = len(token_ids)
         start_s = self._clock.now()
         num_computed = await self._session.prefill(token_ids)
         self._in_flight = 0
         if num_computed:
-            self._profile.prefilled(num_computed, self._clock.now() - start_s)
-        return num_computed
+            took_s = self._clock.now() - start_s
+            self._computed += num_computed
+            self._computed_s += took_s
+            self._profile.prefilled(num_computed, took_s)
 
     def _correct(self) -> None:
         """Moves the cloud's limit to where the device will take over, as it looks now."""
         if self._cloud.first_token_s is None or self._settings.holds_back:
             return
-        prefill_s, shown_s = self._profile.prefill_s, self._aims.shown_s
+        prefill_s, shown_s = self._prefill_s(), self._aims.shown_s
         if prefill_s >= shown_s:
             return
         since_s = self._clock.now() - self._cloud.first_token_s

@@ -11,6 +11,8 @@ from milliner.strategies.pd_device import settings
 _WEIGHT = 0.3  # of a new sample; arbitrary: settles in about five requests
 _UNKNOWN_STEP_S = 0.05  # before the first step: the usual aim for a token; arbitrary
 _UNKNOWN_PREFILL_S = 0.002  # before the first chunk: P/D-Device's class of device, 500 tokens a second
+_BUSY_WEIGHT = 0.5  # of a new sample in how busy the cloud is; arbitrary: two requests notice that it is not any more
+_OVERTAKEN = 1.5  # a first token that had not come when the device's own did counts as so much later; arbitrary
 _CORRECTION = (0.5, 4.0)  # least and most; arbitrary: one request that stood still shall not spoil the next ones
 
 _MEASURED_TOKENS = (4, 16, 128, 128)  # chunks; the last ones as long as a chunk of a prompt
@@ -18,12 +20,30 @@ _MEASURED_STEPS = 3
 _MEASURE_WITHIN_S = 1.0  # a chunk of a slow device is shorter: it shall be ready soon (arbitrary)
 
 
+class FirstTokens:
+    """When the cloud's first token for a prompt is expected: a line over the prompt's length that moves slowly, and how
+    far off it the last ones were, as a cloud is busy for a while."""
+
+    def __init__(self) -> None:
+        self._line = delay_model.DelayModel()
+        self._off_s = 0.0
+
+    def seconds(self, prompt_tokens: int) -> float:
+        """0 before the first one."""
+        return max(0.0, self._line.seconds(prompt_tokens) + self._off_s)
+
+    def observe(self, prompt_tokens: int, seconds: float) -> None:
+        """It came so long after the request's start."""
+        self._line.observe_batch(prompt_tokens, seconds)
+        self._off_s += _BUSY_WEIGHT * (seconds - self._line.seconds(prompt_tokens) - self._off_s)
+
+
 class Profile:
     """Moving estimates, with plausible figures before the first request."""
 
     def __init__(self) -> None:
         self._chunks = delay_model.DelayModel()
-        self._first_tokens = delay_model.DelayModel()
+        self._first_tokens = FirstTokens()
         self._cloud_prompts = delay_model.DelayModel()
         self._cloud_token_s: float | None = None
         self._correction = 1.0
@@ -52,9 +72,10 @@ class Profile:
         self._chunks.observe_batch(num_tokens, seconds)
 
     def caught_up(self, num_tokens: int, seconds: float) -> None:
-        """The device took `seconds` from beginning with a prompt to being ready, and computed `num_tokens` in them.
+        """The device has caught up: the `num_tokens` that it computed for that took `seconds`.
 
-        Chunks alone are too hopeful: between them something is waited for, and later ones take longer.
+        The share of one more token in a chunk is too hopeful: every chunk has its fixed part, and later ones take
+        longer. What it was off by corrects the next prediction.
         """
         expected_s = num_tokens * self._chunk_token_s
         if expected_s > 0.0:
@@ -68,12 +89,12 @@ class Profile:
 
     def cloud_first_token(self, prompt_tokens: int, seconds: float) -> None:
         """The cloud's first token for a prompt came this long after the request's start."""
-        self._first_tokens.observe_batch(prompt_tokens, seconds)
+        self._first_tokens.observe(prompt_tokens, seconds)
 
     def cloud_was_overtaken(self, prompt_tokens: int, seconds: float) -> None:
         """The device's own first token came `seconds` after the request's start, and the cloud's had not come."""
-        if seconds > self._first_tokens.seconds(prompt_tokens):
-            self._first_tokens.observe_batch(prompt_tokens, seconds)
+        if _OVERTAKEN * seconds > self._first_tokens.seconds(prompt_tokens):
+            self._first_tokens.observe(prompt_tokens, _OVERTAKEN * seconds)
 
     def cloud_computed(self, prompt_tokens: int, token: generation.CloudToken) -> None:
         """What a token took the cloud to compute: the first one with the prompt, others with those of their batch."""

@@ -1,0 +1,150 @@
+"""What P/D-Device asks of the cloud, in virtual time with the constants of preset pd: refined prompts, limits that
+move, and the two ends of the scale."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.unit.milliner.bench import test_pd_modelled
+
+from milliner.bench.modelled import virtual_time, whole
+from milliner.core import compute, generation
+from milliner.strategies import cloud_tokens, options, whole_request
+from milliner.strategies.pd_device import strategy as pd_device
+
+CLOCK, DEVICE, TPOT_S = test_pd_modelled.CLOCK, test_pd_modelled.DEVICE, test_pd_modelled.TPOT_S
+one = test_pd_modelled.one
+
+
+class Watched(whole.ModelledTokenCloud):
+    """A cloud that tells what it was asked for."""
+
+    def __init__(self, cost: compute.ComputeCost = test_pd_modelled.CLOUD) -> None:
+        super().__init__(cost, clock=CLOCK, places=8, uplink_bytes_per_s=10e6, round_trip_s=0.02)
+        self.asked: list[generation.GenerationOpen] = []
+        self.given: list[int] = []
+
+    async def open(self, request: generation.GenerationOpen) -> whole.ModelledTokenStream:
+        self.asked.append(request)
+        return await super().open(request)
+
+
+@contextlib.asynccontextmanager
+async def world(
+    cloud: Watched, device: whole.DeviceCosts = DEVICE, *, measured: bool = True, **wanted: float | bool
+) -> AsyncIterator[pd_device.PDDevice]:
+    serving = asyncio.ensure_future(cloud.serve())
+    ids = itertools.count()
+    scope = cloud_tokens.CloudPorts(
+        clock=CLOCK, transport=cloud, info=whole.INFO, new_session_id=lambda: str(next(ids))
+    )
+    model = whole.ModelledDeviceModel(device, clock=CLOCK)
+    strategy = pd_device.PDDevice(
+        scope,
+        whole_request.DevicePorts(clock=CLOCK, model=model),
+        options.PDDeviceOptions(max_interval_s=TPOT_S, **wanted),  # type: ignore[arg-type]
+    )
+    if measured:
+        await strategy.measure()
+    try:
+        yield strategy
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.mark.parametrize("prompt_tokens", [512, 2048])
+def test_a_refined_prompt_takes_fewer_tokens_of_the_cloud_and_leaves_no_gap(prompt_tokens: int) -> None:
+    async def run(least_kept: float) -> tuple[list[test_pd_modelled.Seen], Watched]:
+        cloud = Watched()
+        async with world(cloud, least_kept=least_kept) as strategy:
+            return [await one(strategy, prompt_tokens=prompt_tokens, new_tokens=256) for _ in range(4)], cloud
+
+    whole_prompt, _ = virtual_time.run(run(1.0))
+    refined, cloud = virtual_time.run(run(0.3))
+    assert 0.3 <= cloud.asked[-1].keep_share <= 0.5
+    assert refined[-1].cloud_tokens <= 0.6 * whole_prompt[-1].cloud_tokens
+    for seen in refined[1:]:
+        assert seen.longest_gap_s <= TPOT_S + 1e-6
+        assert seen.ttft_s == pytest.approx(whole_prompt[-1].ttft_s, abs=1e-3)
+
+
+def test_who_waits_for_what_is_kept_begins_with_all_of_it_when_the_cloud_is_late() -> None:
+    async def run() -> list[test_pd_modelled.Seen]:
+        cheap = compute.ComputeCost(fixed_s=2e-3, per_token_s=210e-6)  # a token costs little: waiting wins
+        cloud = Watched(cheap)
+        async with world(cloud, least_kept=0.3) as strategy:
+            before = [await one(strategy, prompt_tokens=8192, new_tokens=64) for _ in range(3)]
+            cloud.lost = True
+            lost = await one(strategy, prompt_tokens=8192, new_tokens=64)
+            cloud.lost = False
+            cloud._cost = compute.ComputeCost(fixed_s=60.0, per_token_s=0.0)  # hangs
+            return [before[-1], lost, await one(strategy, prompt_tokens=8192, new_tokens=64)]
+
+    usual, lost, late = virtual_time.run(run())
+    assert usual.cloud_tokens > 0
+    alone_s = 8192 * DEVICE.prefill_s + DEVICE.step_s
+    assert lost.ttft_s == pytest.approx(alone_s, rel=0.02)
+    assert late.ttft_s <= alone_s + 2.0 * usual.ttft_s + 0.1, "no longer than twice what the cloud usually takes"
+    assert lost.cloud_tokens == late.cloud_tokens == 0
+
+
+def test_a_device_that_cannot_keep_the_pace_leaves_all_it_may_to_the_cloud() -> None:
+    async def run(most: int) -> test_pd_modelled.Seen:
+        slow = whole.DeviceCosts(prefill_s=2e-3, step_s=90e-3)
+        async with world(Watched(), slow, max_cloud_tokens=most) as strategy:
+            return await one(strategy, prompt_tokens=256, new_tokens=100)
+
+    everything = virtual_time.run(run(512))
+    assert everything.cloud_tokens == 100
+    assert everything.longest_gap_s <= TPOT_S + 1e-6
+    capped = virtual_time.run(run(40))
+    assert capped.cloud_tokens == 40, "then the answer goes on at the device's own pace"
+
+
+def test_a_device_that_would_be_sooner_does_not_ask_the_cloud_and_looks_again_now_and_then() -> None:
+    async def run() -> tuple[list[int], list[test_pd_modelled.Seen]]:
+        slow = compute.ComputeCost(fixed_s=1.0, per_token_s=210e-6)
+        cloud = Watched(slow)
+        async with world(cloud) as strategy:
+            asked, seen = [], []
+            for _ in range(20):
+                seen.append(await one(strategy, prompt_tokens=64, new_tokens=8))
+                asked.append(len(cloud.asked))
+            cloud._cost = compute.ComputeCost(fixed_s=1e-3, per_token_s=1e-5)
+            for _ in range(20):
+                seen.append(await one(strategy, prompt_tokens=64, new_tokens=8))
+            return asked, seen
+
+    asked, seen = virtual_time.run(run())
+    assert 1 <= asked[-1] <= 5, "of twenty"
+    assert all(each.ttft_s <= 64 * DEVICE.prefill_s + 2 * DEVICE.step_s for each in seen)
+    assert seen[-1].cloud_tokens > 0, "the cloud has become quicker, and that was noticed"
+
+
+@pytest.mark.parametrize(("slower", "more"), [(2.0, True), (0.5, False)], ids=["later", "sooner"])
+def test_the_cloud_follows_a_device_that_is_slower_or_quicker_than_thought(slower: float, more: bool) -> None:
+    async def run() -> tuple[test_pd_modelled.Seen, int]:
+        cloud = Watched(compute.ComputeCost(fixed_s=45e-3, per_token_s=210e-6))  # generates while the device reads
+        async with world(cloud) as strategy:
+            model = strategy._device.model
+            assert isinstance(model, whole.ModelledDeviceModel)
+            model._costs = whole.DeviceCosts(prefill_s=slower * DEVICE.prefill_s, step_s=DEVICE.step_s)
+            seen = await one(strategy, prompt_tokens=1024, new_tokens=256)
+            return seen, cloud.asked[0].max_tokens
+
+    seen, asked = virtual_time.run(run())
+    assert seen.longest_gap_s <= 1.1 * TPOT_S, "a cloud this slow has nothing in the buffer at the hand-over"
+    assert seen.cloud_tokens > 1.5 * asked if more else seen.cloud_tokens < 0.6 * asked
+
+
+def test_fixed_means_so_many() -> None:
+    async def run() -> list[int]:
+        async with world(Watched(), max_cloud_tokens=30, fixed_cloud_tokens=True) as strategy:
+            return [(await one(strategy, prompt_tokens=tokens, new_tokens=60)).cloud_tokens for tokens in (8, 512)]
+
+    assert virtual_time.run(run()) == [30, 30]
