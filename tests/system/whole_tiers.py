@@ -13,7 +13,16 @@ import torch
 
 from milliner.core import clock, compute, errors, generation, types
 from milliner.engine import engine as engines
-from milliner.engine import executor, limits, slice_backend, token_codec, token_service, whole_model
+from milliner.engine import (
+    executor,
+    limits,
+    refiner,
+    scheduler,
+    slice_backend,
+    token_codec,
+    token_service,
+    whole_model,
+)
 from milliner.model import checkpoint, digest, kv_cache
 from milliner.model import slice as slices
 
@@ -43,6 +52,8 @@ async def tier(
     max_batch_tokens: int = 2048,
     max_frame_tokens: int = 2048,
     num_pages: int | None = None,
+    swap_pages: int = 0,
+    policy: scheduler.SchedulingPolicy | None = None,
 ) -> AsyncIterator[Tier]:
     """A whole model on an engine of its own."""
     source = checkpoint.Checkpoint.open(folder)
@@ -51,6 +62,7 @@ async def tier(
     page_bytes = PAGE_TOKENS * kv_cache.PagedKVCache.bytes_per_token(loaded.kv_spec, loaded.dtype)
     config = limits.EngineConfig(
         kv_cache_bytes=32 << 20 if num_pages is None else num_pages * page_bytes,
+        kv_swap_bytes=swap_pages * page_bytes,
         page_tokens=PAGE_TOKENS,
         max_batch_tokens=max_batch_tokens,
         max_frame_tokens=max_frame_tokens,
@@ -62,6 +74,7 @@ async def tier(
         executor=worker,
         clock=clock.LoopClock(),
         cost=cost,
+        policy=policy,
     )
     info = generation.WholeModelInfo(
         model_digest=digest.model_digest(folder),
@@ -70,7 +83,13 @@ async def tier(
         vocab_size=loaded.vocab_size,
         max_positions=loaded.max_positions,
     )
-    model = whole_model.EngineModel(engine, codec=token_codec.TokenCodec(loaded), info=info, origin=origin)
+    model = whole_model.EngineModel(
+        engine,
+        codec=token_codec.TokenCodec(loaded),
+        info=info,
+        origin=origin,
+        refiner=refiner.Refiner(loaded.kv_spec),
+    )
     serving = asyncio.create_task(engine.run())
     try:
         yield Tier(model, engine, worker)

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from milliner.core import refinement as refinements
 from milliner.core import types
 
 
@@ -59,6 +60,11 @@ class WholeSession(Protocol):
         """Tokens of the prompt that an earlier sequence had computed when the session was opened."""
         ...
 
+    @property
+    def kept(self) -> refinements.Spans | None:
+        """What matters most of the prompt, where it was to be refined: from the first generated token on."""
+        ...
+
     async def prefill(self, token_ids: Sequence[int]) -> int:
         """Feeds known tokens, in chunks, without asking what follows; returns how many of them were computed."""
         ...
@@ -101,12 +107,19 @@ class WholeModel(Protocol):
     def info(self) -> WholeModelInfo: ...
 
     async def open(
-        self, sampler: Sampler, *, max_positions: int, prompt_ids: Sequence[int] = (), salt: str = ""
+        self,
+        sampler: Sampler,
+        *,
+        max_positions: int,
+        prompt_ids: Sequence[int] = (),
+        salt: str = "",
+        refinement: refinements.Refinement | None = None,
     ) -> WholeSession:
         """A session with room for `max_positions` tokens; raises `core.errors.CapacityError`s as the engine does.
 
         Where an earlier session of the same `salt` has computed the beginning of `prompt_ids`, that is not computed
-        again when they are fed.
+        again when they are fed. With `refinement`, a model that can says which of `prompt_ids` matter most, in
+        `WholeSession.kept`.
         """
         ...
 
@@ -131,7 +144,7 @@ class GenerationOpen:
     claim: str = ""  # as in `types.SessionOpen`
     salt: str = ""  # only sessions of equal salts share what they have computed
     keep_share: float = 1.0  # above 0; 1: the prompt is not refined
-    keep_spans: tuple[tuple[int, int], ...] = ()  # [start, end) of the prompt; sorted, disjoint, not empty
+    keep_spans: refinements.Spans = ()  # [start, end) of the prompt; sorted, disjoint, not empty
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,7 +168,7 @@ class CloudToken:
     index: int
     step: Step
     last: bool
-    kept: tuple[tuple[int, int], ...] | None = None
+    kept: refinements.Spans | None = None
 
 
 class TokenStream(Protocol):

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Callable
 
-from milliner.core import errors, generation, types
+from milliner.core import errors, generation, refinement, types
 from milliner.engine import cloud_seconds
 
 
@@ -62,7 +62,11 @@ class EngineTokenService:
         self._promise(request.session_id, request.max_tokens)
         try:
             whole = await self._model.open(
-                request.sampler, max_positions=needed, prompt_ids=request.prompt_ids, salt=request.salt
+                request.sampler,
+                max_positions=needed,
+                prompt_ids=request.prompt_ids,
+                salt=request.salt,
+                refinement=_refinement(request),
             )
         except BaseException:
             self._release(request.session_id)
@@ -89,7 +93,8 @@ class EngineTokenService:
                     session.num_generated += 1
                     if self._seconds is not None:
                         self._seconds.generated(session_id)
-                    yield generation.CloudToken(index=index, step=step, last=step.last)
+                    kept = session.whole.kept if index == 0 else None
+                    yield generation.CloudToken(index=index, step=step, last=step.last, kept=kept)
         finally:
             await self.close(session_id)
 
@@ -139,6 +144,10 @@ class EngineTokenService:
         if session is None:
             raise errors.UnknownSession("there is no such session: open one", field="session_id")
         return session
+
+
+def _refinement(request: generation.GenerationOpen) -> refinement.Refinement | None:
+    return refinement.Refinement(request.keep_share, request.keep_spans) if request.keep_share < 1.0 else None
 
 
 def _check(request: generation.GenerationOpen, info: generation.WholeModelInfo) -> None:

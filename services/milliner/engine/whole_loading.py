@@ -8,7 +8,7 @@ import pathlib
 import torch
 
 from milliner.core import generation
-from milliner.engine import limits, slice_backend, token_codec
+from milliner.engine import limits, refiner, slice_backend, token_codec
 from milliner.model import checkpoint, digest, tokenizer_digest
 from milliner.model import slice as slices
 
@@ -19,6 +19,7 @@ class Loaded:
 
     backend: slice_backend.SliceBackend
     codec: token_codec.TokenCodec
+    refiner: refiner.Refiner
     info: generation.WholeModelInfo
 
 
@@ -36,4 +37,9 @@ def load(
         vocab_size=loaded.vocab_size,
         max_positions=loaded.max_positions,
     )
-    return Loaded(slice_backend.SliceBackend(loaded, config=config), token_codec.TokenCodec(loaded), info)
+    return Loaded(
+        backend=slice_backend.SliceBackend(loaded, config=config),
+        codec=token_codec.TokenCodec(loaded),
+        refiner=refiner.Refiner(loaded.kv_spec),
+        info=info,
+    )

@@ -14,11 +14,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from milliner.core import errors, generation, types
+from milliner.core import refinement as refinements
 from milliner.engine import engine as engines
 from milliner.engine import work
 
 if TYPE_CHECKING:
     import torch
+
+    from milliner.model import prompt_watch
 
 _SESSION_ID_BYTES = 16  # 128 random bits, as every session's
 
@@ -37,21 +40,59 @@ class Codec(Protocol):
     def chooser(self, sampler: generation.Sampler, *, origin: types.TokenOrigin) -> Chooser: ...
 
 
+class Refining(Protocol):
+    """One prompt that is being refined (`refiner.Refining`)."""
+
+    @property
+    def watch(self) -> prompt_watch.PromptWatch:
+        """Sees the prompt's frames being computed."""
+        ...
+
+    def choose(self) -> refinements.Spans:
+        """The spans to keep, once they all are. On the executor's thread."""
+        ...
+
+
+class Refiner(Protocol):
+    """Finds out what matters of prompts (`refiner.Refiner`)."""
+
+    def begin(self, wanted: refinements.Refinement, *, num_tokens: int) -> Refining: ...
+
+
 class EngineModel:
-    """Implements `core.generation.WholeModel` over an engine that runs elsewhere (`Engine.run`)."""
+    """Implements `core.generation.WholeModel` over an engine that runs elsewhere (`Engine.run`); without a `refiner`
+    it keeps prompts whole."""
 
     def __init__(
-        self, engine: engines.Engine, *, codec: Codec, info: generation.WholeModelInfo, origin: types.TokenOrigin
+        self,
+        engine: engines.Engine,
+        *,
+        codec: Codec,
+        info: generation.WholeModelInfo,
+        origin: types.TokenOrigin,
+        refiner: Refiner | None = None,
     ) -> None:
         self._engine = engine
+        self._refiner = refiner
         self._codec = codec
         self._origin = origin
         self.info = info
 
     async def open(
-        self, sampler: generation.Sampler, *, max_positions: int, prompt_ids: Sequence[int] = (), salt: str = ""
+        self,
+        sampler: generation.Sampler,
+        *,
+        max_positions: int,
+        prompt_ids: Sequence[int] = (),
+        salt: str = "",
+        refinement: refinements.Refinement | None = None,
     ) -> EngineSession:
         """See `core.generation.WholeModel.open`."""
+        refining = None
+        reusable = prompt_ids
+        if refinement is not None and self._refiner is not None:
+            refining = self._refiner.begin(refinement, num_tokens=len(prompt_ids))
+            reusable = prompt_ids[: refining.watch.first]  # its queries have to be computed
         opened = await self._engine.open(
             types.SessionOpen(
                 session_id=secrets.token_hex(_SESSION_ID_BYTES),
@@ -61,17 +102,26 @@ class EngineModel:
                 hidden_size=0,  # nothing of a hidden state is exchanged
                 max_positions=max_positions,
             ),
-            prompt=work.KnownTokens(prompt_ids, salt) if prompt_ids else None,
+            prompt=work.KnownTokens(reusable, salt) if reusable else None,
         )
         chooser = self._codec.chooser(sampler, origin=self._origin)
-        return EngineSession(self._engine, opened=opened, codec=self._codec, chooser=chooser, salt=salt)
+        return EngineSession(
+            self._engine, opened=opened, codec=self._codec, chooser=chooser, salt=salt, refining=refining
+        )
 
 
 class EngineSession:
     """Implements `core.generation.WholeSession`."""
 
     def __init__(
-        self, engine: engines.Engine, *, opened: types.SessionOpened, codec: Codec, chooser: Chooser, salt: str
+        self,
+        engine: engines.Engine,
+        *,
+        opened: types.SessionOpened,
+        codec: Codec,
+        chooser: Chooser,
+        salt: str,
+        refining: Refining | None,
     ) -> None:
         self._engine = engine
         self._id = opened.session_id
@@ -82,7 +132,9 @@ class EngineSession:
         self._run: _Run | None = None
         self._limit = 0  # of tokens that `generate` yields
         self._salt = salt
+        self._refining = refining
         self._fed: list[int] = []
+        self.kept: refinements.Spans | None = None
         self.cached_tokens = opened.kv_len
 
     @property
@@ -165,11 +217,15 @@ class EngineSession:
             encode=lambda logits: None if run is None else run.choose(logits, position=end),
             of_logits=run is not None,
             continuation=run,
+            watch=self._refining.watch if self._refining is not None else None,
         )
 
-    @property
-    def chooser(self) -> Chooser:
-        return self._chooser
+    def choose(self, logits: torch.Tensor, *, position: int) -> types.EmittedToken:
+        """The token at `position`; with the first one the prompt is refined. On the executor's thread."""
+        if self._refining is not None:
+            refining, self._refining = self._refining, None
+            self.kept = refining.choose()
+        return self._chooser.choose(logits, position=position)
 
 
 class _Run:
@@ -195,7 +251,7 @@ class _Run:
 
     def choose(self, logits: torch.Tensor, *, position: int) -> None:
         """Picks the token at `position`. On the executor's thread."""
-        self._chosen = self._session.chooser.choose(logits, position=position + self._left_out)
+        self._chosen = self._session.choose(logits, position=position + self._left_out)
 
     def follow(self, done: work.Done) -> work.Work | None:
         """See `work.Continuation`."""

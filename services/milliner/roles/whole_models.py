@@ -57,7 +57,7 @@ def model(
     loaded: whole_loading.Loaded, running: engines.Engine, *, origin: types.TokenOrigin
 ) -> whole_model.EngineModel:
     """The model behind its port."""
-    return whole_model.EngineModel(running, codec=loaded.codec, info=loaded.info, origin=origin)
+    return whole_model.EngineModel(running, codec=loaded.codec, info=loaded.info, origin=origin, refiner=loaded.refiner)
 
 
 def policy(scheduler_type: kinds.SchedulerType, *, max_sequences: int) -> scheduler.SchedulingPolicy:
