@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import math
 from collections.abc import AsyncGenerator, Sequence
 
-from milliner.core import compute, errors, generation, ports, types
+from milliner.core import compute, errors, generation, ports, refinement, types
 from milliner.core import refinement as refinements
 
 INFO = generation.WholeModelInfo(
@@ -24,7 +23,7 @@ INFO = generation.WholeModelInfo(
     max_positions=1 << 16,
 )
 _BYTES_PER_ID = 4
-_KEPT_SPANS = 16  # of a refined prompt; arbitrary
+_SCATTER = 7919  # arbitrary: a prime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -265,10 +264,8 @@ class ModelledTokenStream:
 
 
 def _kept(prompt_tokens: int, share: float) -> tuple[tuple[int, int], ...] | None:
-    """Spans spread evenly over the prompt, its end among them."""
+    """What a cloud would keep if its scores were scattered over the prompt."""
     if share >= 1.0:
         return None
-    num_spans = max(1, min(_KEPT_SPANS, math.ceil(share * prompt_tokens)))
-    each = math.ceil(share * prompt_tokens) // num_spans
-    ends = [prompt_tokens * (index + 1) // num_spans for index in range(num_spans)]
-    return tuple((end - each, end) for end in ends)
+    scores = [position * _SCATTER % 101 for position in range(prompt_tokens)]
+    return refinement.select(scores, refinement.Refinement(share))

@@ -9,9 +9,10 @@ with R_p the device's prefill rate, t_d its time for one token, and R when it ha
 as it needs. It may begin at once (w = 0) or wait for the cloud's selection of a share ρ of them, which comes with the
 first token (w = 1); at once means that it feeds the prompt as it is until then, and only what is kept of the rest:
 
-    w = 1:  R = T_c + ρ·L/R_p              w = 0:  R = T_c + ρ·(L − T_c·R_p)/R_p,  or L/R_p where that is before T_c
+    w = 1:  R = T_c + ρ·L/R_p              w = 0:  R = T_c + (what is kept behind T_c·R_p)/R_p,  or L/R_p before T_c
 
-Without a selection (ρ = 1) that is w·T_c + L/R_p, the flow of P/D-Device.
+Half of what is kept is the prompt's end (`core.refinement`), the rest counts as spread over what is before it. Without
+a selection (ρ = 1) R is w·T_c + L/R_p, the flow of P/D-Device.
 
 **The choice.** Over ρ from 1 down to the least that is allowed, and w: the cloud's seconds, prompt + N·τ_c, τ_c being
 its share of a batch for one token. What crosses the link is the same for all but N tokens of a few bytes. The cheapest
@@ -30,6 +31,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
+from milliner.core import refinement
 from milliner.strategies.pd_device import pacing
 
 # More than the least, for estimates that are a little off: a token too few is a gap, one too many a step of the cloud.
@@ -130,15 +132,18 @@ def cloud_tokens(bridged_s: float, *, interval_s: float, prefill_s: float) -> in
 
 def _seen_s(device: DeviceProfile, cloud: CloudProfile, task: Task, *, kept_share: float, waits: bool) -> float:
     """R: when the device has seen what it needs of the prompt."""
-    left_tokens = task.prompt_tokens - task.cached_tokens
     if kept_share == 1.0:
-        return left_tokens * device.prefill_s
+        return (task.prompt_tokens - task.cached_tokens) * device.prefill_s
+    seen_tokens = task.cached_tokens
     if not waits:
-        at_once_tokens = cloud.first_token_s / device.prefill_s
-        if at_once_tokens >= left_tokens:
-            return left_tokens * device.prefill_s
-        left_tokens -= math.floor(at_once_tokens)
-    return cloud.first_token_s + kept_share * left_tokens * device.prefill_s
+        seen_tokens += math.floor(cloud.first_token_s / device.prefill_s)
+        if seen_tokens >= task.prompt_tokens:
+            return (task.prompt_tokens - task.cached_tokens) * device.prefill_s
+    kept_tokens = kept_share * task.prompt_tokens
+    end_tokens = refinement.TAIL_SHARE * kept_tokens
+    before_end = task.prompt_tokens - end_tokens
+    left_tokens = end_tokens + (kept_tokens - end_tokens) * max(0.0, 1.0 - seen_tokens / before_end)
+    return cloud.first_token_s + min(left_tokens, task.prompt_tokens - seen_tokens) * device.prefill_s
 
 
 def _cloud_s(one: Settings, cloud: CloudProfile) -> float:
