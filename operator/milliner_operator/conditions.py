@@ -49,6 +49,7 @@ class Reason(enum.StrEnum):
     CERTIFICATES_VALID = "CertificatesValid"
     ALL_PODS_READY = "AllPodsReady"
     NO_CLOUD_NEEDED = "NoCloudNeeded"
+    EXTERNAL_ENGINE_ANSWERS = "ExternalEngineAnswers"
     STREAM_PROBE_SUCCEEDED = "StreamProbeSucceeded"
     METRIC_AVAILABLE = "MetricAvailable"
     ROLLOUT_COMPLETE = "RolloutComplete"
@@ -74,6 +75,8 @@ class Reason(enum.StrEnum):
     POD_REFUSED = "PodRefused"
     DEVICE_UNREACHABLE = "DeviceUnreachable"
     STREAM_PROBE_FAILED = "StreamProbeFailed"
+    EXTERNAL_ENGINE_UNREACHABLE = "ExternalEngineUnreachable"
+    EXTERNAL_MODEL_MISMATCH = "ExternalModelMismatch"
     CERTIFICATE_NOT_READY = "CertificateNotReady"
     CHILD_NOT_OWNED = "ChildNotOwned"
     METRIC_MISSING = "MetricMissing"
@@ -99,6 +102,7 @@ GUIDES: Mapping[Reason, Guide] = {
     Reason.CERTIFICATES_VALID: Guide("CA and certificates of both tiers are valid.", _NOTHING),
     Reason.ALL_PODS_READY: Guide("All pods of the role are ready, in the current revision.", _NOTHING),
     Reason.NO_CLOUD_NEEDED: Guide("With DeviceOnly there is no cloud tier to be ready.", _NOTHING),
+    Reason.EXTERNAL_ENGINE_ANSWERS: Guide("The server in cloud.engine.external gave a device tokens lately.", _NOTHING),
     Reason.STREAM_PROBE_SUCCEEDED: Guide(
         "A device of each pool made a round trip through the cloud lately; with DeviceOnly, answered a request.",
         _NOTHING,
@@ -169,6 +173,15 @@ GUIDES: Mapping[Reason, Guide] = {
     Reason.STREAM_PROBE_FAILED: Guide(
         "No device of a pool has made a round trip through the cloud in the last minute (DeviceOnly: has answered).",
         "Read the message: network policy, certificates or the cloud are the usual causes.",
+    ),
+    Reason.EXTERNAL_ENGINE_UNREACHABLE: Guide(
+        "The server in cloud.engine.external gives the devices no tokens: it cannot be reached, refuses the key, or "
+        "takes no token ids.",
+        "Read the message; check url, apiKeySecretRef and network policies on the server's side.",
+    ),
+    Reason.EXTERNAL_MODEL_MISMATCH: Guide(
+        "The server in cloud.engine.external serves another model, or one with another tokenizer.",
+        "Correct cloud.engine.external.model, or name in model.source what the server has.",
     ),
     Reason.CERTIFICATE_NOT_READY: Guide(
         "Certificates are missing, expired, or not issued by cert-manager.",

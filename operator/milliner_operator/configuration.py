@@ -46,8 +46,11 @@ def device(
         base = plan.device_config(context.resolved, pool, name=name, port=port, cloud_endpoints=endpoints)
         own = {"strategy": _with_drafter(base.strategy, context.drafter)}
     else:
-        base = plan_whole.device_config(context.resolved, pool, name=name, port=port, cloud_endpoints=endpoints)
-        own = {"cloud_model_digest": context.model.digest if context.resolved.has_cloud else None}
+        base = plan_whole.device_config(
+            context.resolved, pool, name=name, port=port, cloud_endpoints=endpoints, api_key_file=pod.ENGINE_KEY_FILE
+        )
+        comparable = context.resolved.has_cloud and context.resolved.external is None
+        own = {"cloud_model_digest": context.model.digest if comparable else None}
     model = context.model_of(pool)
     common_update = _in_a_cluster(
         context, base, model=model, host=host, drain_s=pool.drain_seconds, server_name=server_name

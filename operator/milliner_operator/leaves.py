@@ -12,6 +12,8 @@ from milliner_operator.plan import RolePlan
 from milliner_operator.seen import Seen
 from milliner_operator.workloads import Progress
 
+EXTERNAL_FIELD = "cloud.engine.external"  # begins the field of what devices say about that server
+
 
 def of(seen: Seen) -> list[Condition]:
     """All leaves in their order; TLSReady only where TLS is on."""
@@ -22,7 +24,7 @@ def of(seen: Seen) -> list[Condition]:
     found.setdefault(
         Type.MODEL_READY, Condition(Type.MODEL_READY, None, Reason.RECONCILING, "awaits a spec that is valid")
     )
-    found.setdefault(Type.CLOUD_READY, _cloud(seen))
+    found.setdefault(Type.CLOUD_READY, _external(seen) if seen.plan.external else _cloud(seen))
     found[Type.DEVICES_READY] = _devices(seen)
     found[Type.STREAM_READY] = _stream(seen)
     return [found[kind] for kind in LEAVES if kind in found]
@@ -76,6 +78,20 @@ def _cloud(seen: Seen) -> Condition:
         return Condition(Type.CLOUD_READY, None, Reason.RECONCILING, "not planned yet")
     found = [_stage(seen, role) for role in stages]
     return next((each for each in reversed(found) if each.status is not True), found[0])
+
+
+def _external(seen: Seen) -> Condition:
+    """The cloud as devices see it where somebody else's server is it: one that it gives tokens is enough."""
+    probes = list(seen.sightings.probes.values())
+    if any(each.ok for each in probes):
+        return Condition(Type.CLOUD_READY, True, Reason.EXTERNAL_ENGINE_ANSWERS, seen.plan.endpoint)
+    told = [each for each in probes if each.field.startswith(EXTERNAL_FIELD)]
+    if not told:
+        return Condition(Type.CLOUD_READY, None, Reason.RECONCILING, "no device has asked the server yet")
+    other_model = next((each for each in told if each.field == f"{EXTERNAL_FIELD}.model"), None)
+    if other_model is not None:
+        return Condition(Type.CLOUD_READY, False, Reason.EXTERNAL_MODEL_MISMATCH, other_model.reason)
+    return Condition(Type.CLOUD_READY, False, Reason.EXTERNAL_ENGINE_UNREACHABLE, told[0].reason)
 
 
 def _stage(seen: Seen, role: RolePlan) -> Condition:

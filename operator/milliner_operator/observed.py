@@ -72,6 +72,7 @@ class Probe:
 
     ok: bool
     reason: str
+    field: str = ""  # of the topology, that the reason is about
     model_digest: str = ""
     round_trip_us: int = 0
     ttft_ms: int = 0

@@ -54,6 +54,8 @@ class Plan:
     complete: bool = False
     facts: InspectedFacts | None = None
     split_layer: int | None = None
+    cloud_pods: bool = True  # whether there is a cloud tier of pods
+    external: bool = False  # whether somebody else's server takes its place
     endpoint: str = ""
 
     @property

@@ -35,7 +35,9 @@ def plan_topology(
     found = _planned(wanted, scope=scope, world=world, now=now)
     if tiers.runs_cloud(wanted):
         return found
-    return dataclasses.replace(found, conditions=(*found.conditions, _NO_CLOUD))
+    if (external := tiers.external(wanted)) is not None:
+        return dataclasses.replace(found, cloud_pods=False, external=True, endpoint=external.url)
+    return dataclasses.replace(found, cloud_pods=False, conditions=(*found.conditions, _NO_CLOUD))
 
 
 def _planned(

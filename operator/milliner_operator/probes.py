@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pydantic
 from pydantic import alias_generators
 
 from milliner_operator.observed import Probe
 
 MAX_AGE_S = 60.0  # an older round trip says nothing of now
+_FIELD = re.compile(r"([A-Za-z.]+): ")  # what the errors of the runtime begin with, where they know it
 _HOUR_MS, _HOUR_US, _MOST = 3_600_000, 3_600_000_000, 1_000_000  # the bounds that the status has for these figures
 
 
@@ -39,7 +42,8 @@ def parse(text: str, *, pod: str) -> Probe:
     except pydantic.ValidationError:
         return Probe(ok=False, reason=f"pod {pod}: answered something else than a probe's result")
     if not answer.ok:
-        return Probe(ok=False, reason=f"pod {pod}: {answer.reason or 'no round trip has succeeded'}")
+        told = f"pod {pod}: {answer.reason or 'no round trip has succeeded'}"
+        return Probe(ok=False, reason=told, field=_field(answer.reason))
     if answer.age_seconds is None or answer.age_seconds >= MAX_AGE_S:
         return Probe(ok=False, reason=f"pod {pod}: the last round trip is {answer.age_seconds or 0:.0f} s old")
     return Probe(
@@ -50,3 +54,8 @@ def parse(text: str, *, pod: str) -> Probe:
         ttft_ms=round(answer.time_to_first_token_milliseconds or 0),
         tokens_per_second=round(answer.tokens_per_second or 0),
     )
+
+
+def _field(reason: str) -> str:
+    found = _FIELD.match(reason)
+    return found[1] if found else ""

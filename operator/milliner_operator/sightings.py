@@ -76,8 +76,8 @@ async def _look_at(
                 trouble = await mounts.trouble(client, namespace, listed) or trouble
             if trouble is not None and not _only_starting(trouble):
                 found.troubles[role.workload] = trouble
-        if role.pool is not None and progress.ready > 0 and (ready := await _ready(client, namespace, labels)):
-            found.probes[role.pool] = await _probe(client, namespace, ready[:_PROBED_PODS])
+        if role.pool is not None and (asked := await _asked(seen, role, client, namespace, labels)):
+            found.probes[role.pool] = await _probe(client, namespace, asked)
     except errors.ApiError as error:
         if role.pool is not None:
             found.probes.setdefault(role.pool, Probe(ok=False, reason=f"pods cannot be listed: {error.message}"))
@@ -87,6 +87,14 @@ def _cloud_has_served(seen: Seen, now: datetime.datetime, *, within_s: float) ->
     """Whether the cloud has been there long enough for devices to get ready: they do by a round trip through it."""
     since = [workloads.serves_since(seen.objects.get(stage.workload)) for stage in seen.plan.stages]
     return all(each is not None and now - each >= datetime.timedelta(seconds=within_s) for each in since)
+
+
+async def _asked(seen: Seen, role: RolePlan, client: Api, namespace: str, labels: str) -> Sequence[Manifest]:
+    """The pods that are asked for their last round trip: ready ones, or where only devices know of the cloud any that
+    run."""
+    if seen.progress(role).ready > 0 and (ready := await _ready(client, namespace, labels)):
+        return ready[:_PROBED_PODS]
+    return await _running(client, namespace, labels, limit=_PROBED_PODS) if seen.plan.external else ()
 
 
 async def _running(client: Api, namespace: str, labels: str, *, limit: int) -> Sequence[Manifest]:

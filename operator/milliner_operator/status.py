@@ -58,14 +58,14 @@ def build(seen: Seen, *, before: Mapping[str, Any], now: str) -> dict[str, Any]:
     found = all_conditions(seen)
     plan, cloud = seen.plan, seen.plan.cloud
     counts = seen.progress(cloud) if cloud is not None else Progress()
-    without_cloud = plan.condition(Type.CLOUD_READY) is not None
+    has_status = plan.cloud_pods or plan.external
     status = schema.TopologyStatus(
         observed_generation=seen.generation,
         summary=schema.Summary(
-            cloud=_NO_PODS if without_cloud else f"{counts.ready}/{counts.desired}", devices=_devices_summary(seen)
+            cloud=f"{counts.ready}/{counts.desired}" if plan.cloud_pods else _NO_PODS, devices=_devices_summary(seen)
         ),
         model=_model(plan),
-        cloud=None if without_cloud else _cloud(plan, counts),
+        cloud=_cloud(plan, counts) if has_status else None,
         device_pools=tuple(_pool(seen, role) for role in plan.pools),
         probe=_probe(seen.sightings.probes.values(), before=before.get("probe") or {}, now=now),
         selector=common.role_selector(seen.topology, role=names.ROLE_CLOUD),

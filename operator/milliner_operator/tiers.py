@@ -6,6 +6,7 @@ import dataclasses
 
 from milliner.contract import kinds as spec_kinds
 from milliner.contract import names, plan_whole, topology
+from milliner.contract.cloud import ExternalEngine
 from milliner.contract.devices import DevicePool
 from milliner_operator import configuration, inspection, revision, sameness
 from milliner_operator.children import cloud, common, device, network, plain, pod
@@ -18,7 +19,12 @@ from milliner_operator.sameness import FIELD_MANAGER
 
 def runs_cloud(wanted: topology.InferenceTopology) -> bool:
     """Whether a topology has a cloud tier of pods."""
-    return plan_whole.has_cloud(wanted) and wanted.spec.cloud.engine.external is None
+    return plan_whole.has_cloud(wanted) and external(wanted) is None
+
+
+def external(wanted: topology.InferenceTopology) -> ExternalEngine | None:
+    """The server that takes the place of cloud pods, if one does."""
+    return wanted.spec.cloud.engine.external if plan_whole.has_cloud(wanted) else None
 
 
 def stages(wanted: topology.InferenceTopology) -> range:
@@ -177,6 +183,10 @@ def pool_children(
         spread=pool.replicas is not None,
         grace_s=pod.grace_s(pool.drain_seconds),
     )
+    engine = external(context.wanted)
+    if engine is not None and engine.api_key_secret_ref is not None:
+        secret = engine.api_key_secret_ref
+        shape = dataclasses.replace(shape, engine_key=(secret.name, secret.key))
     template, found = revision.stamp(pod.template(scope, shape), config)
     workload = device.workload(scope, name, pool=pool, template=template)
     children = [
@@ -190,6 +200,7 @@ def pool_children(
             pool=pool.name,
             api_port=pool.api.port if shown else None,
             cloud_ports=cloud_ports if runs_cloud(context.wanted) else None,
+            engine_url=engine.url if engine is not None else "",
             sources=context.sources(model),
             otlp_endpoint=context.otlp_endpoint,
         ),

@@ -72,7 +72,7 @@ def cloud_policy(
         name,
         role=role,
         ingress=[grpc, {"ports": [_port(common.HEALTH_PORT)]}],
-        egress=[*egress, *_outgoing(sources=sources, otlp_endpoint=otlp_endpoint)],
+        egress=[*egress, *_outgoing(sources=sources, others=(otlp_endpoint,))],
     )
 
 
@@ -83,26 +83,25 @@ def device_policy(
     pool: str,
     api_port: int | None,
     cloud_ports: Sequence[int] | None,
+    engine_url: str,
     sources: Sequence[str],
     otlp_endpoint: str,
 ) -> dict[str, Any]:
     """In: the API, health and metrics. Out: the cloud tier (`cloud_ports`: of another cluster, anywhere; None: there is
-    none)."""
+    none), or the server at `engine_url` that takes its place."""
     ingress = [{"ports": [_port(each)]} for each in (api_port, common.HEALTH_PORT) if each is not None]
     cloud: list[dict[str, Any]] = []
     if cloud_ports:
         cloud = [{"ports": [_port(each) for each in sorted(set(cloud_ports))]}]
     elif cloud_ports is not None:
         cloud = [{"to": [_peer(scope, names.ROLE_CLOUD)], "ports": [_port(common.GRPC_PORT)]}]
-    egress = [*cloud, *_outgoing(sources=sources, otlp_endpoint=otlp_endpoint)]
+    egress = [*cloud, *_outgoing(sources=sources, others=(engine_url, otlp_endpoint))]
     return _policy(scope, name, role=names.ROLE_DEVICE, pool=pool, ingress=ingress, egress=egress)
 
 
 def inspect_policy(scope: common.Scope, name: str, *, sources: Sequence[str]) -> dict[str, Any]:
     """In: nothing. Out: the source, if it is on the network."""
-    return _policy(
-        scope, name, role=common.ROLE_INSPECT, ingress=[], egress=_outgoing(sources=sources, otlp_endpoint="")
-    )
+    return _policy(scope, name, role=common.ROLE_INSPECT, ingress=[], egress=_outgoing(sources=sources))
 
 
 def _policy(
@@ -123,8 +122,9 @@ def _policy(
     return common.manifest(scope, kinds.NETWORK_POLICY, name, role=role, pool=pool, spec=spec)
 
 
-def _outgoing(*, sources: Sequence[str], otlp_endpoint: str) -> list[dict[str, Any]]:
-    urls = [*sources, *([otlp_endpoint] if otlp_endpoint else [])]
+def _outgoing(*, sources: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """To whom the URLs lead; empty ones lead to nobody."""
+    urls = [*sources, *filter(None, others)]
     ports = {*(_WEB_PORTS if sources else ()), *(_url_port(each) for each in urls)}
     inside = {found for each in urls if (found := _namespace_of(each)) is not None}
     return [

@@ -21,6 +21,8 @@ ENDPOINTS_DIR = "/etc/milliner-endpoints"
 ENDPOINTS_KEY = "endpoints"
 TLS_DIR = "/etc/milliner-tls"
 KEYS_DIR = "/etc/milliner-keys"
+ENGINE_KEY_DIR = "/etc/milliner-engine"  # of the server that takes the cloud's place
+ENGINE_KEY_FILE = f"{ENGINE_KEY_DIR}/key"
 CONTAINER = "milliner"
 _USER = 65532  # "nonroot" of the distroless images; the image has an entry for it in its passwd file
 # Small on purpose, so that a laptop's cluster takes a topology; CPU autoscaling needs a request to relate to.
@@ -52,6 +54,7 @@ class PodShape:
     tls_secret: str | None = None
     keys_secret: str | None = None
     credentials: tuple[str, str] | None = None  # Secret's name and key
+    engine_key: tuple[str, str] | None = None  # the same, for the server that takes the cloud's place
     spread: bool = False
     grace_s: int = 30
 
@@ -190,6 +193,8 @@ def _mounts(shape: PodShape) -> list[dict[str, Any]]:
         found.append({"name": "keys", "mountPath": KEYS_DIR, "readOnly": True})
     if shape.credentials:
         found.append({"name": "credentials", "mountPath": CREDENTIALS_DIR, "readOnly": True})
+    if shape.engine_key:
+        found.append({"name": "engine-key", "mountPath": ENGINE_KEY_DIR, "readOnly": True})
     return found + [
         {"name": f"claim-{index}", "mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
         for index, claim in enumerate(shape.claims)
@@ -209,13 +214,20 @@ def _volumes(shape: PodShape) -> list[dict[str, Any]]:
     if shape.keys_secret:
         found.append({"name": "keys", "secret": {"secretName": shape.keys_secret, "defaultMode": 0o440}})
     if shape.credentials:
-        name, key = shape.credentials
-        items = [{"key": key, "path": "token"}]
-        found.append({"name": "credentials", "secret": {"secretName": name, "items": items, "defaultMode": 0o440}})
+        found.append(_secret_file("credentials", shape.credentials, path="token"))
+    if shape.engine_key:
+        found.append(_secret_file("engine-key", shape.engine_key, path="key"))
     return found + [
         {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
         for index, claim in enumerate(shape.claims)
     ]
+
+
+def _secret_file(volume: str, secret: tuple[str, str], *, path: str) -> dict[str, Any]:
+    """A volume with one key of a Secret, as a file."""
+    name, key = secret
+    items = [{"key": key, "path": path}]
+    return {"name": volume, "secret": {"secretName": name, "items": items, "defaultMode": 0o440}}
 
 
 def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
