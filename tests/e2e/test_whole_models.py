@@ -19,6 +19,7 @@ DEVICE_NODES = {"nvidia.com/device": "jetson-agx-orin"}
 CLOUD_STEP = {"fixedMicroseconds": 100_000}
 SLOW_PROMPT = {"promptTokenMicroseconds": 200_000, "stepMicroseconds": 30_000}
 DEVICES = [("handover", "orin"), ("handover", "nano"), ("cloud-only", "gateway"), ("device-only", "emulated")]
+ALL_READY_S = 240  # three topologies come up at once
 NOTICED_S = 30.0
 
 
@@ -38,7 +39,7 @@ def serving(namespace: str) -> Iterator[str]:
     ]
     kubectl.apply([handover, *others])
     for name in dict(DEVICES):
-        topologies.wait_ready(name, namespace=namespace)
+        topologies.wait_ready(name, namespace=namespace, deadline_s=ALL_READY_S)
     yield namespace
     kubectl.run("delete", "itopo", "--all", "--namespace", namespace, "--wait=false")
 
