@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from milliner.api import answering, schema, text_service, tokenizer
+from milliner.api import answering, protected, schema, text_service, tokenizer
 from milliner.core import types
 from milliner.telemetry import record
 
@@ -21,6 +21,7 @@ class Chat:
         self.request = request
         self._context = context
         self._codec = codec
+        self._protected: protected.Spans = ()
 
     @property
     def options(self) -> text_service.TextOptions:
@@ -30,6 +31,7 @@ class Chat:
             max_new_tokens=self.request.max_tokens if limit is None else limit,
             limit_field="max_tokens" if limit is None else "max_completion_tokens",
             num_logprobs=self.request.top_logprobs if self.request.logprobs else None,
+            protected_spans=self._protected,
         )
 
     async def tokenize(
@@ -37,7 +39,9 @@ class Chat:
     ) -> list[answering.PromptIds]:
         messages = [message.for_template() for message in self.request.messages]
         options = self.request.chat_template_kwargs
-        return [await service.tokenize_chat(messages, records[0], template_options=options)]
+        prompt_ids = await service.tokenize_chat(messages, records[0], template_options=options)
+        self._protected = await service.protected_spans(messages, template_options=options)
+        return [prompt_ids]
 
     def opening(self, choice: answering.Choice) -> Mapping[str, object]:
         """The role comes first, alone, so that a client can open a bubble before the first word."""

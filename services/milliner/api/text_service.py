@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from opentelemetry import trace
 
-from milliner.api import detokenizer, stop_strings, tokenizer
+from milliner.api import detokenizer, protected, stop_strings, tokenizer
 from milliner.api import errors as api_errors
 from milliner.core import errors, ports, types
 from milliner.strategies import base
@@ -54,6 +54,7 @@ class TextOptions:
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     num_logprobs: int | None = None
+    protected_spans: protected.Spans = ()  # of the prompt's tokens, if it is refined
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class TextDelta:
 class TextService:
     """Serves one model with one strategy. `on_finished` gets every request's summary, failed ones included.
 
-    `cloud_positions` says how many positions the cloud can hold of one session, 0 while nobody knows.
+    `cloud_positions` says how many positions the cloud can hold of one session, 0 while nobody knows. Where the
+    strategy `refines` prompts, chats say which tokens it must keep.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class TextService:
         tracer: trace.Tracer | None = None,
         on_finished: Callable[[summary.RequestSummary], None] = lambda _: None,
         cloud_positions: Callable[[], int] = lambda: 0,
+        refines: bool = False,
     ) -> None:
+        self._refines = refines
         self.model = model
         self.codec = codec
         self.on_finished = on_finished
@@ -158,6 +162,17 @@ class TextService:
             )
         return tuple(ids)
 
+    async def protected_spans(
+        self, messages: Sequence[Mapping[str, str]], *, template_options: Mapping[str, Any] | None = None
+    ) -> protected.Spans:
+        """Which tokens of the messages' prompt the strategy must keep; none where it keeps all."""
+        if not self._refines:
+            return ()
+        return await self._on_thread(
+            lambda: self.codec.protected_spans(messages, template_options or {}),
+            num_characters=sum(len(message["content"]) for message in messages),
+        )
+
     async def generate(
         self,
         prompt_ids: Sequence[int],
@@ -229,6 +244,7 @@ class TextService:
             sampling=options.sampling,
             stop_token_ids=options.stop_token_ids | (frozenset() if options.ignore_eos else self.codec.eos_token_ids),
             num_logprobs=options.num_logprobs,
+            protected_spans=options.protected_spans,
         )
 
     def _default_new_tokens(self, prompt_tokens: int) -> int:

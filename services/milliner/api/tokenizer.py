@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from milliner.api import tokenizer_files
+from milliner.api import protected, tokenizer_files
 from milliner.core import errors
 
 _MAX_COMPOSED = 4  # characters that NFC makes one of (Unicode Standard Annex 15: Greek letters with three accents)
@@ -34,6 +34,10 @@ class Tokenizer(Protocol):
     ) -> list[int]:
         """Messages through the model's chat template. Raises `InputError` where the template refuses them, and as
         `encode` does."""
+        ...
+
+    def protected_spans(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> protected.Spans:
+        """Of what `encode_chat` gives for them, the tokens that a refined prompt keeps (`protected`)."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -83,14 +87,22 @@ class HuggingFaceTokenizer:
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any], *, max_tokens: int | None = None
     ) -> list[int]:
-        templated = bool(self._tokenizer.chat_template)
-        text = (
-            self._through_template(messages, options)
-            if templated
-            else "\n".join(message["content"] for message in messages)
-        )
+        text, templated = self._chat_text(messages, options)
         # a template has written the special tokens
         return self._encode(text, add_special_tokens=not templated, max_tokens=max_tokens, field="messages")
+
+    def protected_spans(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> protected.Spans:
+        if not self._tokenizer.is_fast:  # the others cannot tell which characters a token stands for
+            return ()
+        text, templated = self._chat_text(messages, options)
+        encoded = self._tokenizer(text, add_special_tokens=not templated, return_offsets_mapping=True, verbose=False)
+        return protected.spans(text, encoded["offset_mapping"], messages)
+
+    def _chat_text(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> tuple[str, bool]:
+        """The prompt's text, and whether a template has written it."""
+        if self._tokenizer.chat_template:
+            return self._through_template(messages, options), True
+        return "\n".join(message["content"] for message in messages), False
 
     def _encode(self, text: str, *, add_special_tokens: bool, max_tokens: int | None, field: str) -> list[int]:
         try:

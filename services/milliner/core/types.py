@@ -71,6 +71,7 @@ class GenerationRequest:
     stop_token_ids: frozenset[int] = frozenset()  # end of text included, unless the client said ignore_eos
     num_logprobs: int | None = None  # None: no log-probabilities; k: of the chosen token and the k likeliest
     cache_salt: str = ""  # only requests of equal salts share what they have computed of like prompts
+    protected_spans: tuple[tuple[int, int], ...] = ()  # [start, end) of the prompt that is kept when it is refined
     waits_for_room: bool = True  # in the cloud; False: one replica after the other is asked once
 
 

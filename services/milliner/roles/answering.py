@@ -34,7 +34,8 @@ from milliner.telemetry import metrics, summary
 class Answering:
     """What a device answers with. `cloud` knows whether the replicas that answers need can be reached; `on_trouble`
     registers who wants to hear of trouble with them; `cloud_positions` is the most that a session may have there.
-    `behind` is the cloud of a device that answers alone while it is away; `alone`: there is none at all."""
+    `behind` is the cloud of a device that answers alone while it is away; `alone`: there is none at all. `refines`: the
+    strategy may leave out parts of a prompt."""
 
     generator: base.Generator
     codec: tokenizer.HuggingFaceTokenizer
@@ -47,6 +48,7 @@ class Answering:
     cloud_positions: Callable[[], int] = lambda: 0
     on_trouble: Callable[[Callable[[], None]], None] = lambda _: None
     alone: bool = False
+    refines: bool = False
 
 
 async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *, running: runtime.Runtime) -> None:
@@ -128,6 +130,7 @@ def _text_service(
         clock=running.clock,
         tracer=exporting.tracer(config, tier="device", stack=running.stack),
         cloud_positions=answering.cloud_positions,
+        refines=answering.refines,
     )
     running.stack.callback(service.close)
     return service

@@ -71,6 +71,7 @@ async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Rep
             cloud=_needed(config, own=own, behind=behind),
             behind=_watched(own=own, behind=behind),
             alone=behind is None,
+            refines=kind is kinds.StrategyType.PD_DEVICE and _least_kept(config) < 1.0,
             cloud_positions=lambda: behind.transport.max_positions if behind is not None else 0,
             on_trouble=lambda heard: setattr(behind.transport, "on_trouble", heard) if behind is not None else None,
         )
@@ -170,16 +171,20 @@ def _pd_device_options(config: role_config.WholeDeviceRoleConfig) -> options.PDD
     """Tokens are shown no further apart than pacing and objectives both allow."""
     wanted, aims = config.strategy, config.objectives
     longest_ms = min(wanted.pacing.max_interval_milliseconds, aims.time_per_output_token_milliseconds)
-    refines = wanted.refinement.mode is not kinds.RefinementMode.OFF
     return options.PDDeviceOptions(
         max_cloud_tokens=wanted.cloud_tokens.max,
         fixed_cloud_tokens=wanted.cloud_tokens.mode is kinds.CloudTokensMode.FIXED,
         min_interval_s=min(wanted.pacing.min_interval_milliseconds, longest_ms) / 1e3,
         max_interval_s=longest_ms / 1e3,
         first_token_s=aims.time_to_first_token_milliseconds / 1e3,
-        least_kept=wanted.refinement.min_keep_percent / 100 if refines else 1.0,
+        least_kept=_least_kept(config),
         fails_without_cloud=config.fallback.on_cloud_loss is kinds.OnCloudLoss.FAIL,
     )
+
+
+def _least_kept(config: role_config.WholeDeviceRoleConfig) -> float:
+    wanted = config.strategy.refinement
+    return 1.0 if wanted.mode is kinds.RefinementMode.OFF else wanted.min_keep_percent / 100
 
 
 def _needed(config: role_config.WholeDeviceRoleConfig, *, own: _Own | None, behind: _Cloud | None) -> readiness.Cloud:

@@ -53,6 +53,7 @@ async def open_stream(
                     claim=claim,
                     salt=request.cache_salt,
                     keep_share=keep_share,
+                    keep_spans=request.protected_spans if keep_share < 1.0 else (),
                 )
             )
         )

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from starlette import applications
 
-from milliner.api import app, text_service
+from milliner.api import app, protected, text_service
 from milliner.core import errors, types
 from milliner.telemetry import metrics, record, summary, tracing
 from milliner.telemetry.phases import Phase
@@ -48,6 +48,10 @@ class ByteTokenizer:
         if messages[0]["content"] == "refuse":
             raise errors.InputError("the model's chat template refuses them", field="messages")
         return self.encode("".join(f"<{message['role']}>{message['content']}" for message in messages))
+
+    def protected_spans(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> protected.Spans:
+        text = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return protected.spans(text, [(index, index + 1) for index in range(len(text))], messages)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token_id for token_id in token_ids if token_id != EOS).decode(errors="replace")
