@@ -83,6 +83,16 @@ class Engine(base.Model):
             "Default: 1024 without an accelerator, 16384 with one."
         ),
     )
+    kv_swap_mebibytes: int | None = pydantic.Field(
+        default=None,
+        ge=0,
+        le=16_777_216,
+        description=(
+            "Host memory of one replica for the KV caches of preempted sequences, in mebibytes; 0: they stay where "
+            "they are. Only with strategy.pdDevice.scheduler SkipJoinMLFQ. Default: 0 without an accelerator, 4096 with "
+            "one."
+        ),
+    )
     max_sessions: int = pydantic.Field(default=256, ge=1, le=65_536, description="Most sessions at once.")
     session_idle_seconds: int = pydantic.Field(
         default=300, ge=1, le=86_400, description="A session without a frame for this long is closed, in seconds."
@@ -148,4 +158,12 @@ class CloudSpec(base.Model):
         mebibytes = self.engine.kv_cache_mebibytes
         if mebibytes is None:
             mebibytes = 1024 if self.accelerator is None else 16_384
+        return mebibytes * 1024 * 1024
+
+    @property
+    def kv_swap_bytes(self) -> int:
+        """Host memory for preempted KV caches of one replica in bytes, with the default resolved."""
+        mebibytes = self.engine.kv_swap_mebibytes
+        if mebibytes is None:  # without an accelerator it would be the same memory; 4 GiB was vLLM's swap space
+            mebibytes = 0 if self.accelerator is None else 4096
         return mebibytes * 1024 * 1024

@@ -165,12 +165,13 @@ def cloud_config(
     )
 
 
-def engine_limits(wanted: clouds.CloudSpec, *, kv_cache_bytes: int) -> role_config.EngineLimits:
+def engine_limits(wanted: clouds.CloudSpec, *, kv_cache_bytes: int, kv_swap_bytes: int = 0) -> role_config.EngineLimits:
     """What the topology says of the engine, for a process with so much memory for KV caches."""
     return role_config.EngineLimits(
         max_batch_tokens=wanted.engine.max_batch_tokens,
         max_frame_tokens=wanted.engine.max_batch_tokens,
         kv_cache_bytes=kv_cache_bytes,
+        kv_swap_bytes=kv_swap_bytes,
         page_tokens=wanted.engine.page_tokens,
         max_sessions=wanted.engine.max_sessions,
         session_idle_s=float(wanted.engine.session_idle_seconds),

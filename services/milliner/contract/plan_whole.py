@@ -106,13 +106,18 @@ def prefill_config(resolved: Resolved, *, name: str, port: int) -> role_config.P
     """The configuration of one cloud replica; in a cluster that of all, which take their own names."""
     spec = resolved.topology.spec
     options = spec.strategy.pd_device or strategy.PDDeviceOptions()
+    preempts = options.scheduler is kinds.SchedulerType.SKIP_JOIN_MLFQ
     return role_config.PrefillRoleConfig(
         topology=resolved.topology.name,
         name=name,
         model=resolved.model.files,
         layers=resolved.model.layers,
         listen=role_config.Listen(port=port),
-        engine=plan.engine_limits(spec.cloud, kv_cache_bytes=spec.cloud.kv_cache_bytes),
+        engine=plan.engine_limits(
+            spec.cloud,
+            kv_cache_bytes=spec.cloud.kv_cache_bytes,
+            kv_swap_bytes=spec.cloud.kv_swap_bytes if preempts else 0,
+        ),
         scheduler=options.scheduler,
         emulation=spec.cloud.emulation and spec.cloud.emulation.scaled(resolved.time_scale),
     )

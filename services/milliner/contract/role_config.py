@@ -60,6 +60,9 @@ class EngineLimits(base.Model):
     max_batch_tokens: int = pydantic.Field(default=2048, ge=1, description="Token budget of one batch.")
     max_frame_tokens: int = pydantic.Field(default=2048, ge=1, description="Most positions in one frame.")
     kv_cache_bytes: int = pydantic.Field(default=1 << 30, ge=1, description="Memory for KV caches, in bytes.")
+    kv_swap_bytes: int = pydantic.Field(
+        default=0, ge=0, description="Host memory for the KV caches of preempted sequences, in bytes; 0: none move."
+    )
     page_tokens: int = pydantic.Field(default=64, ge=1, description="Positions in one page of the KV cache.")
     max_sessions: int = pydantic.Field(default=256, ge=1, description="Most sessions at once.")
     max_batch_sequences: int = pydantic.Field(

@@ -190,6 +190,10 @@ def _repeated(spec: spec_module.TopologySpec) -> list[tuple[str, int]]:
     return [(name, count) for name, count in counts.items() if count > 1]
 
 
+def _preempts(chosen: strategy.StrategySpec) -> bool:
+    return chosen.pd_device is not None and chosen.pd_device.scheduler is kinds.SchedulerType.SKIP_JOIN_MLFQ
+
+
 def _own_models(spec: spec_module.TopologySpec) -> list[str]:
     """Names of the pools that name a model of their own."""
     return [pool.name for pool in spec.device_pools if pool.model is not None]
@@ -211,6 +215,14 @@ _SPEC = (
         message="cloud.engine.type is External but strategy.type is {strategy.type}, whose cloud computes a slice: "
         "set engine.type: Builtin, or strategy.type: PDDevice or CloudOnly",
         field=".cloud.engine.type",
+    ),
+    checks.Rule(
+        holds=lambda spec: not spec.cloud.engine.kv_swap_mebibytes or _preempts(spec.strategy),
+        cel="!has(self.cloud.engine.kvSwapMebibytes) || self.cloud.engine.kvSwapMebibytes == 0 || "
+        "(has(self.strategy.pdDevice) && self.strategy.pdDevice.scheduler == 'SkipJoinMLFQ')",
+        message="cloud.engine.kvSwapMebibytes is set but nobody is preempted: drop it, or set strategy.type: PDDevice "
+        "with pdDevice.scheduler: SkipJoinMLFQ",
+        field=".cloud.engine.kvSwapMebibytes",
     ),
     checks.Rule(
         holds=lambda spec: bool(spec.device_pools) or spec.strategy.type is kinds.StrategyType.CLOUD_ONLY,

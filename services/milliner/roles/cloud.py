@@ -104,6 +104,7 @@ def engine_config(wanted: role_config.EngineLimits) -> limits.EngineConfig:
     """The engine's limits as values."""
     return limits.EngineConfig(
         kv_cache_bytes=wanted.kv_cache_bytes,
+        kv_swap_bytes=wanted.kv_swap_bytes,
         max_batch_tokens=wanted.max_batch_tokens,
         page_tokens=wanted.page_tokens,
         max_sessions=wanted.max_sessions,

@@ -93,7 +93,7 @@ async def serve(
 
     told = running.told
     told.loading, told.why_not_ready, told.why_dead = "", why_not_ready, lambda: engine.hung
-    told.render_metrics = lambda accept: serving.metrics.render(accept, engine.load())
+    told.render_metrics = lambda accept: serving.metrics.render(accept, engine.load(), engine.swapped())
     watches: list[Coroutine[Any, Any, None]] = [
         engine_watch.keep(lambda: engine.hung, clock=running.clock, on_change=on_change)
     ]

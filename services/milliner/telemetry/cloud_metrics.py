@@ -40,7 +40,11 @@ class CloudMetrics:
         self._queue_ms = self._gauge("queue_milliseconds", f"Mean wait for a batch over the last {_WINDOW_S} s")
         self._sessions = self._gauge("cloud_sessions", "Open sessions")
         self._waiting = self._gauge("cloud_waiting_frames", "Frames waiting for a batch")
-        self._kv_usage = self._gauge("cloud_kv_cache_usage_perc", "Share of the KV cache promised, 0 to 1")
+        self._kv_usage = self._gauge("cloud_kv_cache_usage_perc", "Share promised of the KV cache that may be, 0 to 1")
+        self._swapped = self._gauge("cloud_kv_swapped_sessions", "Sessions whose KV cache lies in host memory")
+        self._swapped_bytes = self._gauge("cloud_kv_swapped_bytes", "Host memory that KV caches fill")
+        self._moved = self._counter("cloud_kv_moved_bytes", "Bytes of KV caches moved to and from host memory", "to")
+        self._last_swap = types.SwapReport()
 
     def answered(self, frame: types.HiddenFrame, reply: types.HiddenReply) -> None:
         """A frame was answered just now."""
@@ -63,12 +67,17 @@ class CloudMetrics:
         frames = sum(second.frames for second in self._seconds)
         return 1e3 * sum(second.queue_s for second in self._seconds) / frames if frames else 0.0
 
-    def render(self, accept: str, load: types.LoadReport) -> tuple[bytes, str]:
-        """The metrics with the load of now, and their content type."""
+    def render(self, accept: str, load: types.LoadReport, swap: types.SwapReport) -> tuple[bytes, str]:
+        """The metrics with the load and the moved caches of now, and their content type."""
         self._queue_ms.set(self.queue_ms)
         self._sessions.set(load.running_sessions)
         self._waiting.set(load.waiting_frames)
         self._kv_usage.set(load.kv_used_share)
+        self._swapped.set(swap.sequences)
+        self._swapped_bytes.set(swap.used_bytes)
+        self._moved.labels(to="host").inc(swap.moved_out_bytes - self._last_swap.moved_out_bytes)
+        self._moved.labels(to="accelerator").inc(swap.moved_in_bytes - self._last_swap.moved_in_bytes)
+        self._last_swap = swap
         encoder, content_type = exposition.choose_encoder(accept)
         return encoder(self.registry), content_type
 

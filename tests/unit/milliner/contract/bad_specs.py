@@ -45,6 +45,12 @@ RULES = [
     _foreign("uShape", owner="UShape", kind="DeviceOnly", remedy="remove it"),
     _foreign("pdDevice", owner="PDDevice", kind="Hat", remedy="move the options to strategy.hat"),
     BadSpec(
+        {**_strategy("PDDevice", pdDevice={}), "spec.cloud": {"engine": {"kvSwapMebibytes": 64}}},
+        "spec.cloud.engine.kvSwapMebibytes",
+        "cloud.engine.kvSwapMebibytes is set but nobody is preempted: drop it, or set strategy.type: PDDevice with "
+        "pdDevice.scheduler: SkipJoinMLFQ",
+    ),
+    BadSpec(
         _strategy("Hat", hat={"chunking": {"minTokens": 512, "maxTokens": 256}}),
         "spec.strategy.hat.chunking",
         "chunking.minTokens (512) is above maxTokens (256)",

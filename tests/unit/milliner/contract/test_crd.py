@@ -96,6 +96,7 @@ def test_a_group_default_holds_all_fixed_defaults_of_its_fields() -> None:
         ".spec.strategy.hat",  # set with another type it is refused
         ".spec.cloud.replicas",  # set beside scaling it is refused
         ".spec.cloud.engine.kvCacheMebibytes",  # depends on the accelerator
+        ".spec.cloud.engine.kvSwapMebibytes",  # as well
         ".spec.strategy.hat.splitLayer",  # depends on the model
     ],
 )

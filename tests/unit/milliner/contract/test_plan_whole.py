@@ -139,3 +139,10 @@ def test_what_cannot_run_is_refused_by_field(kind: str, spec: dict[str, Any], fi
 def test_split_strategies_are_planned_elsewhere() -> None:
     with pytest.raises(errors.SpecInvalid, match="splits the model"):
         resolve(wanted("UShape"))
+
+
+@pytest.mark.parametrize(("scheduler", "swap_bytes"), [("SkipJoinMLFQ", 4 << 30), ("FirstComeFirstServed", 0)])
+def test_only_who_preempts_gets_host_memory_for_it(scheduler: str, swap_bytes: int) -> None:
+    options = {"type": "PDDevice", "pdDevice": {"scheduler": scheduler}}
+    found = resolve(wanted("PDDevice", cloud={"accelerator": {}}, strategy=options))
+    assert plan_whole.prefill_config(found, name="cloud", port=0).engine.kv_swap_bytes == swap_bytes

@@ -20,6 +20,7 @@ def test_smallest_topology_has_the_documented_defaults() -> None:
     spec = topology.parse(documents_of.SMALLEST).spec
     assert spec.cloud.desired_replicas == 1
     assert spec.cloud.kv_cache_bytes == 1 << 30
+    assert spec.cloud.kv_swap_bytes == 0
     assert spec.cloud.engine.max_batch_tokens == 2048
     assert spec.device_pools[0].api.port == 8080
     assert spec.device_pools[0].local_replicas == 1
@@ -31,6 +32,7 @@ def test_smallest_topology_has_the_documented_defaults() -> None:
 def test_an_accelerator_raises_the_default_kv_cache() -> None:
     parsed = topology.parse(documents_of.changed({"spec.cloud.accelerator": {}}))
     assert parsed.spec.cloud.kv_cache_bytes == 16 << 30
+    assert parsed.spec.cloud.kv_swap_bytes == 4 << 30
 
 
 def test_chunking_of_u_shape_is_off_unless_asked_for() -> None:

@@ -107,6 +107,9 @@ async def test_another_policy_can_be_plugged_in() -> None:
             oldest = min(waiting, key=lambda frame: frame.ticket)
             return [scheduler.Share(oldest.ticket, min(oldest.num_tokens, budget_tokens))]
 
+        def rank(self, waiting: Sequence[scheduler.Waiting]) -> list[scheduler.Waiting]:
+            return list(waiting)
+
     backend = toys.ToyBackend()
     gate = running.Gate(backend)
     async with running.serving(backend, policy=OneAtATime()) as cloud:

@@ -40,7 +40,7 @@ def test_frames_failures_and_load_are_told() -> None:
     answer(metrics, queue_s=0.3)
     metrics.failed(errors.PositionMismatch("gap"))
     load = types.LoadReport(running_sessions=3, waiting_frames=2, kv_used_share=0.25)
-    body, content_type = metrics.render("", load)
+    body, content_type = metrics.render("", load, types.SwapReport())
     assert content_type.startswith("text/plain")
     lines = body.decode().splitlines()
     assert f'milliner_cloud_frames_total{{kind="{types.FrameKind.VERIFY.value}"}} 2.0' in lines
@@ -50,6 +50,18 @@ def test_frames_failures_and_load_are_told() -> None:
     assert "milliner_cloud_sessions 3.0" in lines
     assert "milliner_cloud_waiting_frames 2.0" in lines
     assert "milliner_cloud_kv_cache_usage_perc 0.25" in lines
+
+
+def test_caches_that_moved_are_counted_once() -> None:
+    metrics = cloud_metrics.CloudMetrics(clock=Time())
+    load = types.LoadReport()
+    metrics.render("", load, types.SwapReport(sequences=2, used_bytes=30, moved_out_bytes=50, moved_in_bytes=20))
+    swap = types.SwapReport(sequences=1, used_bytes=10, moved_out_bytes=60, moved_in_bytes=50)
+    lines = metrics.render("", load, swap)[0].decode().splitlines()
+    assert "milliner_cloud_kv_swapped_sessions 1.0" in lines
+    assert "milliner_cloud_kv_swapped_bytes 10.0" in lines
+    assert 'milliner_cloud_kv_moved_bytes_total{to="host"} 60.0' in lines
+    assert 'milliner_cloud_kv_moved_bytes_total{to="accelerator"} 50.0' in lines
 
 
 def test_the_queue_time_is_of_the_last_moments_and_falls_back_to_nothing() -> None:
