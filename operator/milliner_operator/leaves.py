@@ -99,7 +99,7 @@ def _stage(seen: Seen, role: RolePlan) -> Condition:
     prefix = "" if role.role == names.ROLE_CLOUD else f"{role.workload[1]}: "
     progress = seen.progress(role)
     if progress.revision and progress.desired == 0 and trouble is None:
-        message = f"{role.workload[1]} is scaled to 0 replicas: requests wait or fail until it is scaled up"
+        message = f"{role.workload[1]} is scaled to 0 replicas: devices get nothing from it until it is scaled up"
         return Condition(Type.CLOUD_READY, False, Reason.SCALED_TO_ZERO, message)
     return _tier(Type.CLOUD_READY, role, progress, trouble, prefix=prefix)
 

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from milliner.contract import documents, role_config
+from milliner.contract import errors as contract_errors
 from milliner.core import errors
 from milliner.demo import assets
 from milliner.local import demonstration, launches
@@ -137,6 +138,17 @@ def test_the_demonstration_compares_strategies_over_one_cloud_and_equal_links() 
     assert first.listen.port != second.listen.port
 
 
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [("cloud-only", ["prefill", "whole-device"]), ("device-only", ["whole-device"])],
+)
+def test_samples_of_one_tier_run_on_one_machine_too(name: str, roles: list[str]) -> None:
+    sample = pathlib.Path(__file__).parents[4] / "manifests" / "samples" / f"{name}.yaml"
+    (launch,) = launches.plan_file(sample, wishes=launches.PortWishes(as_declared=False))
+    assert [each.config.role for each in launch.roles] == roles
+    assert not [note for note in launch.notes if "exposure" in note], "of a field that nobody has set"
+
+
 def test_a_handover_is_planned_with_its_ports(tmp_path: pathlib.Path) -> None:
     sample = pathlib.Path(__file__).parents[4] / "manifests" / "samples" / "pd-device.yaml"
     (launch,) = launches.plan_file(sample, wishes=launches.PortWishes(as_declared=False))
@@ -148,3 +160,45 @@ def test_a_handover_is_planned_with_its_ports(tmp_path: pathlib.Path) -> None:
     (other,) = moved.devices
     assert isinstance(other.config, role_config.WholeDeviceRoleConfig)
     assert other.config.cloud_endpoints == (moved.clouds[0].address,) != device.config.cloud_endpoints
+
+
+def test_an_external_engine_is_asked_with_the_key_beside_the_topology(tmp_path: pathlib.Path) -> None:
+    sample = pathlib.Path(__file__).parents[4] / "manifests" / "samples" / "pd-device-external.yaml"
+    wishes = launches.PortWishes(as_declared=False)
+    (launch,) = launches.plan_file(sample, wishes=wishes)
+    assert launch.clouds == ()
+    assert [note for note in launch.notes if "cloud" in note] == []
+    with_key = tmp_path / "t.yaml"
+    with_key.write_text(sample.read_text().replace("# apiKeySecretRef", "apiKeySecretRef"))
+    with pytest.raises(contract_errors.SpecInvalid, match=r"Secret vllm has no key token here") as refused:
+        launches.plan_file(with_key, wishes=wishes)
+    assert [problem.path for problem in refused.value.problems] == ["spec.cloud.engine.external.apiKeySecretRef"]
+    key = tmp_path / "secrets" / "vllm" / "token"
+    key.parent.mkdir(parents=True)
+    key.write_text("k")
+    (launch,) = launches.plan_file(with_key, wishes=wishes)
+    (device,) = launch.devices
+    assert isinstance(device.config, role_config.WholeDeviceRoleConfig)
+    assert device.config.external == role_config.ExternalServer(
+        url="http://127.0.0.1:8000/v1", model="demo", api_key_file=str(key)
+    )
+    assert device.config.cloud_endpoints == ()
+
+
+def test_what_an_external_engine_decides_for_itself_is_told(tmp_path: pathlib.Path) -> None:
+    sample = pathlib.Path(__file__).parents[4] / "manifests" / "samples" / "pd-device-external.yaml"
+    text = sample.read_text()
+    text = text.replace("      type: External\n", "      type: External\n      maxSessions: 3\n")
+    text = text.replace(
+        "    pdDevice:\n", "    pdDevice:\n      scheduler: SkipJoinMLFQ\n      refinement: {mode: Auto}\n"
+    )
+    text = text.replace("    engine:\n", "    emulation: {compute: {layers: {fixedMicroseconds: 1}}}\n    engine:\n")
+    (tmp_path / "t.yaml").write_text(text)
+    (launch,) = launches.plan_file(tmp_path / "t.yaml", wishes=launches.PortWishes(as_declared=False))
+    told = {note.split(" ", 1)[0] for note in launch.notes}
+    assert told >= {
+        "strategy.pdDevice.refinement",
+        "strategy.pdDevice.scheduler",
+        "cloud.engine",
+        "cloud.emulation",
+    }
