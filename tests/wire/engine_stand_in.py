@@ -54,7 +54,6 @@ class VllmBody(_Strict):
     ignore_eos: bool
     stop_token_ids: list[int]
     skip_special_tokens: bool
-    spaces_between_special_tokens: bool
     seed: int | None = None
     cache_salt: str | None = pydantic.Field(default=None, min_length=1)
     logprobs: int | None = None
@@ -74,7 +73,6 @@ class SglangParams(_Strict):
     ignore_eos: bool
     stop_token_ids: list[int]
     skip_special_tokens: bool
-    spaces_between_special_tokens: bool
 
 
 class SglangBody(_Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import AsyncIterator
 
@@ -13,9 +14,10 @@ from tests.wire import engine_stand_in, toy_tokens
 from tests.wire.conftest import eventually
 from tests.wire.engine_stand_in import Speaks, StandIn
 
+from milliner.api import schema
 from milliner.contract import role_config
 from milliner.core import errors, generation, types
-from milliner.wire.external import discovery, transport
+from milliner.wire.external import dialects, discovery, openai, transport
 from milliner.wire.external import server as servers
 
 DIALECTS = [each for each in Speaks if each is not Speaks.TEXT]
@@ -196,3 +198,13 @@ async def test_many_answers_at_once() -> None:
 
         for first in range(100, 130):
             group.create_task(one(first))
+
+
+def test_a_device_of_ours_can_be_the_engine_of_another() -> None:
+    sampled = types.SamplingParams(temperature=0.7, top_p=0.9, top_k=40)
+    for sampler in (toy_tokens.SAMPLER, generation.Sampler(sampled, seed=2**63 - 1)):
+        asked = dialects.Asked("demo", (1, 2, 3), 9, sampler, stop_token_ids=frozenset({0}), salt="tenant")
+        body = openai.Completions(in_logprobs=False).body(asked, stream=True)
+        understood = schema.parse(schema.CompletionRequest, json.loads(json.dumps(body)))
+        assert understood.prompts == [[1, 2, 3]]
+        assert (understood.max_tokens, understood.stop_token_ids, understood.return_token_ids) == (9, [0], True)

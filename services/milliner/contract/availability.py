@@ -48,7 +48,19 @@ def _without_effect(spec: spec_module.TopologySpec) -> dict[str, tuple[bool, str
     """Field: whether it is set, and why nothing follows from it."""
     tier, pools = spec.cloud, spec.device_pools
     cluster = "it is for a cluster"
+    external, options = tier.engine.external is not None, spec.strategy.pd_device
+    limits = tier.engine.model_fields_set - {"type", "external"}
     return {
+        "strategy.pdDevice.refinement": (
+            external and options is not None and options.refinement.mode is kinds.RefinementMode.AUTO,
+            "an external engine does not tell what it attends to, so prompts stay whole",
+        ),
+        "strategy.pdDevice.scheduler": (
+            external and options is not None and "scheduler" in options.model_fields_set,
+            "an external engine has an order of its own",
+        ),
+        "cloud.engine": (external and bool(limits), "an external engine has limits of its own"),
+        "cloud.emulation": (external and tier.emulation is not None, "an external engine takes as long as it takes"),
         "model.credentialsSecretRef": (spec.model.credentials_secret_ref is not None, cluster),
         "cloud.scaling": (tier.scaling is not None, "minReplicas replicas run all the time"),
         "cloud.accelerator": (

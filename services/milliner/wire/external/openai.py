@@ -52,7 +52,6 @@ class Completions:
             "ignore_eos": asked.ignores_end,
             "stop_token_ids": sorted(asked.stop_token_ids),
             "skip_special_tokens": True,
-            "spaces_between_special_tokens": False,
         }
         if not params.greedy:
             body["seed"] = asked.sampler.seed

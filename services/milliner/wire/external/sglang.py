@@ -45,7 +45,6 @@ class Generate:
                 "ignore_eos": asked.ignores_end,
                 "stop_token_ids": sorted(asked.stop_token_ids),
                 "skip_special_tokens": True,
-                "spaces_between_special_tokens": False,
             },
         }
         if asked.salt:
