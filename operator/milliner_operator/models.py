@@ -44,7 +44,9 @@ class Models:
 
     @property
     def drafter(self) -> files.Files | None:
-        return self.found[0][0].drafter
+        subject, known = self.found[0]
+        commit = known.facts.drafter_commit if known.facts else ""
+        return files.pinned(subject.drafter, commit) if subject.drafter else None
 
     def kept(self) -> dict[str, facts.InspectedFacts]:
         """The facts of all models by the ConfigMap that holds them."""
@@ -56,7 +58,7 @@ class Models:
         assert inspected is not None
         secret = subject.model(self.wanted).credentials_secret_ref
         return Model(
-            subject.files,
+            files.pinned(subject.files, inspected.model_commit),
             (secret.name, secret.key) if secret else None,
             digest=inspected.digest,
             fingerprint=inspected.fingerprint,

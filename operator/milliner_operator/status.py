@@ -152,6 +152,7 @@ def _model(plan: Plan) -> schema.ModelStatus | None:
         return None
     return schema.ModelStatus(
         digest=facts.digest,
+        revision=facts.model_commit or None,
         layers=facts.layers,
         hidden_size=facts.hidden_size,
         split_layer=plan.split_layer,

@@ -28,6 +28,11 @@ class Files:
         return self.source is not None and sources.parse(self.source).fetched
 
 
+def pinned(files: Files, commit: str) -> Files:
+    """The files of just the commit that was inspected, for pods that start later too; as they are without one."""
+    return files if files.source is None else dataclasses.replace(files, source=sources.pinned(files.source, commit))
+
+
 def locate(text: str, *, field: str, folder: str) -> Files:
     """The files of a source; `folder` names its part of the cache. Raises `SpecInvalid` (*expected*) for local ones."""
     source = sources.parse(text)

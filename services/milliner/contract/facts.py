@@ -19,6 +19,7 @@ from milliner.contract import model as model_spec
 SCHEMA = 1
 MAX_LINE_BYTES = 4096  # Kubernetes keeps that much of a container's termination message
 _KEY_CHARACTERS = 16
+_COMMIT = "^([0-9a-f]{40})?$"
 
 
 class FactsError(base.Model):
@@ -39,6 +40,10 @@ class InspectedFacts(base.Model):
     dtype: kinds.Dtype = pydantic.Field(default=kinds.Dtype.FLOAT32, description="The checkpoint's own numeric type.")
     digest: fields.Digest | None = pydantic.Field(default=None, description="Digest of the whole model.")
     fingerprint: str = pydantic.Field(default="", max_length=128, description="Identity of the files at the source.")
+    model_commit: str = pydantic.Field(
+        default="", pattern=_COMMIT, description="Commit of the hub that the model's revision stood for; empty: none."
+    )
+    drafter_commit: str = pydantic.Field(default="", pattern=_COMMIT, description="The same of the drafter.")
     tokenizer_digest: fields.Digest | None = pydantic.Field(
         default=None, description="Digest of the tokenizer's files, where tiers exchange token ids."
     )

@@ -100,6 +100,15 @@ def parse(text: str) -> Source:
     return Source(scheme, repository, revision)
 
 
+def pinned(text: str, commit: str) -> str:
+    """The source with the commit that its revision stood for when it was asked; as it is where none is known, or where
+    the scheme has none."""
+    source = parse(text)
+    if not commit or source.scheme is not Scheme.HUGGING_FACE:
+        return text
+    return f"{source.scheme.value}://{source.location}@{commit}"
+
+
 def local_folder(
     source: Source, *, relative_to: Sequence[pathlib.Path], builtin: Mapping[str, pathlib.Path]
 ) -> pathlib.Path:

@@ -51,6 +51,9 @@ class ModelStatus(base.Model):
     """The model as its files say."""
 
     digest: str | None = pydantic.Field(default=None, max_length=128, description="sha256 digest that both tiers have.")
+    revision: Revision | None = pydantic.Field(
+        default=None, description="Commit of the hub that all pods fetch, whatever was uploaded since."
+    )
     layers: Count | None = pydantic.Field(default=None, description="Number of decoder layers.")
     hidden_size: Count | None = pydantic.Field(default=None, description="Width of a hidden state.")
     split_layer: Count | None = pydantic.Field(default=None, description="Layers [0, splitLayer) run on the device.")

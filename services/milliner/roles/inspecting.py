@@ -50,7 +50,7 @@ def inspect(config: facts.InspectConfig, at: opening.Places) -> facts.InspectedF
 
 
 def _facts(config: facts.InspectConfig, at: opening.Places) -> facts.InspectedFacts:
-    card = _card(config, at)  # first: it is small, and the model may be large
+    card, drafter_commit = _card(config, at)  # first: it is small, and the model may be large
     text = config.model.source
     if text is None:
         folder: folders.Folder = folders.LocalFolder(pathlib.Path(config.model.path), field=fetching.MODEL_FIELD)
@@ -75,6 +75,8 @@ def _facts(config: facts.InspectConfig, at: opening.Places) -> facts.InspectedFa
         dtype=found.dtype,
         digest=digest,
         fingerprint=identity.fingerprint(model),
+        model_commit=folder.commit,
+        drafter_commit=drafter_commit,
         tokenizer_digest=tokenizer,
         drafter_kind=None if card is None else ("adapter" if adapter else "heads"),
         drafter_split=card.split_layer if card is not None and adapter else None,  # heads fit every split
@@ -84,8 +86,8 @@ def _facts(config: facts.InspectConfig, at: opening.Places) -> facts.InspectedFa
     )
 
 
-def _card(config: facts.InspectConfig, at: opening.Places) -> drafter_card.Card | None:
-    """The drafter's card; raises `DrafterMismatch` for one of the other kind than the strategy's."""
+def _card(config: facts.InspectConfig, at: opening.Places) -> tuple[drafter_card.Card | None, str]:
+    """The drafter's card and its commit; raises `DrafterMismatch` for one of the other kind than the strategy's."""
     heads = config.strategy is kinds.StrategyType.U_SHAPE
     field = fetching.HEADS_FIELD if heads else fetching.ADAPTER_FIELD
     text, path = config.drafter_source, config.drafter_path
@@ -96,7 +98,7 @@ def _card(config: facts.InspectConfig, at: opening.Places) -> drafter_card.Card 
     elif path is not None:
         folder = folders.LocalFolder(pathlib.Path(path), field=field)
     else:
-        return None
+        return None, ""
     try:
         card = drafter_fetch.read_card(folder)
     finally:
@@ -108,7 +110,7 @@ def _card(config: facts.InspectConfig, at: opening.Places) -> drafter_card.Card 
             f"train one with milliner train-adapter --kind {expected.value}",
             field=field,
         )
-    return card
+    return card, folder.commit
 
 
 def _error(config: facts.InspectConfig, reason: str, error: errors.MillinerError) -> facts.InspectedFacts:

@@ -406,3 +406,25 @@ def test_a_cluster_that_no_pool_names_is_emptied_and_then_forgotten() -> None:
     assert ("ConfigMap", "chat-clusters") in worlds.kinds_and_names(plan.local)
     plan = worlds.planned(clusters={EDGE: RemoteCluster({})})
     assert ("ConfigMap", "chat-clusters") not in worlds.kinds_and_names(plan.local)
+
+
+COMMITS: dict[str, Any] = {"modelCommit": "a" * 40, "drafterCommit": "b" * 40}
+
+
+def test_both_tiers_fetch_the_commit_that_was_inspected() -> None:
+    """A pod that started after an upload to the branch found other files than its peers."""
+    changes = {
+        "spec.model.source": "hf://org/name@main",
+        "spec.strategy.hat": {"adapter": {"source": "hf://org/adapter"}},
+    }
+    line = worlds.facts_line(worlds.parsed(changes), **COMMITS)
+    plan = worlds.planned(changes, line=line)
+    cloud, device = (json.loads(worlds.child(plan, "ConfigMap", name)["data"]["config.json"]) for name in ROLES)
+    assert cloud["model"]["source"] == device["model"]["source"] == f"hf://org/name@{'a' * 40}"
+    assert device["strategy"]["adapterSource"] == f"hf://org/adapter@{'b' * 40}"
+    unknown = worlds.planned(changes)
+    (config,) = (json.loads(worlds.child(unknown, "ConfigMap", ROLES[0])["data"]["config.json"]),)
+    assert config["model"]["source"] == "hf://org/name@main"
+
+
+ROLES = ("chat-cloud", "chat-device-local")

@@ -192,3 +192,11 @@ def test_a_cloud_that_merely_scales_is_not_updating(
     assert told in next(each["message"] for each in document["conditions"] if each["type"] == "CloudReady")
     rolls = ("True", "NewRevision") if expected == "Updating" else ("False", "RolloutComplete")
     assert condition(document, "Progressing") == rolls
+
+
+def test_the_commit_that_is_served_is_told() -> None:
+    seen = serving()
+    assert seen.plan.facts is not None and "revision" not in built(seen)["model"]
+    facts = seen.plan.facts.model_copy(update={"model_commit": "a" * 40})
+    plan = dataclasses.replace(seen.plan, facts=facts)
+    assert built(dataclasses.replace(seen, plan=plan))["model"]["revision"] == "a" * 40

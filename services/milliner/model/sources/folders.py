@@ -25,7 +25,8 @@ class FileStat:
 
 
 class Folder(Protocol):
-    """`where` names it to people, `field` is the topology's field that leads to it.
+    """`where` names it to people, `field` is the topology's field that leads to it. `commit` is what the place says
+    that the revision read so far stands for; empty where it says nothing, or nothing was read.
 
     Methods raise `SourceError` for what the place does not have or refuses, `UnavailableError` where it cannot be
     reached after several attempts (both *expected*).
@@ -36,6 +37,9 @@ class Folder(Protocol):
 
     @property
     def field(self) -> str: ...
+
+    @property
+    def commit(self) -> str: ...
 
     def read(self, name: str) -> bytes | None:
         """A small file as a whole; None if there is none."""
@@ -56,6 +60,8 @@ class Folder(Protocol):
 
 class LocalFolder:
     """A folder of this machine: a mounted volume, a path, or what ships with the package."""
+
+    commit = ""
 
     def __init__(self, path: pathlib.Path, *, field: str) -> None:
         self.path = path

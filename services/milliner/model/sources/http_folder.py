@@ -20,6 +20,8 @@ _TIMEOUT = httpx.Timeout(30.0, connect=10.0, pool=120.0)  # arbitrary; `read` is
 _MOST_SMALL_BYTES = 256 << 20  # arbitrary: tokenizers of 250,000 tokens have 35 MB
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_COMMIT = re.compile("[0-9a-f]{40}")
+_COMMIT_HEADER = "X-Repo-Commit"  # the hub's, of the revision asked for
 _PROBED_BYTES = 8  # what asking for a file's size brings: the length field of a safetensors file
 
 
@@ -54,6 +56,7 @@ class HttpFolder:
         self._client = httpx.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=True)
         self._lock = threading.Lock()
         self._seen: dict[str, folders.FileStat] = {}
+        self.commit = ""
 
     def close(self) -> None:
         self._client.close()
@@ -90,6 +93,7 @@ class HttpFolder:
                 if response.status_code == httpx.codes.NOT_FOUND:
                     return None
                 self._check_status(name, response)
+                self._check_commit(name, response)
                 for part in response.iter_raw():
                     content += part
                     if len(content) > _MOST_SMALL_BYTES:
@@ -104,6 +108,7 @@ class HttpFolder:
         try:
             with self._client.stream("GET", self._url(name), headers={"Range": f"bytes={begin}-{end - 1}"}) as response:
                 self._check_status(name, response)
+                self._check_commit(name, response)
                 end = min(end, self._check_range(name, response, begin))
                 for part in response.iter_raw():
                     kept = part[: end - position]
@@ -148,11 +153,24 @@ class HttpFolder:
         stat = folders.FileStat(size_bytes=size, tag=_tag(response))
         with self._lock:
             if self._seen.setdefault(name, stat) != stat:
-                raise self._refused(
-                    f"{self._name(name)} changed while it was being read: start again when nobody writes there, or "
-                    "pin a revision"
-                )
+                raise self._changed(name)
         return last + 1
+
+    def _check_commit(self, name: str, response: httpx.Response) -> None:
+        """All files must be of one commit, where the place says of which they are."""
+        found = next((each.headers[_COMMIT_HEADER] for each in _chain(response) if _COMMIT_HEADER in each.headers), "")
+        if _COMMIT.fullmatch(found) is None:
+            return
+        with self._lock:
+            self.commit = self.commit or found
+            if self.commit != found:
+                raise self._changed(name)
+
+    def _changed(self, name: str) -> errors.SourceError:
+        return self._refused(
+            f"{self._name(name)} changed while it was being read: start again when nobody writes there, or pin a "
+            "revision"
+        )
 
     def _transport(self, name: str, error: httpx.HTTPError) -> Exception:
         if isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol):
@@ -170,10 +188,15 @@ class HttpFolder:
         return f"{name} at {self.where}"
 
 
+def _chain(response: httpx.Response) -> tuple[httpx.Response, ...]:
+    """An answer with the redirects that led to it, these first."""
+    return (*response.history, response)
+
+
 def _tag(response: httpx.Response) -> str:
     """What the place calls this content. The hub names a large file's own hash before it redirects; the place that it
     redirects to may have another name for the same."""
-    for each in (*response.history, response):
+    for each in _chain(response):
         linked = each.headers.get("X-Linked-ETag")
         if linked:
             return _plain_tag(linked)

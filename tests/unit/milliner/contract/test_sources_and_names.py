@@ -80,3 +80,17 @@ def test_labels_select_by_role_and_pool_and_never_by_version() -> None:
     assert found["milliner.dev/topology"] == "chat"
     assert found["milliner.dev/pool"] == "orin"
     assert not any("version" in label or "revision" in label for label in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "commit", "pinned"),
+    [
+        ("hf://org/name", "c" * 40, f"hf://org/name@{'c' * 40}"),
+        ("hf://org/name@main", "c" * 40, f"hf://org/name@{'c' * 40}"),
+        ("hf://org/name@main", "", "hf://org/name@main"),
+        ("https://huggingface.co/org/name/resolve/main", "c" * 40, "https://huggingface.co/org/name/resolve/main"),
+        ("pvc://claim/path", "c" * 40, "pvc://claim/path"),
+    ],
+)
+def test_a_revision_is_replaced_by_the_commit_that_it_stood_for(text: str, commit: str, pinned: str) -> None:
+    assert sources.pinned(text, commit) == pinned

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.milliner.model.sources import file_server, models_to_serve
 
-from milliner.contract import facts, kinds, role_config
+from milliner.contract import facts, kinds, role_config, sources
 from milliner.demo import assets
 from milliner.model import digest, tokenizer_digest
 from milliner.model.sources import retries
@@ -191,3 +191,43 @@ def test_a_wrong_configuration_is_no_answer(tmp_path: pathlib.Path) -> None:
     )
     assert (run.returncode, run.stdout) == (2, "")
     assert f"{path}: " in run.stderr and "key" in run.stderr
+
+
+FIRST, SECOND = "a" * 40, "b" * 40
+
+
+def test_what_was_inspected_is_fetched_whatever_is_uploaded_since(tmp_path: pathlib.Path) -> None:
+    """A pod that started after an upload found other files than were inspected, and refused them."""
+    models = [
+        models_to_serve.save(tmp_path / name, tied=tied, sharded=False) for name, tied in (("1", True), ("2", False))
+    ]
+    with file_server.FileServer(models[0], commits={"main": FIRST}).running() as server:
+        server.uploads = {SECOND: models[1]}
+        found = inspect(config_of("hf://org/name"), hub_url=server.url)
+        assert (found.error, found.model_commit, found.drafter_commit) == (None, FIRST, "")
+        server.commits = {"main": SECOND}
+        again = inspect(config_of(sources.pinned("hf://org/name", FIRST)), hub_url=server.url)
+        assert (again.digest, again.fingerprint) == (found.digest, found.fingerprint)
+        newer = inspect(config_of("hf://org/name"), hub_url=server.url)
+        assert (newer.model_commit, newer.digest) == (SECOND, digest.model_digest(models[1]))
+
+
+def test_an_upload_in_the_middle_of_an_inspection_is_an_error(tmp_path: pathlib.Path) -> None:
+    model = models_to_serve.save(tmp_path / "model", tied=True, sharded=False)
+
+    class Moving(dict[str, str]):
+        """Another commit at each look."""
+
+        def get(self, key: str, default: Any = None) -> Any:
+            self[key] = SECOND if super().get(key) == FIRST else FIRST
+            return self[key]
+
+    with file_server.FileServer(model, commits=Moving(main=FIRST)).running() as server:
+        found = inspect(config_of("hf://org/name"), hub_url=server.url)
+    assert found.error is not None and "changed while it was being read" in found.error.message
+
+
+def test_the_commit_of_a_drafter_is_told_too(tmp_path: pathlib.Path) -> None:
+    with file_server.FileServer(assets.adapter_dir(), commits={"main": FIRST}).running() as server:
+        found = inspect(config_of("builtin://demo", drafter_source="hf://org/adapter"), hub_url=server.url)
+    assert (found.error, found.model_commit, found.drafter_commit) == (None, "", FIRST)

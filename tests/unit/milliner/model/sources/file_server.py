@@ -27,6 +27,8 @@ class FileServer:
     token: str = ""
     ranges: bool = True
     generation: str = "1"  # part of every entity tag
+    commits: dict[str, str] = dataclasses.field(default_factory=dict)  # of the hub's revisions; told with each answer
+    uploads: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # folders of commits beside `folder`
     break_after_bytes: list[int] = dataclasses.field(default_factory=list)
     statuses: list[int] = dataclasses.field(default_factory=list)
     sent_bytes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -73,15 +75,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         open_to_all = not state.token or self.path.startswith("/cdn/")
         if not open_to_all and self.headers.get("Authorization") != f"Bearer {state.token}":
             return self._empty(401)
-        if hub is not None and hub["name"].endswith(".safetensors"):
+        at, name = hub["revision"] if hub else "", hub["name"] if hub else self.path.lstrip("/")
+        commit = state.commits.get(at, at)
+        told = {"X-Repo-Commit": commit} if state.commits and hub is not None else {}
+        if hub is not None and name.endswith(".safetensors"):
             # Another host name for the same server: a redirect that leaves the host, as the hub's do.
-            target = f"http://localhost:{state.port}/cdn/{hub['name']}"
-            return self._empty(302, {"Location": target, "X-Linked-ETag": f'"{hub["revision"]}-{state.generation}"'})
-        name = hub["name"] if hub is not None else self.path.removeprefix("/cdn/").lstrip("/")
-        file = state.folder / name
+            target = f"http://localhost:{state.port}/cdn/{commit}/{name}"
+            return self._empty(302, {"Location": target, "X-Linked-ETag": f'"{commit}-{state.generation}"'} | told)
+        if name.startswith("cdn/"):
+            _, commit, name = name.split("/", 2)
+        file = state.uploads.get(commit, state.folder) / name
         if not file.is_file():
             return self._empty(404)
-        self._send(file)
+        self._send(file, told)
 
     def _empty(self, status: int, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -89,7 +95,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
 
-    def _send(self, file: pathlib.Path) -> None:
+    def _send(self, file: pathlib.Path, told: dict[str, str]) -> None:
         state = self.state
         size = file.stat().st_size
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if state.ranges else None
@@ -100,13 +106,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if asked:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
         self.send_header("Content-Length", str(end - begin))
+        for key, value in told.items():
+            self.send_header(key, value)
         self.send_header("ETag", f'W/"{file.name}-{state.generation}-{"cdn" if "/cdn/" in self.path else "plain"}"')
         self.end_headers()
         with file.open("rb") as content:
             content.seek(begin)
             body = content.read(end - begin)
         with state.lock:
-            breaks = file.suffix == ".safetensors" and len(body) > 8 and state.break_after_bytes
+            breaks = file.suffix == ".safetensors" and len(body) > 8 and bool(state.break_after_bytes)
             if breaks:
                 body = body[: state.break_after_bytes.pop(0)]
             state.sent_bytes[file.name] += len(body)
