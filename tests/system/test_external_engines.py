@@ -12,13 +12,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import torch
 import transformers
+from scipy import stats
 from tests.system import llama_server, role_processes, whole_tiers
 from tests.system.test_whole_models import answer, device_ports, ids
 
 from milliner.api import tokenizer
 from milliner.contract import emulation, kinds, role_config
-from milliner.core import clock, compute, errors, types
+from milliner.core import clock, compute, errors, generation, types
 from milliner.demo import assets
+from milliner.model import sampling
 from milliner.strategies import cloud_tokens, openings
 from milliner.strategies import options as strategy_options
 from milliner.strategies.cloud_only import strategy as cloud_only
@@ -140,9 +142,6 @@ async def test_the_server_alone_gives_the_models_answer(model: Model, server: ll
             tokens, reason = await answer(strategy, model.prompt(text), stop_token_ids=frozenset({stop, 0}))
             assert ids(tokens) == expected[: expected.index(stop)]
             assert reason is types.FinishReason.STOP
-        sampled = types.SamplingParams(temperature=0.8, top_p=0.9, top_k=50, seed=3)
-        tokens, _ = await answer(strategy, model.prompt(PROMPTS[0]), sampling=sampled)
-        assert len(tokens) == NEW_TOKENS
 
 
 async def test_a_server_that_is_killed_and_comes_back_goes_on(model: Model) -> None:
@@ -199,6 +198,27 @@ def test_a_device_process_with_its_first_tokens_from_the_server(
         device = role_processes.Device(role)
         assert device.answer(NEW_TOKENS) == model.expected("hello")
         assert "prompts are not refined" in role.log.read_text()
+
+
+async def test_sampled_tokens_are_distributed_as_the_models(model: Model, server: llama_server.LlamaServer) -> None:
+    params = types.SamplingParams(temperature=1.4, top_k=12, top_p=0.9)
+    prompt = model.prompt("def ")
+    with torch.inference_mode():
+        logits = model.whole(torch.tensor([prompt])).logits[0, -1:]
+    shares = sampling.log_distribution(logits, params)[0].exp()
+    likely = shares.nonzero()[:, 0].tolist()
+    counts = dict.fromkeys(likely, 0)
+    async with connected(model, server.url) as cloud:
+        for seed in range(400):  # the same ones each time: the outcome does not change from run to run
+            request = generation.GenerationOpen("s", "", "", prompt, 1, generation.Sampler(params, seed=seed))
+            stream = await cloud.open(request)
+            found = (await stream.receive()).step.token.token_id
+            counts[found] = counts.get(found, 0) + 1
+            await stream.close()
+    assert len(likely) > 4, "the filters leave a choice"
+    assert len(counts) == len(likely), "nothing that they rule out came"
+    expected = [shares[token].item() * 400 for token in likely]
+    assert stats.chisquare([counts[token] for token in likely], expected).pvalue > 1e-3
 
 
 async def test_another_model_behind_the_address_is_named(model: Model, server: llama_server.LlamaServer) -> None:

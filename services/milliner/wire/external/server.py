@@ -22,6 +22,9 @@ from milliner.wire.external import events, failures
 
 _MOST_BODY_BYTES = 16 << 20  # of an answer that is no stream; arbitrary
 _PROBED_PATH = "/models"
+# Of a connection before it is closed here. uvicorn, which vLLM and SGLang run on, closes it after 5 s: a request that is
+# sent at that moment would find a server that lives "disconnected". Arbitrary below that.
+_IDLE_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class HttpServer:
             headers={"Accept-Encoding": "identity", "User-Agent": "milliner"},
             timeout=httpx.Timeout(None, connect=timeouts.connect_s),
             verify=self._base.scheme == "https",  # reading the certificates takes a while
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=_IDLE_S),
         )
         try:
             self._key()
