@@ -184,21 +184,12 @@ def device_config(
 
 
 def _problems(wanted: topology.InferenceTopology, *, may_rest: bool) -> list[errors.Problem]:
-    spec, found = wanted.spec, list[errors.Problem]()
-    kind = spec.strategy.type
+    spec, kind = wanted.spec, wanted.spec.strategy.type
     if kind not in TYPES:
         message = f"strategy.type {kind.value} splits the model: it has no whole models to plan"
         return [errors.Problem("spec.strategy.type", message)]
-    if spec.cloud.pipeline_stages > 1:
-        found.append(
-            errors.Problem(
-                "spec.cloud.pipelineStages",
-                f"cloud.pipelineStages is {spec.cloud.pipeline_stages}, but {kind.value} runs the whole model in one "
-                "process: use 1",
-            )
-        )
     needs_replicas = has_cloud(wanted) and spec.cloud.engine.external is None and not may_rest
-    return found + availability.nobody_answers(spec, needs_cloud=needs_replicas)
+    return availability.nobody_answers(spec, needs_cloud=needs_replicas)
 
 
 def _other_tokenizers(

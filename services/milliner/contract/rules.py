@@ -20,6 +20,7 @@ OPTION_GROUPS = {
     kinds.StrategyType.PD_DEVICE: "pdDevice",
 }
 _EXTERNAL_TYPES = (kinds.StrategyType.PD_DEVICE, kinds.StrategyType.CLOUD_ONLY)
+_SPLIT_TYPES = (kinds.StrategyType.HAT, kinds.StrategyType.U_SHAPE)
 _OWN_MODEL_TYPES = (kinds.StrategyType.PD_DEVICE, kinds.StrategyType.DEVICE_ONLY)
 
 
@@ -223,6 +224,13 @@ _SPEC = (
         message="cloud.engine.kvSwapMebibytes is set but nobody is preempted: drop it, or set strategy.type: PDDevice "
         "with pdDevice.scheduler: SkipJoinMLFQ",
         field=".cloud.engine.kvSwapMebibytes",
+    ),
+    checks.Rule(
+        holds=lambda spec: spec.cloud.pipeline_stages == 1 or spec.strategy.type in _SPLIT_TYPES,
+        cel=f"self.cloud.pipelineStages == 1 || self.strategy.type in {checks.cel_list(_SPLIT_TYPES)}",
+        message="cloud.pipelineStages is {cloud.pipelineStages} but strategy.type is {strategy.type}, which runs a "
+        "whole model in one process: use 1, or set type: Hat or UShape",
+        field=".cloud.pipelineStages",
     ),
     checks.Rule(
         holds=lambda spec: bool(spec.device_pools) or spec.strategy.type is kinds.StrategyType.CLOUD_ONLY,

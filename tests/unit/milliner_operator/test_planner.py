@@ -143,10 +143,6 @@ def test_an_answer_in_another_form_fails_the_inspection_and_the_job_is_made_anew
             {"spec.strategy.hat": {"splitLayer": 40}},
             "strategy.hat.splitLayer is 40, the model has 8 layers: use 1 to 7",
         ),
-        (
-            {"spec.strategy": {"type": "PDDevice"}, "spec.cloud": {"pipelineStages": 2}},
-            "cloud.pipelineStages is 2, but PDDevice runs the whole model in one process: use 1",
-        ),
         ({"spec.model.source": "file:///models/demo"}, "model.source is file:///models/demo, a folder of one machine"),
         ({"spec.model.source": "pvc://models/../secrets"}, "a path must not contain .."),
         ({"spec.devicePools": [REMOTE_POOL]}, "cloud.service.type is ClusterIP but devicePools[0] lives in another"),

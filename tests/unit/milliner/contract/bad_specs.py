@@ -116,6 +116,12 @@ RULES = [
         "cloud.engine.type is External, whose replicas are not started here: drop cloud.replicas and cloud.scaling",
     ),
     BadSpec(
+        {"spec.strategy.type": "PDDevice", "spec.cloud.pipelineStages": 2},
+        "spec.cloud.pipelineStages",
+        "cloud.pipelineStages is 2 but strategy.type is PDDevice, which runs a whole model in one process: use 1, or "
+        "set type: Hat or UShape",
+    ),
+    BadSpec(
         {"spec.devicePools": []},
         "spec.devicePools",
         "devicePools: at least one pool is needed (type CloudOnly needs none)",

@@ -125,7 +125,6 @@ def test_no_key_is_sent_where_none_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("kind", "spec", "field", "words"),
     [
-        ("PDDevice", {"cloud": {"pipelineStages": 2}}, "spec.cloud.pipelineStages", "use 1"),
         ("CloudOnly", {"cloud": {"replicas": 0}}, "spec.cloud.replicas", "use 1 or more"),
         ("CloudOnly", {"devicePools": [{"name": "p", "replicas": 0}]}, "spec.devicePools", "at least one device"),
     ],
