@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from milliner.api import admission, schema, streaming, text_service, turn_taking
+from milliner.api import admission, cache_salts, schema, streaming, text_service, turn_taking
 from milliner.core import errors, types
 from milliner.telemetry import record, summary, summary_json
 from milliner.telemetry.phases import Phase
@@ -29,6 +29,7 @@ class Context:
     created_s: int
     model: text_service.ServedModel
     traceparent: str = ""
+    tenant: str = ""  # whose prefixes the request may share, unless it names a salt (`cache_salts`)
 
 
 @dataclasses.dataclass(slots=True)
@@ -37,6 +38,7 @@ class Choice:
 
     index: int
     prompt_ids: PromptIds
+    request_record: record.RequestRecord
     text: str = ""
     tokens: list[types.EmittedToken] = dataclasses.field(default_factory=list)
     finish_reason: types.FinishReason | None = None
@@ -159,7 +161,7 @@ class Answering:
                 for request_record in records:
                     request_record.add(Phase.QUEUE, held.waited_s, tier="device")
                 prompts = await flavour.tokenize(self._service, records[::n])
-                choices = [Choice(index, prompts[index // n]) for index in range(len(records))]
+                choices = [Choice(index, prompts[index // n], each) for index, each in enumerate(records)]
                 turns = turn_taking.Turns(held.slots)
                 async with asyncio.TaskGroup() as group:
                     for choice, request_record in zip(choices, records, strict=True):
@@ -234,19 +236,23 @@ class Answering:
 
 
 def usage(choices: Sequence[Choice], n: int) -> dict[str, object]:
-    """Token counts; each prompt counts once, however many answers it got. No prompt's work is kept for the next one."""
+    """Token counts; each prompt counts once, however many answers it got: cached is what none of them computed."""
     prompts = {choice.index // n: len(choice.prompt_ids) for choice in choices}
+    cached = dict[int, int]()
+    for choice in choices:
+        known = choice.request_record.cached_tokens
+        cached[choice.index // n] = min(known, cached.get(choice.index // n, known))
     prompt_tokens = sum(prompts.values())
     completion_tokens = sum(len(choice.tokens) for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
     }
 
 
-def options_of(request: schema.ChatRequest | schema.CompletionRequest) -> text_service.TextOptions:
+def options_of(request: schema.ChatRequest | schema.CompletionRequest, context: Context) -> text_service.TextOptions:
     """What both flavours take from a request in the same way; limits and log-probabilities are added by them."""
     return text_service.TextOptions(
         max_new_tokens=request.max_tokens,
@@ -259,4 +265,5 @@ def options_of(request: schema.ChatRequest | schema.CompletionRequest) -> text_s
         stop=request.stop_strings,
         stop_token_ids=frozenset(request.stop_token_ids),
         ignore_eos=request.ignore_eos,
+        cache_salt=cache_salts.of_request(request.cache_salt, tenant=context.tenant),
     )

@@ -131,6 +131,7 @@ class Api:
             created_s=int(time.time()),
             model=self._service.model,
             traceparent=request.headers.get("traceparent", ""),
+            tenant=getattr(request.state, "tenant", ""),
         )
 
     def _check_model(self, name: str) -> None:

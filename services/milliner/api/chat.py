@@ -27,7 +27,7 @@ class Chat:
     def options(self) -> text_service.TextOptions:
         limit = self.request.max_completion_tokens
         return dataclasses.replace(
-            answering.options_of(self.request),
+            answering.options_of(self.request, self._context),
             max_new_tokens=self.request.max_tokens if limit is None else limit,
             limit_field="max_tokens" if limit is None else "max_completion_tokens",
             num_logprobs=self.request.top_logprobs if self.request.logprobs else None,

@@ -26,7 +26,9 @@ class Completion:
 
     @property
     def options(self) -> text_service.TextOptions:
-        return dataclasses.replace(answering.options_of(self.request), num_logprobs=self.request.logprobs)
+        return dataclasses.replace(
+            answering.options_of(self.request, self._context), num_logprobs=self.request.logprobs
+        )
 
     async def tokenize(
         self, service: text_service.TextService, records: Sequence[record.RequestRecord]

@@ -17,7 +17,7 @@ from typing import Protocol
 from starlette import datastructures
 from starlette import types as asgi
 
-from milliner.api import errors
+from milliner.api import cache_salts, errors
 from milliner.core import errors as core_errors
 
 # Health says nothing about anybody's requests; the page is the same for everyone, and its requests need a key.
@@ -87,8 +87,10 @@ class RequireKey:
             given = datastructures.Headers(scope=scope).get("authorization", "")
             if not given.lower().startswith(_SCHEME):
                 raise errors.HttpError(401, "invalid_api_key", "send an API key, as Authorization: Bearer KEY")
-            if not self._keys.admits(given[len(_SCHEME) :].strip()):
+            key = given[len(_SCHEME) :].strip()
+            if not self._keys.admits(key):
                 raise errors.HttpError(401, "invalid_api_key", "this API key is not known here")
+            scope.setdefault("state", {})["tenant"] = cache_salts.of_key(key)
         await self._app(scope, receive, send)
 
 

@@ -17,11 +17,12 @@ MAX_STOP_STRINGS = 4  # OpenAI's limit
 MAX_STOP_CHARACTERS = 256  # arbitrary: bounds the text held back while a stop string may be forming
 MAX_CHOICES = 16  # arbitrary: answers of one request, prompts times n
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+MAX_SALT_CHARACTERS = 1024  # arbitrary: many times what is unguessable
 MAX_NESTING = 64  # arbitrary: many times what any field has, and far from the interpreter's own limit
 
 IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
-    | {"parallel_tool_calls", "prediction", "reasoning_effort", "verbosity", "cache_salt", "request_id"}
+    | {"parallel_tool_calls", "prediction", "reasoning_effort", "verbosity", "request_id"}
 )
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
@@ -86,6 +87,7 @@ class _Generation(_Body):
     ignore_eos: bool = False
     min_tokens: int = pydantic.Field(default=0, ge=0)
     return_token_ids: bool = False
+    cache_salt: str | None = pydantic.Field(default=None, min_length=1, max_length=MAX_SALT_CHARACTERS)
     milliner: MillinerOptions = MillinerOptions()
 
     @property

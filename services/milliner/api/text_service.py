@@ -54,6 +54,7 @@ class TextOptions:
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     num_logprobs: int | None = None
+    cache_salt: str = ""  # as in `types.GenerationRequest`
     protected_spans: protected.Spans = ()  # of the prompt's tokens, if it is refined
 
 
@@ -244,6 +245,7 @@ class TextService:
             sampling=options.sampling,
             stop_token_ids=options.stop_token_ids | (frozenset() if options.ignore_eos else self.codec.eos_token_ids),
             num_logprobs=options.num_logprobs,
+            cache_salt=options.cache_salt,
             protected_spans=options.protected_spans,
         )
 

@@ -89,8 +89,8 @@ class Engine(base.Model):
         le=16_777_216,
         description=(
             "Host memory of one replica for the KV caches of preempted sequences, in mebibytes; 0: they stay where "
-            "they are. Only with strategy.pdDevice.scheduler SkipJoinMLFQ. Default: 0 without an accelerator, 4096 with "
-            "one."
+            "they are. Only with strategy.pdDevice.scheduler SkipJoinMLFQ. Default: 0 without an accelerator, 4096 "
+            "with one."
         ),
     )
     max_sessions: int = pydantic.Field(default=256, ge=1, le=65_536, description="Most sessions at once.")

@@ -155,6 +155,7 @@ class GenerationOpened:
     model_digest: str
     load: types.LoadReport
     max_positions: int = 0  # most positions that any session may have on this replica; 0: it did not say
+    cached_tokens: int = 0  # of the prompt, that an earlier session had computed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

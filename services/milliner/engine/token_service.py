@@ -77,6 +77,7 @@ class EngineTokenService:
             model_digest=info.model_digest,
             load=self._load(),
             max_positions=self._max_positions(),
+            cached_tokens=whole.cached_tokens,
         )
 
     async def generate(self, session_id: str) -> AsyncGenerator[generation.CloudToken, None]:

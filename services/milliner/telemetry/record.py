@@ -76,6 +76,7 @@ class RequestRecord:
         self.model = model
         self.strategy = strategy
         self.prompt_tokens = prompt_tokens
+        self.cached_tokens = 0  # of the prompt: nobody had to compute them for this request; the strategy says so
         self._clock = clock
         self._start_s = clock.now()
         self._spans = request_spans.RequestSpans(
@@ -251,6 +252,7 @@ class RequestRecord:
             model=self.model,
             strategy=self.strategy,
             prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
             generated_tokens=generated,
             finish_reason=finish_reason,
             error_type=type(error).__name__ if error is not None else None,

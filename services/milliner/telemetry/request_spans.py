@@ -97,6 +97,7 @@ def _figures(summary: RequestSummary) -> dict[str, AttributeValue | list[str]]:
     figures: dict[str, AttributeValue | list[str]] = {
         names.USAGE_INPUT_TOKENS: summary.prompt_tokens,
         names.USAGE_OUTPUT_TOKENS: summary.generated_tokens,
+        names.USAGE_CACHED_TOKENS: summary.cached_tokens,
         names.RESPONSE_ID: summary.request_id,
         names.RESPONSE_MODEL: summary.model,
     }

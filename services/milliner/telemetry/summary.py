@@ -61,6 +61,7 @@ class RequestSummary:
     rounds: tuple[RoundSummary, ...]
     outside_rounds: tuple[PhaseSpan, ...]  # tokenize, and whatever else ran before or between rounds
     trace_id: str = ""
+    cached_tokens: int = 0  # of the prompt, computed for an earlier request
 
     @property
     def verify_rounds(self) -> int:
@@ -88,6 +89,7 @@ class RequestSummary:
             "model": self.model,
             "strategy": self.strategy,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "generated_tokens": self.generated_tokens,
             "finish_reason": self.finish_reason,
             "error_type": self.error_type,

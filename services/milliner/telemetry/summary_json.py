@@ -51,6 +51,7 @@ def parse(block: Mapping[str, Any]) -> RequestSummary:
             rounds=tuple(_parse_round(round_) for round_ in block["rounds"]),
             outside_rounds=tuple(_parse_span(span) for span in block["outside_rounds"]),
             trace_id=str(block["trace_id"]),
+            cached_tokens=int(block["cached_tokens"]),
         )
     except KeyError as error:
         raise errors.ProtocolError("missing in the device's answer", field=f"milliner.{error.args[0]}") from error

@@ -107,6 +107,7 @@ def write_opened(opened: generation.GenerationOpened) -> bytes:
         model_digest=opened.model_digest,
         load=messages.write_load(opened.load),
         max_positions=opened.max_positions,
+        cached_tokens=opened.cached_tokens,
     )
     return tokens_pb2.TokensCloudMessage(opened=body).SerializeToString()
 
@@ -185,6 +186,7 @@ def _read_opened(message: tokens_pb2.TokensOpened) -> generation.GenerationOpene
         model_digest=message.model_digest,
         load=messages.read_load(message.load),
         max_positions=message.max_positions,
+        cached_tokens=message.cached_tokens,
     )
 
 

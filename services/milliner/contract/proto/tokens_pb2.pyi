@@ -84,16 +84,18 @@ class TokensLimit(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ...) -> None: ...
 
 class TokensOpened(_message.Message):
-    __slots__ = ("session_id", "model_digest", "load", "max_positions")
+    __slots__ = ("session_id", "model_digest", "load", "max_positions", "cached_tokens")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     MAX_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model_digest: str
     load: _hidden_states_pb2.Load
     max_positions: int
-    def __init__(self, session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., load: _Optional[_Union[_hidden_states_pb2.Load, _Mapping]] = ..., max_positions: _Optional[int] = ...) -> None: ...
+    cached_tokens: int
+    def __init__(self, session_id: _Optional[str] = ..., model_digest: _Optional[str] = ..., load: _Optional[_Union[_hidden_states_pb2.Load, _Mapping]] = ..., max_positions: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
     __slots__ = ("index", "token_id", "logprob", "top_logprobs", "queue_s", "compute_s", "batched_tokens", "last", "kept")

@@ -41,6 +41,8 @@ class CloudOnly:
             stream: generation.TokenStream | None = None
             try:
                 stream = await cloud_tokens.open_stream(scope, so_far, sampler, record=request_record)
+                if not known:
+                    request_record.cached_tokens = stream.opened.cached_tokens
                 async for emission in self._emissions(stream, answer, request_record):
                     known += [token.token_id for token in emission.tokens]
                     lost_since_s = None

@@ -24,6 +24,7 @@ class DeviceOnly:
         scope = self._scope
         lengths.check(request, max_positions=scope.model.info.max_positions)
         session = await whole_request.open_on_device(scope, request, whole_request.sampler_of(request, scope.new_seed))
+        request_record.cached_tokens = session.cached_tokens
         try:
             steps = session.generate(
                 request.prompt_ids, limit=request.max_new_tokens, stop_token_ids=request.stop_token_ids

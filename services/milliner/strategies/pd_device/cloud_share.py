@@ -61,6 +61,7 @@ class CloudShare:
             stream = await cloud_tokens.open_stream(
                 self._scope, asked, self._sampler, record=self._record, keep_share=keep_share
             )
+            self._record.cached_tokens = stream.opened.cached_tokens
             moving = asyncio.ensure_future(self._move_limit(stream))
             try:
                 last = False

@@ -69,6 +69,7 @@ class ToyGenerator:
     fail_at_round: int | None = None
     error: Exception = dataclasses.field(default_factory=lambda: errors.UnavailableError("the cloud went away"))
     stall_at_round: int | None = None
+    cached_tokens: tuple[int, ...] = (0,)  # of the prompts of requests, in turn
     open: int = 0
     closed: int = 0
     most_open: int = 0
@@ -79,6 +80,7 @@ class ToyGenerator:
     async def generate(
         self, request: types.GenerationRequest, request_record: record.RequestRecord
     ) -> AsyncGenerator[types.Emission, None]:
+        request_record.cached_tokens = self.cached_tokens[len(self.requests) % len(self.cached_tokens)]
         self.requests.append(request)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
@@ -139,13 +141,13 @@ class Served:
         return await self.post("/v1/chat/completions", **{"messages": [{"role": "user", "content": "say"}], **body})
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, object]:
+def usage(prompt_tokens: int, completion_tokens: int, *, cached_tokens: int = 0) -> dict[str, object]:
     """An answer's token counts as the API tells them."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.unit.milliner.api.conftest import Served
 
 MESSAGES: Any = [{"role": "user", "content": "say"}]
 NUM_PROMPT_TOKENS = len("<user>say")
@@ -161,3 +162,32 @@ async def test_what_switches_a_feature_off_is_no_reason_to_refuse(client: openai
     said = await client.chat.completions.create(model="toy", messages=MESSAGES, extra_body=body)
     assert said.choices[0].message.content == "Hello"
     assert said.choices[0].message.tool_calls is None
+
+
+async def test_what_was_not_computed_again_is_told_once_for_each_prompt(
+    served: Served, client: openai.AsyncOpenAI
+) -> None:
+    served.generator.cached_tokens = (32, 0, 64, 96)  # two answers to each of two prompts
+    answer = await client.completions.create(model="toy", prompt=["say", "tell"], n=2, max_tokens=3)
+    assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == 0 + 64
+
+
+async def test_a_stream_tells_it_as_well(served: Served, client: openai.AsyncOpenAI) -> None:
+    served.generator.cached_tokens = (6,)
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    stream = await client.chat.completions.create(
+        model="toy", messages=MESSAGES, stream=True, max_completion_tokens=5, stream_options=options
+    )
+    used = [chunk.usage for chunk in [chunk async for chunk in stream]]
+    details = [each.prompt_tokens_details for each in used if each is not None]
+    assert [each.cached_tokens for each in details if each is not None] == [6] * len(used)
+
+
+async def test_requests_without_keys_share_unless_they_name_a_salt(served: Served, client: openai.AsyncOpenAI) -> None:
+    for body in ({}, {}, {"cache_salt": "ours"}, {"cache_salt": "ours"}, {"cache_salt": "mine"}):
+        await client.completions.create(model="toy", prompt="say", max_tokens=3, extra_body=body)
+    first, second, ours, again, mine = (request.cache_salt for request in served.generator.requests)
+    assert (first, second) == ("", "")
+    assert ours == again
+    assert len({first, ours, mine}) == 3
