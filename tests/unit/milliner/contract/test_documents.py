@@ -26,6 +26,11 @@ def test_there_are_samples() -> None:
     assert {"hat.yaml", "ushape.yaml", "hat-minimal.yaml"} <= {path.name for path in SAMPLES}
 
 
+def test_each_sample_is_in_their_readme() -> None:
+    readme = (SAMPLES[0].parent / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in SAMPLES if f"({path.name})" not in readme] == []
+
+
 def test_the_built_in_demo_is_the_hat_sample() -> None:
     sample = next(path for path in SAMPLES if path.name == "hat.yaml")
     assert launches.demo_topologies() == documents.load_topologies(str(sample))
