@@ -22,8 +22,8 @@ from milliner.wire.external import events, failures
 
 _MOST_BODY_BYTES = 16 << 20  # of an answer that is no stream; arbitrary
 _PROBED_PATH = "/models"
-# Of a connection before it is closed here. uvicorn, which vLLM and SGLang run on, closes it after 5 s: a request that is
-# sent at that moment would find a server that lives "disconnected". Arbitrary below that.
+# Of a connection before it is closed here. uvicorn, on which vLLM and SGLang run, closes it after 5 s: a request sent at
+# that moment would find a server that lives "disconnected". Arbitrary below that.
 _IDLE_S = 2.0
 
 
