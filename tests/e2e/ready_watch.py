@@ -1,7 +1,7 @@
 """Whether Ready tells the truth: again and again it is read, and a request goes out to the devices' Service at once.
 
 A request that goes out while Ready is True has to be answered, but for the first of a fault: nobody can say what nobody
-has noticed. That they were told of within `NOTICED_S` is what docs/operations.md promises and what bounds it.
+has noticed. docs/operations.md says how soon it is told, and what bounds that.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from concurrent import futures
 import httpx
 from tests.e2e import proxy, topologies
 
-NOTICED_S = 10.0
-ANSWER_S = 10.0  # arbitrary: an answer of a few tokens that takes longer is none
-PERIOD_S = 0.5  # requests of a few tokens are little work; what fails takes its time, so that several are under way
-_AT_ONCE = 24  # those of `ANSWER_S`, and a few in reserve
+NOTICED_S = 20.0  # twice what docs/operations.md says: kubelets and probes share a test's machine with all the rest
+PERIOD_S = 0.5
+# Longer than a device waits for a cloud that is away, so that what fails says why and what is slow is no failure.
+_ANSWER_S = 60.0
+_UNREADY_S = 3.0  # whether a request is answered while Ready is not True is only counted
+_AT_ONCE = 3  # little work, or a busy machine would do nothing else
 _TOKENS = 4
 
 
@@ -31,7 +33,8 @@ class Sample:
     ready: str
     reason: str
     since: str  # lastTransitionTime
-    failure: str  # empty: answered
+    failure: str = ""  # empty: answered, or none went out because some are under way
+    asked: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,14 +52,16 @@ def judge(samples: Iterable[Sample], *, within_s: float = NOTICED_S) -> Verdict:
     told, noticed_s = False, 0.0
     wrong = []
     for each in sorted(samples, key=lambda sample: sample.at_s):
+        is_ready = each.ready == "True"
+        if is_ready and not each.failure:
+            continue
+        if is_ready:
+            first = first or each
         if first is not None and not told:
             noticed_s = each.at_s - first.at_s
-        if each.ready != "True":
-            told = True
-        elif each.failure:
-            first = first or each
-            if told or noticed_s > within_s:
-                wrong.append(each)
+        told = told or not is_ready
+        if is_ready and (told or noticed_s > within_s):
+            wrong.append(each)
     return Verdict(noticed_s, tuple(wrong))
 
 
@@ -70,28 +75,33 @@ class Watch:
         self._completions = f"{service}/proxy/v1/completions"
 
     def run(self, done: threading.Event) -> list[Sample]:
-        """One sample each `PERIOD_S` until `done` is set."""
+        """One sample each `PERIOD_S` until `done` is set; with a request while fewer than `_AT_ONCE` are under way."""
+        samples: list[Sample] = []
+        asking: list[futures.Future[Sample]] = []
         with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            samples: list[futures.Future[Sample]] = []
             while not done.wait(PERIOD_S):
-                if sum(not each.done() for each in samples) < _AT_ONCE:  # it must go out at once
-                    samples.append(pool.submit(self._sample))
-        return [each.result() for each in samples]
+                sample = self._read()
+                if sum(not each.done() for each in asking) < _AT_ONCE:
+                    asking.append(pool.submit(self._ask, sample))
+                else:
+                    samples.append(dataclasses.replace(sample, asked=False))
+        return samples + [each.result() for each in asking]
 
-    def _sample(self) -> Sample:
+    def _read(self) -> Sample:
         answer = self._client.get(self._topology)
         at_s, found = time.monotonic(), answer.raise_for_status().json()["status"]["conditions"]
         ready = next(each for each in found if each["type"] == "Ready")
-        return Sample(at_s, ready["status"], ready["reason"], ready["lastTransitionTime"], self._failure())
+        return Sample(at_s, ready["status"], ready["reason"], ready["lastTransitionTime"])
 
-    def _failure(self) -> str:
-        """What a request came to; empty when it was answered."""
+    def _ask(self, sample: Sample) -> Sample:
         body = {"model": "demo", "prompt": "def main(argv):\n", "max_tokens": _TOKENS, "temperature": 0}
+        within_s = _ANSWER_S if sample.ready == "True" else _UNREADY_S
         try:
-            answer = self._client.post(self._completions, json=body, timeout=ANSWER_S)
+            answer = self._client.post(self._completions, json=body, timeout=within_s)
         except httpx.HTTPError as error:
-            return repr(error)
-        return "" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"
+            return dataclasses.replace(sample, failure=repr(error))
+        failure = "" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"
+        return dataclasses.replace(sample, failure=failure)
 
 
 @contextlib.contextmanager
@@ -100,7 +110,7 @@ def watching(namespace: str, *, told: list[str], fault: str) -> Iterator[None]:
     done = threading.Event()
     with (
         proxy.running() as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_ANSWER_S) as client,
         futures.ThreadPoolExecutor(1) as pool,
     ):
         sampling = pool.submit(Watch(client, namespace=namespace).run, done)
@@ -118,5 +128,6 @@ def watching(namespace: str, *, told: list[str], fault: str) -> Iterator[None]:
 
 
 def _words(samples: Sequence[Sample]) -> str:
-    failed, ready = sum(bool(each.failure) for each in samples), sum(each.ready == "True" for each in samples)
-    return f"{len(samples)} requests, {failed} failed, Ready True at {ready}"
+    true, asked = sum(each.ready == "True" for each in samples), sum(each.asked for each in samples)
+    failed = sum(bool(each.failure) for each in samples)
+    return f"Ready True at {true} of {len(samples)} looks, {failed} of {asked} requests failed"
