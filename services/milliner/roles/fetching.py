@@ -1,4 +1,4 @@
-"""Brings a role's files to it before it starts: its slice of the model, its drafter. Configuration in, configuration
+"""Brings a role's files to it before it starts: its part of the model, its drafter. Configuration in, configuration
 out, with folders of this machine; where a configuration names no source it comes back unchanged.
 
 Blocking, on the main thread, before the event loop: nothing is served meanwhile. A restart finds what is there.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from milliner.contract import role_config, sources
+from milliner.contract import kinds, role_config, sources
 from milliner.core import errors
 from milliner.demo import assets
-from milliner.model.sources import drafter_fetch, opening
+from milliner.model.sources import drafter_fetch, folders, opening
 from milliner.roles import places
 
 if TYPE_CHECKING:
@@ -49,31 +50,58 @@ def _model(config: RoleConfig, at: opening.Places) -> str:
         return model.path
     if not _fetched(model.source, MODEL_FIELD):
         return _local(model.source, at, field=MODEL_FIELD)
-    from milliner.model.sources import slice_fetch
-
-    wanted, what = _wanted(config), f"{model.source}, {_what(config)}"
+    digest, fingerprint = _pinned(model)
+    what = f"{model.source}, {_what(config)}"
     folder = opening.open_folder(model.source, at, field=MODEL_FIELD, token=places.token(model))
     try:
         _LOGGER.info("fetching %s", what)
-        new = slice_fetch.fetch_slice(folder, wanted, pathlib.Path(model.path), on_bytes=places.Progress(what).on_bytes)
+        new = _fetch(config, folder, digest=digest, fingerprint=fingerprint, on_bytes=places.Progress(what).on_bytes)
     finally:
         folder.close()
     _LOGGER.info("%s %s", "fetched" if new else "already here:", what)
     return model.path
 
 
-def _wanted(config: RoleConfig) -> slice_fetch.WantedSlice:
-    from milliner.model.sources import slice_fetch
-
-    digest, fingerprint = config.model.digest, config.model.fingerprint
-    for name, value in (("model.digest", digest), ("model.fingerprint", fingerprint)):
+def _pinned(model: role_config.ModelFiles) -> tuple[str, str]:
+    """Digest and fingerprint of the model."""
+    for name, value in (("model.digest", model.digest), ("model.fingerprint", model.fingerprint)):
         if value is None:
             raise errors.ConfigError(
                 "is needed where the model is fetched, because no tier sees all of it: python -m milliner.roles "
                 "inspect finds it",
                 field=name,
             )
-    assert digest is not None and fingerprint is not None
+    assert model.digest is not None and model.fingerprint is not None
+    return model.digest, model.fingerprint
+
+
+def _fetch(
+    config: RoleConfig,
+    folder: folders.Folder,
+    *,
+    digest: str,
+    fingerprint: str,
+    on_bytes: Callable[[int, int], None],
+) -> bool:
+    """Makes sure that the files are there; returns False where they were."""
+    from milliner.model.sources import slice_fetch, tokenizer_fetch
+
+    out = pathlib.Path(config.model.path)
+    if _runs_no_layer(config):
+        return tokenizer_fetch.fetch_tokenizer(folder, out, digest=digest, fingerprint=fingerprint)
+    wanted = _wanted(config, digest=digest, fingerprint=fingerprint)
+    return slice_fetch.fetch_slice(folder, wanted, out, on_bytes=on_bytes)
+
+
+def _runs_no_layer(config: RoleConfig) -> bool:
+    return (
+        isinstance(config, role_config.WholeDeviceRoleConfig) and config.strategy.type is kinds.StrategyType.CLOUD_ONLY
+    )
+
+
+def _wanted(config: RoleConfig, *, digest: str, fingerprint: str) -> slice_fetch.WantedSlice:
+    from milliner.model.sources import slice_fetch
+
     if isinstance(config, role_config.CloudRoleConfig):
         return slice_fetch.WantedSlice(
             start=config.slice.start,
@@ -133,6 +161,8 @@ def _local(source: str, at: opening.Places, *, field: str) -> str:
 def _what(config: RoleConfig) -> str:
     if isinstance(config, role_config.CloudRoleConfig):
         return f"layers [{config.slice.start}, {config.slice.end})"
+    if _runs_no_layer(config):
+        return "its tokenizer and configuration"
     if not isinstance(config, role_config.DeviceRoleConfig):
         return "the whole model"
     return f"layers [0, {config.split.split_layer}) with embedding and lm_head"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from milliner.model import checkpoint as checkpoints
 from milliner.model import slice as slices
 from milliner.model import slice_writer
-from milliner.model.sources import cached, filling, folders, identity, layout, slice_plan
+from milliner.model.sources import cached, filling, folders, identity, layout, slice_plan, tokenizer_fetch
 
 _FORM = 1  # of the folder; a change makes caches invalid
 
@@ -60,7 +60,7 @@ def _make(
     _write_config(partial, model, held=None)
     tensors = [model.tensors[name] for name in _tensor_names(partial, model, wanted)]
     if wanted.embedding:
-        _fetch_tokenizer(folder, partial)
+        tokenizer_fetch.write_files(folder, partial)
     plan = slice_plan.safetensors_file(tensors)
     filling.fill(partial / checkpoints.WEIGHTS_FILE, plan, folder, on_bytes=on_bytes)
     held = checkpoints.HeldSlice(
@@ -84,13 +84,6 @@ def _tensor_names(partial: pathlib.Path, model: layout.ModelLayout, wanted: Want
     for spec in specs:
         described.check_holds(start=spec.start, end=spec.end, embedding=spec.embedding, lm_head=spec.lm_head)
     return sorted({name for spec in specs for name in slice_writer.tensor_names(described, spec)})
-
-
-def _fetch_tokenizer(folder: folders.Folder, partial: pathlib.Path) -> None:
-    for name in slice_writer.TOKENIZER_FILES:
-        content = folder.read(name)
-        if content is not None:
-            (partial / name).write_bytes(content)
 
 
 def _write_config(partial: pathlib.Path, model: layout.ModelLayout, *, held: checkpoints.HeldSlice | None) -> None:

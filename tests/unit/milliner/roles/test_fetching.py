@@ -10,11 +10,12 @@ import pytest
 import torch
 from tests.unit.milliner.model.sources import file_server
 
+from milliner.api import tokenizer
 from milliner.contract import facts, kinds, role_config, strategy
 from milliner.core import errors
 from milliner.demo import assets
 from milliner.engine.device import device_model
-from milliner.model import checkpoint
+from milliner.model import checkpoint, tokenizer_digest
 from milliner.model import slice as slices
 from milliner.model.sources import opening, retries
 from milliner.roles import fetching, inspecting, places
@@ -105,6 +106,51 @@ def test_device_and_cloud_fetch_what_they_run(tmp_path: pathlib.Path) -> None:
     slices.load_slice(opened, spec, dtype=torch.float32, torch_device=torch.device("cpu"))
     stored = sum(file.stat().st_size for file in device_cache.rglob("*.safetensors"))
     assert stored < 0.75 * sum(file.stat().st_size for file in [*assets.model_dir().glob("*.safetensors")] * 2)
+
+
+def whole_device_config(kind: kinds.StrategyType, model: role_config.ModelFiles) -> role_config.WholeDeviceRoleConfig:
+    return role_config.WholeDeviceRoleConfig(
+        topology="chat",
+        name="chat-device-local-0",
+        pool="local",
+        model=model,
+        layers=8,
+        strategy=role_config.WholeStrategy(type=kind),
+        cloud_endpoints=("127.0.0.1:1",),
+    )
+
+
+def test_a_device_that_runs_no_layer_fetches_no_weights(tmp_path: pathlib.Path) -> None:
+    weights_bytes = (assets.model_dir() / "model.safetensors").stat().st_size
+    with file_server.FileServer(assets.model_dir()).running() as server:
+        found = inspected(server.url)
+        known = {"digest": found.digest, "fingerprint": found.fingerprint}
+        server.sent_bytes.clear()
+        config = whole_device_config(kinds.StrategyType.CLOUD_ONLY, model_files(server.url, tmp_path, **known))
+        fetched = fetching.with_local_files(config, AT)
+        headers_bytes = server.sent_bytes["model.safetensors"]
+        server.sent_bytes.clear()
+        whole = whole_device_config(
+            kinds.StrategyType.DEVICE_ONLY, model_files(server.url, tmp_path / "whole", **known)
+        )
+        fetching.with_local_files(whole, AT)
+        assert server.sent_bytes["model.safetensors"] >= 0.99 * weights_bytes
+    assert headers_bytes < 0.01 * weights_bytes
+    assert fetching.with_local_files(config, AT) == fetched  # the server is gone: a restart does not need it
+    folder = pathlib.Path(fetched.model.path)
+    assert not list(folder.glob("*.safetensors"))
+    assert tokenizer.HuggingFaceTokenizer.load(folder).encode("hat") != []
+    assert tokenizer_digest.tokenizer_digest(folder) == tokenizer_digest.tokenizer_digest(assets.model_dir())
+    known_layers = checkpoint.Checkpoint.described(folder, lambda _: {}).num_layers
+    assert known_layers == checkpoint.Checkpoint.open(assets.model_dir()).num_layers
+
+
+def test_a_tokenizer_of_other_files_than_were_inspected_is_refused(tmp_path: pathlib.Path) -> None:
+    with file_server.FileServer(assets.model_dir()).running() as server:
+        known = {"digest": "sha256:" + "0" * 64, "fingerprint": "sha256:" + "0" * 64}
+        config = whole_device_config(kinds.StrategyType.CLOUD_ONLY, model_files(server.url, tmp_path, **known))
+        with pytest.raises(errors.SourceError, match="are no longer those"):
+            fetching.with_local_files(config, AT)
 
 
 def test_what_ships_with_the_package_is_taken_in_place(tmp_path: pathlib.Path) -> None:
