@@ -12,7 +12,7 @@ import pytest
 from tests.wire import conftest, toy_cloud
 
 from milliner.core import errors, types
-from milliner.wire import client, client_session, client_stream, messages, options, replica
+from milliner.wire import client, client_session, client_stream, messages, options, patience, replica
 
 
 def one_replica(port: int) -> replica.Replica[types.SessionOpened, client_stream.ClientStream]:
@@ -24,6 +24,7 @@ def one_replica(port: int) -> replica.Replica[types.SessionOpened, client_stream
         timeouts=conftest.TIMEOUTS,
         pings=options.HEARTBEAT,
         identity=None,
+        patience=patience.Patience(conftest.TIMEOUTS.connect_s),
         on_trouble=lambda: None,
     )
 

@@ -68,12 +68,14 @@ async def test_both_tiers_of_a_topology_talk(tmp_path: pathlib.Path) -> None:
 class ByLink:
     """The way over an emulated link."""
 
+    conditions = LOCAL
+
     def __init__(self) -> None:
         self.links: dict[str, emulated_link.EmulatedLink] = {}
 
     async def open(self, target: str) -> str:
         host, _, port = target.rpartition(":")
-        link = emulated_link.EmulatedLink(host, int(port), LOCAL)
+        link = emulated_link.EmulatedLink(host, int(port), self.conditions)
         await link.start()
         self.links[target] = link
         return f"127.0.0.1:{link.port}"

@@ -63,6 +63,7 @@ class Line(Generic[OpenedT]):
     """A replica as one session uses it; `alive` tells whether it is known to live, by other means than the session.
 
     `before` is what it answered to the session before; None where nobody knows or it has been in trouble since.
+    `on_connected` is called when the connection stands.
     """
 
     channel: grpc.aio.Channel
@@ -70,6 +71,7 @@ class Line(Generic[OpenedT]):
     timeouts: Timeouts
     alive: Callable[[], bool]
     before: OpenedT | None = None
+    on_connected: Callable[[], None] | None = None
 
 
 class ClientSession(abc.ABC, Generic[OpenedT, AnswerT]):
@@ -84,6 +86,7 @@ class ClientSession(abc.ABC, Generic[OpenedT, AnswerT]):
             raise errors.UnavailableError(closed, field="cloud") from error
         self._dialect = dialect
         self._alive = line.alive
+        self._on_connected = line.on_connected
         self._timeouts = line.timeouts
         self._answers: asyncio.Queue[AnswerT | errors.MillinerError] = asyncio.Queue()
         self._ended: errors.MillinerError | None = None
@@ -127,6 +130,8 @@ class ClientSession(abc.ABC, Generic[OpenedT, AnswerT]):
         """
         try:
             await self._connect()
+            if self._on_connected is not None:
+                self._on_connected()
             self._opened = expected
             async with self._deadline("Opened", within_s):
                 await self._write(data)

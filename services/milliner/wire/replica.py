@@ -9,6 +9,7 @@ open keep theirs, which goes with the last of them. Event loop only.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ import grpc
 
 from milliner.core import errors
 from milliner.wire import client_session, heartbeat, options, tls
+from milliner.wire.patience import Patience
 
 OpenedT = TypeVar("OpenedT", bound=client_session.Opened)
 StreamT = TypeVar("StreamT", bound=client_session.ClientSession[Any, Any])
@@ -29,7 +31,7 @@ class Replica(Generic[OpenedT, StreamT]):
     `service` is the one whose health counts; `StreamT` are its sessions, which it answers with `OpenedT`.
 
     `dial` is the address to connect to, where that is another one (an emulated link).
-    `on_trouble` is called when it falls silent or cannot be reached.
+    `on_trouble` is called when it falls silent or cannot be reached. `patience` is told of each new connection.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Replica(Generic[OpenedT, StreamT]):
         timeouts: client_session.Timeouts,
         pings: options.Keepalive,
         identity: tls.Identity | None,
+        patience: Patience,
         on_trouble: Callable[[], None],
     ) -> None:
         self.target = target
         self.failures = 0  # opens refused or failed in a row
+        self.was_late = False  # whether the last attempt ended because connecting took too long
         self._authority = authority
         self._timeouts = timeouts
         self._dial = dial
@@ -58,10 +62,14 @@ class Replica(Generic[OpenedT, StreamT]):
         self._farewell: asyncio.TimerHandle | None = None
         self._retired: list[grpc.aio.Channel] = []  # made with older certificates, still in use
         self._channel_version = identity.version if identity is not None else 0
-        self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
+        self._patience = patience
+        self._pings = pings
         # a replica that takes the connection and says nothing is silent too
-        silent_s = pings.interval_s + pings.timeout_s
-        self._heartbeat = heartbeat.Heartbeat(target, lambda: self._connect(pings, connect_s=silent_s), service=service)
+        self._silent_s = pings.interval_s + pings.timeout_s
+        self._pings_scale = 0.0  # with which the heartbeat's connection was made
+        self._channel_scale = patience.scale  # with which the sessions' connection was made
+        self._channel = self._connect(options.DATA, connect_s=patience.connect_s)
+        self._heartbeat = heartbeat.Heartbeat(target, self._connect_heartbeat, service=service)
 
     @property
     def max_positions(self) -> int:
@@ -79,6 +87,11 @@ class Replica(Generic[OpenedT, StreamT]):
         return not self._streams and self._num_opening == 0
 
     @property
+    def is_connected(self) -> bool:
+        """Whether a connection for sessions stands."""
+        return _stands(self._channel)
+
+    @property
     def shunned(self) -> bool:
         """Whether others are to be preferred."""
         return self.failures > 0 or not self._heartbeat.serving
@@ -86,13 +99,17 @@ class Replica(Generic[OpenedT, StreamT]):
     async def open(self, opening: Callable[[client_session.Line[OpenedT]], Awaitable[StreamT]]) -> StreamT:
         """Opens a session here by what `opening` says on the line. Raises its refusal or `UnavailableError`."""
         self._num_opening += 1
+        loop, self.was_late = asyncio.get_running_loop(), False
+        channel, started_s = self._channel, loop.time()
         try:
-            channel = await self._current_channel()
+            channel, started_s = await self._current_channel(), loop.time()
+            stood = _stands(channel)
             stream = await opening(
                 client_session.Line(
                     channel,
                     endpoint=self.target,
-                    timeouts=self._timeouts,
+                    timeouts=dataclasses.replace(self._timeouts, connect_s=self._patience.connect_s),
+                    on_connected=None if stood else lambda: self._patience.connected(loop.time() - started_s),
                     alive=lambda: self._heartbeat.answers,
                     before=None if self.shunned else self._last_opened,
                 )
@@ -100,6 +117,10 @@ class Replica(Generic[OpenedT, StreamT]):
         except errors.MillinerError as error:
             self.failures += 1
             if isinstance(error, errors.UnavailableError):
+                waited_s = loop.time() - started_s
+                self.was_late = not _stands(channel) and self._patience.is_late(
+                    waited_s, usual_s=self._timeouts.connect_s
+                )
                 self._on_trouble()
                 if not self._streams and self._num_opening == 1:
                     await self._reconnect()  # the next try shall not wait for this channel's back-off
@@ -113,6 +134,8 @@ class Replica(Generic[OpenedT, StreamT]):
         if self._farewell is not None:
             self._farewell.cancel()
             self._farewell = None
+        if not self._heartbeat.answers and self._pings_scale != self._patience.scale:
+            await self._heartbeat.close()  # made when less was known of the link
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watch_health(), name=f"heartbeat of {self.target}")
         return stream
@@ -122,7 +145,11 @@ class Replica(Generic[OpenedT, StreamT]):
 
         The deadline is as patient as an opening's: silence shows sooner, by pings that no busy event loop delays.
         """
-        trouble = await self._heartbeat.check(within_s=self._timeouts.open_s)
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        within_s = max(self._timeouts.open_s, 2 * self._silent_s * self._patience.scale)
+        trouble = await self._heartbeat.check(within_s=within_s)
+        self.was_late = bool(trouble) and self._patience.is_late(loop.time() - started_s, usual_s=self._silent_s)
         if trouble:
             self.failures = max(1, self.failures)
         else:
@@ -178,6 +205,9 @@ class Replica(Generic[OpenedT, StreamT]):
             if self._identity.version != self._channel_version:
                 self._retired.append(self._channel)
                 self._renew_channel()
+        if self._channel_scale < self._patience.scale and not _stands(self._channel):
+            self._retired.append(self._channel)
+            self._renew_channel()
         channel = self._channel
         await asyncio.gather(*(old.close(None) for old in unused))
         return channel
@@ -190,7 +220,12 @@ class Replica(Generic[OpenedT, StreamT]):
     def _renew_channel(self) -> None:
         if self._identity is not None:
             self._channel_version = self._identity.version
-        self._channel = self._connect(options.DATA, connect_s=self._timeouts.connect_s)
+        self._channel_scale = self._patience.scale
+        self._channel = self._connect(options.DATA, connect_s=self._patience.connect_s)
+
+    def _connect_heartbeat(self) -> grpc.aio.Channel:
+        self._pings_scale = self._patience.scale
+        return self._connect(self._patience.pings(self._pings), connect_s=self._silent_s * self._pings_scale)
 
     def _connect(self, keepalive: options.Keepalive, *, connect_s: float) -> grpc.aio.Channel:
         chosen = options.client_options(keepalive, connect_s=connect_s, authority=self._authority)
@@ -198,3 +233,7 @@ class Replica(Generic[OpenedT, StreamT]):
             return grpc.aio.insecure_channel(self._dial, options=chosen)
         self._identity.refresh()
         return grpc.aio.secure_channel(self._dial, self._identity.channel_credentials(), options=chosen)
+
+
+def _stands(channel: grpc.aio.Channel) -> bool:
+    return channel.get_state() is grpc.ChannelConnectivity.READY

@@ -14,6 +14,7 @@ from typing import ClassVar, Generic, Protocol, Self
 from milliner.core import errors
 from milliner.wire import client_session, options, replica, tls
 from milliner.wire import endpoints as cloud_endpoints
+from milliner.wire.patience import Patience
 from milliner.wire.replica import OpenedT, StreamT
 
 
@@ -62,6 +63,7 @@ class Replicas(Generic[OpenedT, StreamT]):
         self.on_trouble: Callable[[], None] = lambda: None
         self._endpoints = cloud_endpoints.Endpoints(endpoints, within_s=timeouts.connect_s)
         self._timeouts = timeouts
+        self._patience = Patience(timeouts.connect_s)
         self._heartbeat = heartbeat
         self._identity = identity
         self._route = route or DirectRoute()
@@ -81,7 +83,10 @@ class Replicas(Generic[OpenedT, StreamT]):
         except errors.UnavailableError as error:
             return str(error)
         troubles = await asyncio.gather(*(candidate.check() for candidate in found))
-        return "; ".join(troubles) if all(troubles) else ""
+        if not all(troubles):
+            return ""
+        self._be_patient(found)
+        return "; ".join(troubles)
 
     @property
     def targets(self) -> frozenset[str]:
@@ -153,7 +158,14 @@ class Replicas(Generic[OpenedT, StreamT]):
                     return await candidate.open(opening)
                 except errors.MillinerError as error:
                     refusals.append(error)
+        self._be_patient([each for each in self._replicas.values() if each.target in tried])
         raise min(refusals, key=_how_telling)
+
+    def _be_patient(self, failed: Sequence[replica.Replica[OpenedT, StreamT]]) -> None:
+        """None of these could be used: the next attempts take longer if one only came too late. Not for its sake
+        alone, where others said no: those know of the link."""
+        if any(each.was_late for each in failed) and not any(each.is_connected for each in failed):
+            self._patience.nobody_answered()
 
     async def _find(self, *, fresh: bool = False) -> list[replica.Replica[OpenedT, StreamT]]:
         """The replicas that the endpoints lead to now; those with open sessions stay known."""
@@ -184,6 +196,7 @@ class Replicas(Generic[OpenedT, StreamT]):
             timeouts=self._timeouts,
             pings=self._heartbeat,
             identity=self._identity,
+            patience=self._patience,
             on_trouble=self._on_replica_trouble,
         )
 
