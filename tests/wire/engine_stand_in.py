@@ -1,7 +1,7 @@
 """Servers that speak token ids as vLLM, SGLang and llama.cpp do, without a model: strict about what they are asked, and
 faulty on demand. The token after a sequence is its last token plus one.
 
-Fields and forms are those of vLLM's `CompletionRequest` (with `return_token_ids` from 0.10.1 on), SGLang's
+Fields and forms are those of vLLM's `CompletionRequest` (`return_token_ids` is not in older ones), SGLang's
 `GenerateReqInput` and llama.cpp's server/README.md; a request with any other field is refused, which they may not do.
 """
 

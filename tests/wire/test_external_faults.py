@@ -197,6 +197,20 @@ async def test_a_server_that_answers_nothing_any_more_is_given_up_for_that() -> 
         stand_in.answers_looks.set()
 
 
+async def test_a_token_that_comes_while_the_server_is_looked_at_is_not_held_up() -> None:
+    stand_in = StandIn(Speaks.VLLM)
+    patient = servers.Timeouts(look_s=3600.0, quiet_s=0.01, busy_s=3600.0)
+    async with connected(stand_in, timeouts=patient) as cloud:
+        await cloud.find()
+        stand_in.gate.clear()
+        stand_in.answers_looks.clear()
+        stream = await cloud.open(wanted(2))
+        await asyncio.sleep(0.1)  # long enough that it is looked at; if it is not, nothing is held up either
+        stand_in.gate.set()
+        assert await toy_tokens.the_rest(stream) == [101, 102]
+        stand_in.answers_looks.set()
+
+
 async def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""vLLM's completions, two ways: `return_token_ids` (since 0.10.1), and before it log-probabilities whose tokens are
+"""vLLM's completions, two ways: `return_token_ids`, and before it log-probabilities whose tokens are
 written as "token_id:7" (`return_tokens_as_token_ids`). Whatever server speaks either is meant. Pure.
 
 Every parameter that a server's generation_config.json might set is named, so that greedy is greedy.

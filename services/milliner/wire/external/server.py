@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, NoReturn, Protocol
 
@@ -18,12 +17,11 @@ import httpx
 
 from milliner.contract import role_config
 from milliner.core import errors
-from milliner.wire.external import events, failures
+from milliner.wire.external import events, failures, key_file
 
 _MOST_BODY_BYTES = 16 << 20  # of an answer that is no stream; arbitrary
-_PROBED_PATH = "/models"
-# Of a connection before it is closed here. uvicorn, on which vLLM and SGLang run, closes it after 5 s: a request sent at
-# that moment would find a server that lives "disconnected". Arbitrary below that.
+# Of a connection before it is closed here. uvicorn, on which vLLM and SGLang run, closes it after 5 s, and a request at
+# that moment would find a living server "disconnected". Arbitrary.
 _IDLE_S = 2.0
 
 
@@ -59,7 +57,7 @@ class HttpServer:
         """Raises `ConfigError` for an address that is none, and for a key that cannot be read."""
         self.timeouts = timeouts
         self._base = _base(config.url)
-        self._key_file = pathlib.Path(config.api_key_file) if config.api_key_file is not None else None
+        self._key = key_file.KeyFile(config.api_key_file)
         self._route = route
         self._dial: httpx.URL | None = None  # the other end of the route
         self._routing = asyncio.Lock()
@@ -69,10 +67,6 @@ class HttpServer:
             verify=self._base.scheme == "https",  # reading the certificates takes a while
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=_IDLE_S),
         )
-        try:
-            self._key()
-        except errors.UnavailableError as error:
-            raise errors.ConfigError(error.message, field=error.field) from None
 
     @property
     def where(self) -> str:
@@ -82,9 +76,9 @@ class HttpServer:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def look(self, path: str = _PROBED_PATH) -> Mapping[str, Any]:
-        """The JSON at a path below the base URL. Raises what `failures` makes of a refusal, `DeadlineExceeded`."""
-        return await self.ask("GET", path, within_s=self.timeouts.look_s)
+    async def look(self) -> Mapping[str, Any]:
+        """The models that it lists. Raises what `failures` makes of a refusal, `DeadlineExceeded`."""
+        return await self.ask("GET", "/models", within_s=self.timeouts.look_s)
 
     async def ask(
         self, method: str, path: str, *, within_s: float, body: object = None, below_root: bool = False
@@ -139,14 +133,25 @@ class HttpServer:
                     raise self._late(times.busy_s)
                 done, _ = await asyncio.wait([waiting], timeout=min(times.quiet_s, left_s))
                 if not done:
-                    with contextlib.suppress(errors.ProtocolError, errors.CapacityError, errors.InputError):
-                        await self.look()  # whatever it answers, it lives
+                    await self._look_beside(waiting)
             return waiting.result()
         except httpx.HTTPError as error:
             self._broken(error)
         finally:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
+
+    async def _look_beside(self, waiting: asyncio.Future[Any]) -> None:
+        """Asks whether the server lives, until `waiting` is done. Raises `UnavailableError` where it does not."""
+        looking = asyncio.ensure_future(self.look())
+        try:
+            await asyncio.wait([waiting, looking], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                with contextlib.suppress(errors.ProtocolError, errors.CapacityError, errors.InputError):
+                    looking.result()  # whatever it answers, it lives
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _answer(
@@ -161,7 +166,7 @@ class HttpServer:
         """A successful answer's head; its body is still to be read."""
         url, extensions = await self._address(path, below_root=below_root)
         sent = {**(headers or {}), "Host": self._base.netloc.decode("ascii")}
-        if key := self._key():
+        if key := self._key.read():
             sent["Authorization"] = f"Bearer {key}"
         try:
             async with self._client.stream(method, url, json=body, headers=sent, extensions=extensions) as response:
@@ -190,20 +195,6 @@ class HttpServer:
                     self._dial = base.copy_with(host=host, port=int(dial_port))
             base, extensions = self._dial, {"sni_hostname": base.host}
         return base.copy_with(path=prefix + path), extensions
-
-    def _key(self) -> str:
-        """The key as its file has it now; "" where none is asked for. Raises `UnavailableError`."""
-        if self._key_file is None:
-            return ""
-        try:
-            key = self._key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            told = f"the key in {self._key_file} cannot be read: {error}"
-            raise errors.UnavailableError(told, field=failures.KEY_FIELD) from None
-        if not key or not key.isascii() or not key.isprintable():
-            told = f"the key in {self._key_file} is empty or has characters that no header may have"
-            raise errors.UnavailableError(told, field=failures.KEY_FIELD)
-        return key
 
     def _broken(self, error: httpx.HTTPError) -> NoReturn:
         raise failures.of_transport(error, where=self.where) from error

@@ -180,7 +180,7 @@ class ExternalStream:
         for token_id, likelihood in zip(piece.token_ids, likelihoods, strict=True):
             if token_id >= self._vocab_size:
                 told = f"{self._server.where} gave token {token_id} of a vocabulary of {self._vocab_size}"
-                raise errors.ProtocolError(told, field="token")
+                raise errors.ProtocolError(told, field=failures.FIELD)
             self._put(token_id, likelihood)
             if self._complete:
                 return
