@@ -16,6 +16,7 @@ import kopf
 
 from milliner_operator import claims, errors, handlers, health, presence, settings
 from milliner_operator.api import KubernetesApi
+from milliner_operator.kopf_namespaces import Watched
 from milliner_operator.metrics import Metrics
 from milliner_operator.queue import WorkQueue
 from milliner_operator.reconcile import Reconciler
@@ -83,15 +84,15 @@ async def serve(chosen: settings.Settings) -> None:
 
 async def _watch(client: KubernetesApi, queue: WorkQueue, chosen: settings.Settings, group: asyncio.TaskGroup) -> None:
     """Has kopf make topologies due until it is told to end."""
-    insights = presence.Insights()
+    watched = Watched()
     registry, kopf_settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
     handlers.configure(kopf_settings)
     handlers.register(registry, add=queue.add)
-    keeping = presence.keep(client, insights, namespaces=chosen.watch_namespaces, forget=queue.forget)
+    keeping = presence.keep(client, watched, namespaces=chosen.watch_namespaces, forget=queue.forget)
     looking = group.create_task(keeping, name="presence")
     await kopf.operator(
         registry=registry,
-        insights=insights,
+        insights=watched.insights,
         settings=kopf_settings,
         standalone=True,
         clusterwide=not chosen.watch_namespaces,

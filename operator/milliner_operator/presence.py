@@ -13,12 +13,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from kopf._cogs.structs.references import (
-    Insights as Insights,
-)  # `kopf.operator` takes one, and exports no other name for it
-
 from milliner_operator import errors, kinds
 from milliner_operator.api import Api
+from milliner_operator.kopf_namespaces import Watched
 
 _LOOK_S = 5.0  # arbitrary: kopf tries a watch that is refused for 54 s
 _GONE_LOOKS = 3  # arbitrary: a definition that is replaced is away for a moment
@@ -33,9 +30,7 @@ async def await_kind(client: Api) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-async def keep(
-    client: Api, insights: Insights, *, namespaces: Sequence[str], forget: Callable[[str], None]
-) -> NoReturn:
+async def keep(client: Api, watched: Watched, *, namespaces: Sequence[str], forget: Callable[[str], None]) -> NoReturn:
     """Looks until cancelled; `forget` is told of namespaces in which nothing may be done.
 
     Raises `KindGone` (*expected*) when topologies are not served any more.
@@ -46,7 +41,7 @@ async def keep(
         if away >= _GONE_LOOKS:
             raise errors.KindGone(f"{kinds.TOPOLOGY.plural} are not served any more: is their definition installed?")
         for namespace in namespaces if not away else ():
-            await _look_at(client, insights, namespace, forget)
+            await _look_at(client, watched, namespace, forget)
         await asyncio.sleep(_LOOK_S)
 
 
@@ -58,23 +53,17 @@ async def _why_unserved(client: Api) -> str | None:
         return error.message or "no answer"
 
 
-async def _look_at(client: Api, insights: Insights, namespace: str, forget: Callable[[str], None]) -> None:
+async def _look_at(client: Api, watched: Watched, namespace: str, forget: Callable[[str], None]) -> None:
     try:
         await client.list(kinds.TOPOLOGY, namespace, limit=1)
     except errors.Forbidden as error:
-        if namespace in insights.namespaces:
+        if namespace in watched.names:
             _logger.warning("namespace %s is not watched any more: %s", namespace, error.message)
-            await _watch(insights, namespace, watched=False)
+            await watched.end(namespace)
         forget(namespace)
     except errors.ApiError as error:
         _logger.warning("namespace %s: %s", namespace, error.message)
     else:
-        if insights.ready_namespaces.is_set() and namespace not in insights.namespaces:
+        if watched.is_ready and namespace not in watched.names:
             _logger.warning("namespace %s is watched again", namespace)
-            await _watch(insights, namespace, watched=True)
-
-
-async def _watch(insights: Insights, namespace: str, *, watched: bool) -> None:
-    async with insights.revised:
-        (insights.namespaces.add if watched else insights.namespaces.discard)(namespace)  # type: ignore[arg-type]
-        insights.revised.notify_all()
+            await watched.begin(namespace)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from milliner_operator import errors, kinds, presence
+from milliner_operator.kopf_namespaces import Watched
 from milliner_operator.observed import Manifest
 
 
@@ -40,11 +41,11 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture
-def insights() -> presence.Insights:
+def watched() -> Watched:
     """As kopf has filled it in at its start."""
-    found = presence.Insights()
-    found.namespaces.update({"one", "other"})  # type: ignore[arg-type]
-    found.ready_namespaces.set()
+    found = Watched()
+    found.insights.namespaces.update({"one", "other"})  # type: ignore[arg-type]
+    found.insights.ready_namespaces.set()
     return found
 
 
@@ -55,38 +56,38 @@ async def looks(cluster: Cluster, count: int = 3) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_namespace_that_goes_ends_its_own_watches_alone(cluster: Cluster, insights: presence.Insights) -> None:
+async def test_a_namespace_that_goes_ends_its_own_watches_alone(cluster: Cluster, watched: Watched) -> None:
     """kopf ended for all namespaces when the rights in one were gone with it."""
     forgotten: list[str] = []
     keeping = asyncio.create_task(
-        presence.keep(cluster, insights, namespaces=("one", "other"), forget=forgotten.append)  # type: ignore[arg-type]
+        presence.keep(cluster, watched, namespaces=("one", "other"), forget=forgotten.append)  # type: ignore[arg-type]
     )
     await looks(cluster)
-    assert insights.namespaces == {"one", "other"}
+    assert watched.names == {"one", "other"}
     cluster.forbidden = {"one"}
     async with asyncio.timeout(5):
-        async with insights.revised:
-            await insights.revised.wait()  # what wakes kopf
-    assert insights.namespaces == {"other"}
+        async with watched.changed:
+            await watched.changed.wait()
+    assert watched.names == {"other"}
     await looks(cluster)
     assert set(forgotten) == {"one"}
     cluster.forbidden = set()
     await looks(cluster)
-    assert insights.namespaces == {"one", "other"}
+    assert watched.names == {"one", "other"}
     assert not keeping.done()
     keeping.cancel()
 
 
-async def test_a_kind_that_is_gone_ends_the_operator(cluster: Cluster, insights: presence.Insights) -> None:
+async def test_a_kind_that_is_gone_ends_the_operator(cluster: Cluster, watched: Watched) -> None:
     """A definition that was deleted and installed again was never watched any more, and liveness was green."""
     cluster.serving = False
     with pytest.raises(errors.KindGone, match="inferencetopologies"):
-        await presence.keep(cluster, insights, namespaces=(), forget=lambda _: None)  # type: ignore[arg-type]
+        await presence.keep(cluster, watched, namespaces=(), forget=lambda _: None)  # type: ignore[arg-type]
 
 
-async def test_a_kind_that_is_away_for_a_moment_ends_nothing(cluster: Cluster, insights: presence.Insights) -> None:
+async def test_a_kind_that_is_away_for_a_moment_ends_nothing(cluster: Cluster, watched: Watched) -> None:
     keeping = asyncio.create_task(
-        presence.keep(cluster, insights, namespaces=(), forget=lambda _: None)  # type: ignore[arg-type]
+        presence.keep(cluster, watched, namespaces=(), forget=lambda _: None)  # type: ignore[arg-type]
     )
     cluster.serving = False
     await looks(cluster, presence._GONE_LOOKS - 1)
