@@ -281,6 +281,46 @@ def acceptance(
     _deliver(result, json_file)
 
 
+@app.command("refine")
+def refine(
+    model: Annotated[
+        pathlib.Path | None, typer.Option(metavar="DIR", help="Another model than the demo; needs --text.")
+    ] = None,
+    keep: Annotated[str, typer.Option(metavar="NUMBERS", help="Percentages of the prompt to keep.")] = "30,50,70",
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts to measure.")] = 48,
+    prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of each prompt.")] = 512,
+    text: Annotated[
+        list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure what a refined prompt is worth: how well the whole prompt's answer fits behind what is kept of it.
+
+    Beside the refiner's choice: as many positions at random, from head and tail, from the tail, and from the head.
+
+    Examples:
+
+      [bold]milliner bench refine[/bold]
+
+      [bold]milliner bench refine --keep 20,40 --prompts 12 --json refine.json[/bold]
+    """
+    from milliner.bench import refine as refine_bench
+
+    if model is not None and not text:
+        raise errors.ConfigError("is needed with --model", field="--text")
+    options = refine_bench.Options(
+        model=model,
+        texts=tuple(text or ()),
+        keep_percents=tuple(_list("--keep", keep, int)),
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
+    )
+    console = rich.console.Console(stderr=True)
+    with console.status("measuring") as status:
+        result = refine_bench.run(options, command=_command(), advance=lambda what: status.update(f"done: {what}"))
+    _deliver(result, json_file)
+
+
 def _strategy(name: str) -> plan.StrategyName:
     return {known.lower(): known for known in plan.StrategyName}[name.lower()]
 

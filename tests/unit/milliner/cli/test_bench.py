@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
-from milliner.bench import acceptance, engine, paper_wifi, paper_wifi_virtual
+from milliner.bench import acceptance, engine, paper_wifi, paper_wifi_virtual, refine
 from milliner.cli import bench
 from milliner.core import errors
 
@@ -42,14 +42,14 @@ def test_a_modelled_run_prints_a_table_and_writes_the_agreed_json(tmp_path: Path
     ]
 
 
-@pytest.mark.parametrize("arguments", [["--quick"], ["--virtual-time"], ["engine"], ["acceptance"]])
+@pytest.mark.parametrize("arguments", [["--quick"], ["--virtual-time"], ["engine"], ["acceptance"], ["refine"]])
 def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measured(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(*_: object, **__: object) -> None:
         raise AssertionError("measured")
 
-    for module in (paper_wifi, paper_wifi_virtual, acceptance, engine):
+    for module in (paper_wifi, paper_wifi_virtual, acceptance, engine, refine):
         monkeypatch.setattr(module, "run", measure)
     for path in (tmp_path / "missing" / "report.json", tmp_path):
         result = _run(*arguments, "--json", str(path))
@@ -71,6 +71,8 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measur
         (["--modelled", "--agreement", "1.5"], "--agreement"),
         (["--modelled", "--preset", "paper-wire"], "--preset"),
         (["acceptance", "--model", "somewhere"], "--adapter"),
+        (["refine", "--model", "somewhere"], "--text"),
+        (["refine", "--keep", "30,half"], "--keep"),
     ],
 )
 def test_wrong_use_names_the_option(arguments: list[str], field: str) -> None:

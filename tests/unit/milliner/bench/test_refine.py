@@ -1,0 +1,73 @@
+"""What a refined prompt is worth: selections of equal size, an answer behind its own prompt, a whole report."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+from tests.unit.milliner.model import drafter_models
+
+from milliner.bench import refine, refined_answers, selections
+from milliner.core import errors
+
+SCORES = [0.0] * 60 + [1.0] * 20 + [0.0] * 120
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    torch.set_num_threads(1)
+    made = tmp_path_factory.mktemp("refine")
+    drafter_models.write_llama(made / "model")
+    drafter_models.write_text(made / "prose.txt", repeats=60)
+    drafter_models.write_text(made / "code.py", repeats=60)
+    return made
+
+
+@pytest.mark.parametrize("keep_share", [0.01, 0.3, 0.5, 0.7])
+def test_selections_keep_equally_many_positions_and_the_last(keep_share: float) -> None:
+    chosen = selections.choose(SCORES, keep_share=keep_share, draws=2, seed="s")
+    tokens = list(range(len(SCORES)))
+    assert {each.selection for each in chosen} == set(selections.Selection)
+    for each in chosen:
+        kept = each.of(tokens)
+        assert len(kept) == round(keep_share * len(SCORES))
+        assert list(kept) == sorted(set(kept)) and kept[-1] == tokens[-1]
+    drawn = [each.spans for each in chosen if each.selection is selections.Selection.RANDOM]
+    assert keep_share < 0.02 or drawn[0] != drawn[1]
+    assert chosen == selections.choose(SCORES, keep_share=keep_share, draws=2, seed="s")
+
+
+def test_an_answer_fits_behind_its_own_prompt(folder: pathlib.Path) -> None:
+    reader = refined_answers.Reader(folder / "model")
+    prompt = [5, 9, 120, 33, 77, 250, 8, 14, 90, 41]
+    answer = reader.answer(prompt, 12)
+    whole, shorter = reader.fits([prompt, prompt[5:]], answer.token_ids)
+    assert whole.agreement == 1.0
+    assert whole.log_likelihood == pytest.approx(answer.log_likelihood, abs=1e-4)
+    assert shorter.log_likelihood != pytest.approx(answer.log_likelihood, abs=1e-3)
+    assert len(answer.scores) == len(prompt) and min(answer.scores) > 0.0
+
+
+def test_the_report_has_every_selection_of_every_text_at_every_ratio(folder: pathlib.Path) -> None:
+    options = refine.Options(
+        model=folder / "model",
+        texts=(folder / "prose.txt", folder / "code.py"),
+        keep_percents=(30, 60),
+        prompts=4,
+        prompt_tokens=40,
+    )
+    done: list[str] = []
+    result = refine.run(options, command="test", advance=done.append)
+    assert done[-1] == "4 of 4 prompts"
+    keys = {(row["keep_percent"], row["text"], row["selection"]) for row in result.rows}
+    assert len(keys) == len(result.rows) == 2 * 3 * len(selections.Selection)
+    assert {row["prompts"] for row in result.rows if row["text"] == "all"} == {4}
+    assert set(result.summary) == {"keep_30", "keep_60"}
+
+
+@pytest.mark.parametrize("percents", [(), (0,), (30, 100)])
+def test_ratios_that_keep_nothing_or_all_are_refused(percents: tuple[int, ...]) -> None:
+    with pytest.raises(errors.ConfigError) as caught:
+        refine.run(refine.Options(keep_percents=percents), command="test")
+    assert caught.value.field == "--keep"
