@@ -114,8 +114,10 @@ class WholeModel(Protocol):
         prompt_ids: Sequence[int] = (),
         salt: str = "",
         refinement: refinements.Refinement | None = None,
+        claim: str = "",
     ) -> WholeSession:
-        """A session with room for `max_positions` tokens; raises `core.errors.CapacityError`s as the engine does.
+        """A session with room for `max_positions` tokens; raises `core.errors.CapacityError`s as the engine does, to
+        which the same `claim` may come again (`types.SessionOpen`).
 
         Where an earlier session of the same `salt` has computed the beginning of `prompt_ids`, that is not computed
         again when they are fed. With `refinement`, a model that can says which of `prompt_ids` matter most, in

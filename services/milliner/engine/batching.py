@@ -5,6 +5,7 @@ Event loop only, between two batches: it marks frames as running and books the m
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
@@ -39,6 +40,13 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return sum(entry.piece.num_tokens for entry in self.entries)
+
+    def tokens_by_session(self) -> dict[str, int]:
+        """How many of its tokens are of which session, by its id."""
+        found: collections.Counter[str] = collections.Counter()
+        for entry in self.entries:
+            found[entry.owner.id] += entry.piece.num_tokens
+        return found
 
     def modelled_s(self, cost: compute.BatchCost, outcome: work.BatchOutcome) -> float:
         """What the batch takes on an emulated accelerator; one of which no frame could be read never reaches it."""

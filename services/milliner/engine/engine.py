@@ -11,6 +11,7 @@ Called by the cloud role, which has checked that a peer means this model and sli
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 
 from milliner.core import compute, errors, ports, types
@@ -56,7 +57,6 @@ class Engine:
         self._executor = executor
         self._clock = clock
         self._cost = cost
-        self._policy = policy or scheduler.VerifyFirst()
         self._admission = admission.Admission(
             num_pages=backend.num_pages,
             swap_pages=backend.swap_pages,
@@ -67,7 +67,13 @@ class Engine:
         self._sessions: dict[str, session.Session] = {}
         self._released: list[work.KVHandle] = []  # caches of ended sessions, freed with the next batch
         self._reuse = reuse.Reuse(self._admission, self._places)
-        self._swapping = swapping.Swapping(self._places, self._reuse)
+        self._plan = functools.partial(
+            batching.plan,
+            policy=policy or scheduler.VerifyFirst(),
+            budget_tokens=config.max_batch_tokens,
+            swaps=swapping.Swapping(self._places, self._reuse),
+            kept=self._reuse,
+        )
         self._tickets = itertools.count()
         self._delay = delay_model.DelayModel()
         self._progress = progress.Progress()
@@ -167,13 +173,7 @@ class Engine:
 
     def swapped(self) -> types.SwapReport:
         """What lies in host memory now, and what was moved so far."""
-        places, page_bytes = self._places, self._backend.page_bytes
-        return types.SwapReport(
-            sequences=places.swapped_sessions,
-            used_bytes=places.swapped_pages * page_bytes,
-            moved_out_bytes=places.moved_out_pages * page_bytes,
-            moved_in_bytes=places.moved_in_pages * page_bytes,
-        )
+        return self._places.report(page_bytes=self._backend.page_bytes)
 
     def load(self) -> types.LoadReport:
         """What every reply carries (docs/algorithms.md, chunk size)."""
@@ -192,8 +192,7 @@ class Engine:
 
         Every size runs twice and only the second time counts: the first pays for what is set up on first use.
         """
-        capacity_tokens = self._backend.num_pages * self._backend.page_tokens
-        limit_tokens = min(capacity_tokens, self._backend.max_positions, self._config.max_batch_tokens)
+        limit_tokens = min(self.capacity_tokens, self._backend.max_positions, self._config.max_batch_tokens)
         for wanted_tokens in WARM_UP_TOKENS:
             num_tokens = min(wanted_tokens, limit_tokens)
             await self._measure(num_tokens)
@@ -225,13 +224,7 @@ class Engine:
 
     async def step(self) -> bool:
         """One batch; False if nothing waits."""
-        batch = batching.plan(
-            self._sessions.values(),
-            policy=self._policy,
-            budget_tokens=self._config.max_batch_tokens,
-            swaps=self._swapping,
-            kept=self._reuse,
-        )
+        batch = self._plan(self._sessions.values())
         if batch is None:
             return False
         self._service_floor = batch.service_floor
@@ -260,9 +253,7 @@ class Engine:
             self._delay.observe_batch(outcome.num_tokens, duration_s)
         self._reuse.adopted(batch.adopters)
         now_s = self._clock.now()
-        own_tokens: dict[int, int] = {}
-        for entry in batch.entries:
-            own_tokens[entry.owner.order] = own_tokens.get(entry.owner.order, 0) + entry.piece.num_tokens
+        own_tokens = batch.tokens_by_session()
         for entry, result in zip(batch.entries, outcome.pieces, strict=True):
             owner, frame = entry.owner, entry.frame
             frame.book(entry.piece, result, duration_s=duration_s, batched_tokens=outcome.num_tokens)
@@ -271,7 +262,7 @@ class Engine:
             if result.error is not None:
                 owner.fail_from(frame, result.error, now_s=now_s)
                 continue
-            self._delay.observe_frame(max(0, outcome.num_tokens - own_tokens[owner.order]))
+            self._delay.observe_frame(max(0, outcome.num_tokens - own_tokens[owner.id]))
             if frame.left_tokens == 0:
                 following = owner.finish(frame, result.payload, now_s=now_s)
                 if following is not None:

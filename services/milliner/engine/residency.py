@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from milliner.core import types
+
 if TYPE_CHECKING:
     from milliner.engine import session
 
@@ -35,6 +37,15 @@ class Residency:
     @property
     def free_swap_pages(self) -> int:
         return self.swap_pages - self.swapped_pages
+
+    def report(self, *, page_bytes: int) -> types.SwapReport:
+        """What lies in host memory now, and what was moved so far."""
+        return types.SwapReport(
+            sequences=self.swapped_sessions,
+            used_bytes=self.swapped_pages * page_bytes,
+            moved_out_bytes=self.moved_out_pages * page_bytes,
+            moved_in_bytes=self.moved_in_pages * page_bytes,
+        )
 
     def pages(self, num_tokens: int) -> int:
         """Pages that so many tokens take."""

@@ -67,6 +67,7 @@ class EngineTokenService:
                 prompt_ids=request.prompt_ids,
                 salt=request.salt,
                 refinement=_refinement(request),
+                claim=request.claim,
             )
         except BaseException:
             self._release(request.session_id)

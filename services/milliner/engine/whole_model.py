@@ -86,6 +86,7 @@ class EngineModel:
         prompt_ids: Sequence[int] = (),
         salt: str = "",
         refinement: refinements.Refinement | None = None,
+        claim: str = "",
     ) -> EngineSession:
         """See `core.generation.WholeModel.open`."""
         refining = None
@@ -101,6 +102,7 @@ class EngineModel:
                 slice_end=self.info.num_layers,
                 hidden_size=0,  # nothing of a hidden state is exchanged
                 max_positions=max_positions,
+                claim=claim,
             ),
             prompt=work.KnownTokens(reusable, salt) if reusable else None,
         )

@@ -51,6 +51,7 @@ class ModelledDeviceModel:
         prompt_ids: Sequence[int] = (),
         salt: str = "",
         refinement: refinements.Refinement | None = None,
+        claim: str = "",
     ) -> ModelledDeviceSession:
         return ModelledDeviceSession(self)
 
