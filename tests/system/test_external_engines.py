@@ -10,12 +10,14 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import transformers
 from scipy import stats
 from tests.system import llama_server, role_processes, whole_tiers
 from tests.system.test_whole_models import answer, device_ports, ids
+from tests.wire import toy_tokens
 
 from milliner.api import tokenizer
 from milliner.contract import emulation, kinds, role_config
@@ -143,6 +145,28 @@ async def test_the_server_alone_gives_the_models_answer(model: Model, server: ll
             tokens, reason = await answer(strategy, model.prompt(text), stop_token_ids=frozenset({stop, 0}))
             assert ids(tokens) == expected[: expected.index(stop)]
             assert reason is types.FinishReason.STOP
+
+
+async def test_stop_frees_the_servers_slot(model: Model, server: llama_server.LlamaServer) -> None:
+    async with connected(model, server.url) as cloud, httpx.AsyncClient(trust_env=False) as client:
+
+        async def computing() -> list[bool]:
+            slots = await client.get(server.url.replace("/v1", "/slots"), timeout=30)
+            return [slot["is_processing"] for slot in slots.json()]
+
+        sampler = generation.Sampler(types.SamplingParams(), seed=0)
+        request = generation.GenerationOpen("s", "", "", model.prompt(PROMPTS[0]), 1000, sampler)
+        stream = await cloud.open(request)
+        await stream.receive()
+        await stream.set_limit(1)
+        async with asyncio.timeout(60):
+            while any(await computing()):
+                await asyncio.sleep(0.05)
+        found: list[generation.CloudToken] = []
+        with pytest.raises(errors.ProtocolError, match="no more"):
+            await toy_tokens.follow(stream, found)
+        assert len(found) < 999, "the server was stopped"
+        await stream.close()
 
 
 async def test_a_server_that_is_killed_and_comes_back_goes_on(model: Model) -> None:

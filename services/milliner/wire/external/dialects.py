@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -117,10 +118,17 @@ def finish_of(reason: object) -> Finish | None:
 
 
 def number(found: object, *, name: str) -> float:
-    """A number in a server's JSON. Raises `ProtocolError`."""
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    """A finite number in a server's JSON. Raises `ProtocolError`."""
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
         raise errors.ProtocolError(f"the server's {name} is no number", field=failures.FIELD)
     return float(found)
+
+
+def count(found: object, *, name: str) -> int:
+    """A number of tokens in a server's JSON. Raises `ProtocolError`."""
+    if type(found) is not int or found < 0:
+        raise errors.ProtocolError(f"the server's {name} is no number of tokens", field=failures.FIELD)
+    return found
 
 
 def text_of(found: object, *, name: str) -> str:

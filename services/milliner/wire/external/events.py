@@ -55,7 +55,7 @@ def document(text: str | bytes) -> Mapping[str, Any]:
     """The JSON object in an event or a body. Raises `ProtocolError` for anything else."""
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.ProtocolError(f"the server sent what is no JSON: {error}", field=failures.FIELD) from None
     if not isinstance(found, dict):
         raise errors.ProtocolError(f"the server sent a JSON {type(found).__name__}, no object", field=failures.FIELD)

@@ -80,7 +80,7 @@ def words(body: bytes) -> str:
     text = body.decode("utf-8", "replace").strip()
     try:
         found: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text[:MOST_WORDS]
     while isinstance(found, dict):  # {"error": {"message": ..}}, {"error": ..}, {"message": ..}, {"detail": ..}
         inner = [found[name] for name in ("error", "message", "detail") if found.get(name)]

@@ -75,7 +75,7 @@ class _Reader:
             likelihoods=_likelihoods(event, len(found)),
             text=dialects.text_of(event.get("content"), name="content"),
             finish=_finish(event),
-            missing=self._given != dialects.number(event["tokens_predicted"], name="tokens_predicted"),
+            missing=self._given != dialects.count(event["tokens_predicted"], name="tokens_predicted"),
         )
 
 

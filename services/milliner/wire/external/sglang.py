@@ -69,7 +69,7 @@ class _Reader:
         if not isinstance(meta, dict) or "output_ids" not in event:
             raise errors.ProtocolError("the server's event has no output_ids and meta_info", field=failures.FIELD)
         found = dialects.token_ids(event["output_ids"], name="output_ids")
-        total = int(dialects.number(meta.get("completion_tokens"), name="completion_tokens"))
+        total = dialects.count(meta.get("completion_tokens"), name="completion_tokens")
         new = total - self._given
         if new < 0 or len(found) not in (total, new):
             raise errors.ProtocolError(

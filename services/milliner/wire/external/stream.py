@@ -29,7 +29,7 @@ class ExternalStream:
         request: generation.GenerationOpen,
         *,
         vocab_size: int,
-        on_end: Callable[[ExternalStream, errors.MillinerError], None] = lambda *_: None,
+        on_end: Callable[[ExternalStream, Exception], None] = lambda *_: None,
     ) -> None:
         """`on_end` is called once with the reason, when nothing more will come."""
         self.opened = generation.GenerationOpened(
@@ -47,8 +47,8 @@ class ExternalStream:
         self._asked_to = 0  # tokens of the answer that the running request is for
         self._complete = False  # the last token has been put
         self._admitted = asyncio.Event()
-        self._ended: errors.MillinerError | None = None
-        self._tokens: asyncio.Queue[generation.CloudToken | errors.MillinerError] = asyncio.Queue()
+        self._ended: Exception | None = None
+        self._tokens: asyncio.Queue[generation.CloudToken | Exception] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
         self._on_end = on_end
 
@@ -71,7 +71,7 @@ class ExternalStream:
         if self._tokens.empty() and self._ended is not None:
             raise self._ended
         found = await self._tokens.get()
-        if isinstance(found, errors.MillinerError):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -98,7 +98,7 @@ class ExternalStream:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _end(self, error: errors.MillinerError) -> None:
+    def _end(self, error: Exception) -> None:
         if self._ended is None:
             self._ended = error
             self._tokens.put_nowait(error)
@@ -118,7 +118,7 @@ class ExternalStream:
                 if len(self._given) == before:
                     raise errors.ProtocolError(f"{self._server.where} answers without a token", field=failures.FIELD)
             self._end(self._over())
-        except errors.MillinerError as error:
+        except Exception as error:  # `receive` raises it: a bug of ours must not look like silence
             self._end(error)
 
     async def _stream_once(self) -> bool:

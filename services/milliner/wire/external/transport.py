@@ -83,8 +83,10 @@ class ExternalTransport:
         await asyncio.gather(*(opened.close() for opened in list(self._streams)))
         await self._server.close()
 
-    def _ended(self, ended: stream.ExternalStream, error: errors.MillinerError) -> None:
+    def _ended(self, ended: stream.ExternalStream, error: Exception) -> None:
         self._streams.discard(ended)
-        if error.field.startswith(failures.FIELD) and not isinstance(error, errors.CapacityError):
+        if not isinstance(error, errors.MillinerError) or isinstance(error, errors.CapacityError):
+            return
+        if error.field.startswith(failures.FIELD):
             self._found = None  # it may be another server by now
             self.on_trouble()
