@@ -63,7 +63,7 @@ async def answer(
     )
     tokens: list[types.EmittedToken] = []
     reason = None
-    async with asyncio.timeout(20), contextlib.aclosing(strategy.generate(request, told)) as emissions:
+    async with asyncio.timeout(120), contextlib.aclosing(strategy.generate(request, told)) as emissions:
         async for emission in emissions:
             tokens += emission.tokens
             reason = emission.finish_reason or reason
