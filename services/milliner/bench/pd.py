@@ -1,9 +1,10 @@
 """`milliner bench --preset pd`: P/D-Device beside DeviceOnly for one user, and what a saturated cloud serves beside
 CloudOnly. Real processes, link and compute emulated (`pd_preset`).
 
-One user: DeviceOnly and P/D-Device answer prompts of their own, turn by turn; shown tokens are timed at the strategy's
-end. Capacity: clients that play only the cloud's part of many devices (prompt in, N tokens out, then gone) keep three
-times as many requests in flight as the cloud goes on with; completions after the first `sequences` of them are counted.
+One user: DeviceOnly and P/D-Device, with whole prompts and with refined ones, answer prompts of their own, turn by
+turn; shown tokens are timed at the strategy's end. Capacity: clients that play only the cloud's part of many devices
+(prompt in, N tokens out, then gone) keep three times as many requests in flight as the cloud goes on with; completions
+after the first `sequences` of them are counted.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _SHORT = 2  # tokens of DeviceOnly's answers: only its first one is asked for
 COLUMNS = (
     report.Column("prompt_tokens", "prompt", digits=0, key=True),
     report.Column("answer_tokens", "answer", digits=0, key=True),
+    report.Column("kept_percent", "kept %", digits=0, key=True),
     report.Column("ttft_p50_s", "TTFT ms", scale=1e3, digits=0),
     report.Column("ttft_optimum_s", "optimum", scale=1e3, digits=0),
     report.Column("ttft_over_device_only", "over device", digits=3),
@@ -55,6 +57,7 @@ class _Seen:
 
     times_s: tuple[float, ...]
     cloud_tokens: int
+    kept: float  # share of the prompt that the device saw
 
     @property
     def longest_gap_s(self) -> float:
@@ -103,25 +106,25 @@ async def _measure(
 ) -> list[report.Row]:
     rows: list[report.Row] = []
     with progress.bar(console) as bar:
-        task = bar.add_task("measuring", total=3 * len(cells), note="starting both tiers")
+        task = bar.add_task("measuring", total=4 * len(cells), note="starting both tiers")
         async with pd_system.running(model, preset) as system:
             for prompt_tokens, answer_tokens in cells:
                 label = f"{prompt_tokens}/{answer_tokens}"
-                alone, seen = [], []
+                alone, handed, refined = list[_Seen](), list[_Seen](), list[_Seen]()
                 for prompt in prompts[prompt_tokens]:
                     alone.append(await _one(system.device_only, prompt, _SHORT))
-                    seen.append(await _one(system.pd_device, prompt, answer_tokens))
+                    handed.append(await _one(system.whole_prompts, prompt, answer_tokens))
+                    refined.append(await _one(system.refined_prompts, prompt, answer_tokens))
                 bar.update(task, advance=1, note=f"{label}: one user")
-                given = round(statistics.median(each.cloud_tokens for each in seen))
-                rates = []
-                for cloud_tokens in (given, answer_tokens):
-                    rates.append(
-                        await _capacity(system, preset, prompts[prompt_tokens][0], cloud_tokens=max(1, cloud_tokens))
-                    )
-                    bar.update(task, advance=1, note=f"{label}: {cloud_tokens} cloud tokens each")
-                rows.append(
-                    _row(preset, prompt_tokens, answer_tokens, alone=alone, seen=seen, given=given, rates=rates)
-                )
+                first = prompts[prompt_tokens][0]
+                cloud_only = await _capacity(system, preset, first, cloud_tokens=answer_tokens, kept=1.0)
+                bar.update(task, advance=1, note=f"{label}: CloudOnly")
+                cell = _Cell(preset, prompt_tokens, answer_tokens, alone, cloud_only)
+                for seen in (handed, refined):
+                    given, kept = _median_given(seen), statistics.median(each.kept for each in seen)
+                    rate = await _capacity(system, preset, first, cloud_tokens=given, kept=kept)
+                    bar.update(task, advance=1, note=f"{label}: {given} cloud tokens each")
+                    rows.append(cell.row(seen, rate))
     return rows
 
 
@@ -137,16 +140,25 @@ async def _one(strategy: base.Generator, prompt: prompt_cutter.Prompt, new_token
         async for emission in emissions:
             times_s.append(time.perf_counter() - start_s)
             origins += [token.origin for token in emission.tokens]
-    told.finish(finish_reason="length")
+    left_out = told.finish(finish_reason="length").counters.get("prompt_tokens_left_out", 0)
     if len(origins) != new_tokens:
         raise errors.UnavailableError(f"{len(origins)} tokens came, {new_tokens} asked for", field="bench")
-    return _Seen(tuple(times_s), origins.count(types.TokenOrigin.CLOUD))
+    return _Seen(tuple(times_s), origins.count(types.TokenOrigin.CLOUD), 1.0 - left_out / len(prompt))
+
+
+def _median_given(seen: Sequence[_Seen]) -> int:
+    return max(1, round(statistics.median(each.cloud_tokens for each in seen)))
 
 
 async def _capacity(
-    system: pd_system.PDSystem, preset: pd_preset.PDPreset, prompt: prompt_cutter.Prompt, *, cloud_tokens: int
+    system: pd_system.PDSystem,
+    preset: pd_preset.PDPreset,
+    prompt: prompt_cutter.Prompt,
+    *,
+    cloud_tokens: int,
+    kept: float,
 ) -> float:
-    """Requests per second of the saturated cloud, each of `cloud_tokens` tokens."""
+    """Requests per second of the saturated cloud, each of `cloud_tokens` tokens; it also selects `kept`, if below 1."""
     wanted = (_ROUNDS + 1) * preset.sequences
     ended_s: list[float] = []
     enough = asyncio.Event()
@@ -163,6 +175,7 @@ async def _capacity(
                     max_tokens=cloud_tokens,
                     sampler=generation.Sampler(types.SamplingParams(), seed=0),
                     salt=secrets.token_hex(8),
+                    keep_share=kept,
                 )
             )
             try:
@@ -189,55 +202,59 @@ async def _capacity(
     return (len(counted) - 1) / (counted[-1] - counted[0])
 
 
-def _row(
-    preset: pd_preset.PDPreset,
-    prompt_tokens: int,
-    answer_tokens: int,
-    *,
-    alone: Sequence[_Seen],
-    seen: Sequence[_Seen],
-    given: int,
-    rates: Sequence[float],
-) -> report.Row:
-    handed, cloud_only = rates
-    ttft_s = statistics.median(each.times_s[0] for each in seen)
-    bounds = [
-        preset.requests_per_s(prompt_tokens=prompt_tokens, cloud_tokens=tokens) for tokens in (given, answer_tokens)
-    ]
-    return {
-        "strategy": "PDDevice",
-        "prompt_tokens": prompt_tokens,
-        "answer_tokens": answer_tokens,
-        "requests": len(seen),
-        "ttft_p50_s": ttft_s,
-        "ttft_optimum_s": preset.first_token_s(prompt_tokens),
-        "ttft_over_device_only": ttft_s / statistics.median(each.times_s[0] for each in alone),
-        "share_within_tpot": sum(each.longest_gap_s <= preset.tpot_s for each in seen) / len(seen),
-        "longest_gap_s": max(each.longest_gap_s for each in seen),
-        "cloud_tokens": given,
-        "cloud_tokens_optimum": preset.cloud_tokens_optimum(prompt_tokens),
-        "requests_per_s": handed,
-        "requests_per_s_bound": bounds[0],
-        "requests_per_s_cloud_only": cloud_only,
-        "requests_per_s_cloud_only_bound": bounds[1],
-        "throughput_over_cloud_only": handed / cloud_only,
-        "throughput_bound": bounds[0] / bounds[1],
-    }
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Cell:
+    """What the rows of one cell share: DeviceOnly's answers, and the requests per second of a cloud that gives all."""
+
+    preset: pd_preset.PDPreset
+    prompt_tokens: int
+    answer_tokens: int
+    alone: Sequence[_Seen]
+    cloud_only_per_s: float
+
+    def row(self, seen: Sequence[_Seen], requests_per_s: float) -> report.Row:
+        preset, prompt_tokens, given = self.preset, self.prompt_tokens, _median_given(seen)
+        ttft_s = statistics.median(each.times_s[0] for each in seen)
+        kept = statistics.median(each.kept for each in seen)
+        bound, cloud_only_bound = (
+            preset.requests_per_s(prompt_tokens=prompt_tokens, cloud_tokens=tokens)
+            for tokens in (given, self.answer_tokens)
+        )
+        return {
+            "strategy": "PDDevice",
+            "prompt_tokens": prompt_tokens,
+            "answer_tokens": self.answer_tokens,
+            "kept_percent": 100.0 * kept,
+            "requests": len(seen),
+            "ttft_p50_s": ttft_s,
+            "ttft_optimum_s": preset.first_token_s(prompt_tokens),
+            "ttft_over_device_only": ttft_s / statistics.median(each.times_s[0] for each in self.alone),
+            "share_within_tpot": sum(each.longest_gap_s <= preset.tpot_s for each in seen) / len(seen),
+            "longest_gap_s": max(each.longest_gap_s for each in seen),
+            "cloud_tokens": given,
+            "cloud_tokens_optimum": preset.cloud_tokens_optimum(prompt_tokens, kept=kept),
+            "requests_per_s": requests_per_s,
+            "requests_per_s_bound": bound,
+            "requests_per_s_cloud_only": self.cloud_only_per_s,
+            "requests_per_s_cloud_only_bound": cloud_only_bound,
+            "throughput_over_cloud_only": requests_per_s / self.cloud_only_per_s,
+            "throughput_bound": bound / cloud_only_bound,
+        }
 
 
 def _summary(rows: Sequence[report.Row], time_scale: float) -> report.Summary:
-    """The worst of each."""
+    """The worst of each; N against its optimum with whole prompts, and with refined ones against that with whole."""
 
-    def of(name: str) -> list[float]:
-        return [float(row[name] or 0.0) for row in rows]
+    def of(name: str, found: Sequence[report.Row] = rows) -> list[float]:
+        return [float(row[name] or 0.0) for row in found]
 
+    whole, refined = rows[::2], rows[1::2]  # in pairs, a pair for each cell
     return {
         "time_scale": time_scale,
         "ttft_over_device_only": max(of("ttft_over_device_only")),
         "share_within_tpot": min(of("share_within_tpot")),
-        "cloud_tokens_over_optimum": max(
-            n / best for n, best in zip(of("cloud_tokens"), of("cloud_tokens_optimum"), strict=True)
-        ),
+        "cloud_tokens_over_optimum": _worst(of("cloud_tokens", whole), of("cloud_tokens_optimum", whole)),
+        "cloud_tokens_refined_over_whole": _worst(of("cloud_tokens", refined), of("cloud_tokens", whole)),
         "requests_per_s_over_bound": min(
             rate / bound for rate, bound in zip(of("requests_per_s"), of("requests_per_s_bound"), strict=True)
         ),
@@ -245,9 +262,13 @@ def _summary(rows: Sequence[report.Row], time_scale: float) -> report.Summary:
         "throughput_over_cloud_only_512_1024": next(
             (
                 float(row["throughput_over_cloud_only"] or 0.0)
-                for row in rows
+                for row in whole
                 if (row["prompt_tokens"], row["answer_tokens"]) == (512, 1024)
             ),
             None,
         ),
     }
+
+
+def _worst(found: Sequence[float], wanted: Sequence[float]) -> float:
+    return max(one / other for one, other in zip(found, wanted, strict=True))

@@ -17,7 +17,8 @@ _CLOUD = compute.ComputeCost(fixed_s=24e-3, per_token_s=210e-6)
 @dataclasses.dataclass(frozen=True, slots=True)
 class PDPreset:
     """Durations in seconds, bandwidths in bytes per second. `sequences` is how many the cloud goes on with at once;
-    `tpot_s` the aim for the time per output token."""
+    `tpot_s` and `ttft_s` the aims for the times per output token and to the first. Where prompts are refined, at least
+    `least_kept` of them is kept: the topology's default."""
 
     device: compute.GenerationCost = _DEVICE
     cloud: compute.ComputeCost = _CLOUD
@@ -27,6 +28,8 @@ class PDPreset:
     round_trip_s: float = 20e-3
     jitter_s: float = 2e-3
     tpot_s: float = 50e-3
+    ttft_s: float = 2.0
+    least_kept: float = 0.3
     time_scale: float = 1.0
 
     def scaled(self, factor: float) -> PDPreset:
@@ -42,6 +45,8 @@ class PDPreset:
             round_trip_s=self.round_trip_s * factor,
             jitter_s=self.jitter_s * factor,
             tpot_s=self.tpot_s * factor,
+            ttft_s=self.ttft_s * factor,
+            least_kept=self.least_kept,
             time_scale=self.time_scale * factor,
         )
 
@@ -49,9 +54,10 @@ class PDPreset:
         """The soonest that the cloud's first token can come: the way, and the prompt's pass."""
         return self.round_trip_s + self.cloud.duration_s(prompt_tokens)
 
-    def cloud_tokens_optimum(self, prompt_tokens: int) -> float:
-        """The fewest tokens of the cloud that leave no gap above `tpot_s`, as a real number."""
-        ready_s = prompt_tokens * self.device.prompt_token_s + self.device.step_s
+    def cloud_tokens_optimum(self, prompt_tokens: int, *, kept: float = 1.0) -> float:
+        """The fewest tokens of the cloud that leave no gap above `tpot_s`, as a real number; for a device that sees the
+        share `kept` of the prompt and never waits."""
+        ready_s = kept * prompt_tokens * self.device.prompt_token_s + self.device.step_s
         gain_s = self.tpot_s - self.device.prompt_token_s
         return max(1.0, (ready_s - self.first_token_s(prompt_tokens)) / gain_s)
 

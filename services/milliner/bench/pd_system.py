@@ -19,6 +19,7 @@ from milliner.engine import engine as engines
 from milliner.engine import executor, generation_scheduler, limits, whole_loading, whole_model
 from milliner.strategies import cloud_tokens, options, whole_request
 from milliner.strategies.device_only import strategy as device_only
+from milliner.strategies.pd_device import profile
 from milliner.strategies.pd_device import strategy as pd_device
 from milliner.wire import client, link_process, link_schedule
 
@@ -29,10 +30,11 @@ _PROMISED_S = 1e6  # the saturated cloud of the bench refuses nobody (arbitrary)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PDSystem:
-    """Both tiers. `direct` reaches the cloud without the emulated link."""
+    """Both tiers, with whole prompts and with refined ones. `direct` reaches the cloud without the emulated link."""
 
     device_only: device_only.DeviceOnly
-    pd_device: pd_device.PDDevice
+    whole_prompts: pd_device.PDDevice
+    refined_prompts: pd_device.PDDevice
     direct: client.GrpcTokenTransport
     cloud: cloud_process.CloudProcess
     worker: executor.ComputeExecutor
@@ -85,9 +87,20 @@ async def running(model: Path, preset: pd_preset.PDPreset) -> AsyncIterator[PDSy
         scope = cloud_tokens.CloudPorts(
             clock=time, transport=linked, info=loaded.info, new_session_id=lambda: secrets.token_hex(16)
         )
-        handing_over = pd_device.PDDevice(scope, device, options.PDDeviceOptions(max_interval_s=preset.tpot_s))
+        wanted = options.PDDeviceOptions(max_interval_s=preset.tpot_s, first_token_s=preset.ttft_s)
+        measured = profile.Profile()
+        handing_over = pd_device.PDDevice(scope, device, wanted, measured=measured)
+        refining = dataclasses.replace(wanted, least_kept=preset.least_kept)
         await handing_over.measure()
-        yield PDSystem(device_only.DeviceOnly(device), handing_over, direct, cloud, worker, loaded.info)
+        yield PDSystem(
+            device_only=device_only.DeviceOnly(device),
+            whole_prompts=handing_over,
+            refined_prompts=pd_device.PDDevice(scope, device, refining, measured=measured),
+            direct=direct,
+            cloud=cloud,
+            worker=worker,
+            info=loaded.info,
+        )
 
 
 def _cloud_config(

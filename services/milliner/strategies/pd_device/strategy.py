@@ -17,18 +17,20 @@ _ALONE_IN_A_ROW = 8
 
 
 class PDDevice:
-    """Implements `strategies.base.Generator`."""
+    """Implements `strategies.base.Generator`. `measured` is of another one with the same tiers, if there is one."""
 
     def __init__(
         self,
         cloud: cloud_tokens.CloudPorts,
         device: whole_request.DevicePorts,
         options: strategy_options.PDDeviceOptions,
+        *,
+        measured: profile.Profile | None = None,
     ) -> None:
         self._cloud = cloud
         self._device = device
         self._options = options
-        self._profile = profile.Profile()
+        self._profile = measured or profile.Profile()
         self._num_alone = 0  # requests in a row
 
     async def measure(self) -> None:

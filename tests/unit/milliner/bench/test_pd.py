@@ -16,6 +16,7 @@ def test_the_optimum_of_cloud_tokens_bridges_the_devices_prefill() -> None:
     # (512 x 2 ms + 40 ms - 20 ms - 24 ms - 512 x 0.21 ms) / (50 ms - 2 ms)
     assert PRESET.cloud_tokens_optimum(512) == pytest.approx(0.91248 / 0.048)
     assert PRESET.cloud_tokens_optimum(1) == 1.0
+    assert PRESET.cloud_tokens_optimum(2048, kept=0.5) < 0.5 * PRESET.cloud_tokens_optimum(2048)
 
 
 @pytest.mark.parametrize(("prompt", "answer", "gain"), [(512, 1024, 19.8), (2048, 1024, 5.5)])
@@ -45,8 +46,11 @@ def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
         command="test",
         console=rich.console.Console(file=io.StringIO(), width=100),
     )
-    (row,) = result.rows
-    assert row["prompt_tokens"] == 128
-    assert 1 <= int(row["cloud_tokens"] or 0) <= 24
-    assert float(row["requests_per_s"] or 0.0) > float(row["requests_per_s_cloud_only"] or 0.0)
+    whole, refined = result.rows
+    assert whole["kept_percent"] == 100.0
+    assert 30.0 <= float(refined["kept_percent"] or 0.0) <= 100.0
+    for row in (whole, refined):
+        assert row["prompt_tokens"] == 128
+        assert 1 <= int(row["cloud_tokens"] or 0) <= 24
+        assert float(row["requests_per_s"] or 0.0) > float(row["requests_per_s_cloud_only"] or 0.0)
     assert set(result.summary) >= {"ttft_over_device_only", "share_within_tpot", "throughput_over_cloud_only"}
