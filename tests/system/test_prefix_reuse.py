@@ -10,6 +10,7 @@ import pytest
 from tests.system import split_topology, whole_tiers
 
 from milliner.core import errors, generation, types
+from milliner.engine import generation_scheduler
 
 GREEDY = generation.Sampler(types.SamplingParams(), seed=0)
 SYSTEM = tuple((11 * index + 5) % 60 + 1 for index in range(100))
@@ -60,13 +61,21 @@ async def test_tenants_share_nothing(folder: pathlib.Path) -> None:
         assert (await answer(tier, SYSTEM, salt="a"))[1] == 96
 
 
-async def test_a_small_cache_serves_many_with_the_right_answers(folder: pathlib.Path) -> None:
-    """Room for two sessions: what is kept is copied, taken over or evicted all the time."""
-    chance = random.Random(2)
-    async with whole_tiers.tier(folder, origin=types.TokenOrigin.CLOUD, num_pages=16) as tier:
+@pytest.mark.parametrize("swap_pages", [0, 48])
+async def test_a_small_cache_serves_many_with_the_right_answers(folder: pathlib.Path, swap_pages: int) -> None:
+    """Room for two sessions: what is kept is copied, taken over or evicted all the time, and with host memory beside
+    it, sessions that have begun with it move."""
+    chance, references = random.Random(2), dict[tuple[int, ...], list[int]]()
+    async with whole_tiers.tier(
+        folder,
+        origin=types.TokenOrigin.CLOUD,
+        num_pages=16,
+        swap_pages=swap_pages,
+        policy=generation_scheduler.SkipJoinFeedbackQueue(max_sequences=2),
+    ) as tier:
 
         async def one(index: int) -> None:
-            prompt = (*SYSTEM[: chance.choice((40, 70, 100))], *(chance.randrange(1, 60) for _ in range(index % 3)))
+            prompt = (*SYSTEM[: chance.choice((40, 70, 100))], *range(7, 7 + index % 3))
             while True:
                 try:
                     tokens, _ = await answer(tier, prompt, salt=chance.choice("ab"))
@@ -74,11 +83,14 @@ async def test_a_small_cache_serves_many_with_the_right_answers(folder: pathlib.
                     await asyncio.sleep(0.005)
                 else:
                     break
-            assert tokens == split_topology.reference(folder, prompt, NEW_TOKENS)
+            if prompt not in references:
+                references[prompt] = split_topology.reference(folder, prompt, NEW_TOKENS)
+            assert tokens == references[prompt]
 
         async with asyncio.timeout(60):
             await asyncio.gather(*(one(index) for index in range(40)))
         assert tier.engine.load().running_sessions == 0
+        assert (tier.engine.swapped().moved_out_bytes > 0) == (swap_pages > 0)
 
 
 async def test_whoever_leaves_before_the_first_batch_costs_no_page(folder: pathlib.Path) -> None:

@@ -110,7 +110,7 @@ def test_an_open_of_tokens_crosses_the_wire(num_logprobs: int | None) -> None:
 
 def test_limit_opened_and_token_cross_the_wire() -> None:
     load = types.LoadReport(0.024, 0.00021, 17.5, 3, 4, 0.25, 512)
-    opened = generation.GenerationOpened("s", "sha256:ab", load, max_positions=640)
+    opened = generation.GenerationOpened("s", "sha256:ab", load, max_positions=640, cached_tokens=96)
     assert token_messages.parse_device_message(token_messages.write_limit(0)) == token_messages.Limit(0)
     assert token_messages.parse_cloud_message(token_messages.write_opened(opened)) == opened
     for logprob, top in ((None, ()), (-0.1, ()), (0.0, ((1, -0.25), (2**32 - 1, -1e9)))):
