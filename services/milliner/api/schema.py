@@ -42,7 +42,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
     "early_stopping": (False,),
     "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),  # special tokens are never shown
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "include_stop_str_in_output": (False,),
