@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 
-from milliner.contract import errors, kinds, names, plan, topology
+from milliner.contract import addresses, errors, kinds, names, plan, topology
 from milliner_operator import acceptance, models, tiers, tls
 from milliner_operator import plan as plans
 from milliner_operator.children import common, plain
@@ -134,9 +134,9 @@ def external_endpoints(wanted: topology.InferenceTopology, world: World) -> tupl
     if wanted.spec.cloud.service.type is kinds.ServiceType.LOAD_BALANCER:
         found = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
         hosts = [each.get("ip") or each.get("hostname") for each in found]
-        return tuple(f"dns:{host}:{common.GRPC_PORT}" for host in hosts if host), (common.GRPC_PORT,)
+        return tuple(f"dns:{addresses.join(host, common.GRPC_PORT)}" for host in hosts if host), (common.GRPC_PORT,)
     ports = tuple(each["nodePort"] for each in (service.get("spec") or {}).get("ports") or [] if each.get("nodePort"))
-    return tuple(f"dns:{host}:{port}" for host in world.node_addresses for port in ports), ports
+    return tuple(f"dns:{addresses.join(host, port)}" for host in world.node_addresses for port in ports), ports
 
 
 def _awaiting(role: plans.RolePlan, wanted: topology.InferenceTopology) -> plans.RolePlan:

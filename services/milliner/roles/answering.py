@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable
 
 from milliner.api import app, keys, text_service, tokenizer
-from milliner.contract import role_config, role_events
+from milliner.contract import addresses, role_config, role_events
 from milliner.roles import (
     counters,
     exporting,
@@ -92,7 +92,7 @@ async def serve(answering: Answering, config: role_config.AnsweringRoleConfig, *
             role_events.RoleEventKind.READY,
             host=config.listen.host,
             port=port,
-            message=f"{config.strategy_type.value} on http://{config.listen.host}:{port}",
+            message=f"{config.strategy_type.value} on http://{addresses.join(config.listen.host, port)}",
             data={"model_digest": answering.model_digest, "round_trip_s": state.round_trip_s},
         )
 

@@ -12,6 +12,7 @@ import uvicorn
 from starlette import applications
 
 from milliner.api import connections, health
+from milliner.contract import addresses
 from milliner.core import errors
 
 ALL_ADDRESSES = "::"  # IPv4's too, as in gRPC; kubelets and the API server come from outside the pod
@@ -81,7 +82,9 @@ def bind(host: str, port: int, *, field: str = "listen.port") -> socket.socket:
                 raise
             return _bound(_ALL_IPV4, port)
     except OSError as error:
-        raise errors.ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", field=field) from None
+        raise errors.ConfigError(
+            f"cannot listen on {addresses.join(host, port)}: {error.strerror}", field=field
+        ) from None
 
 
 def _bound(host: str, port: int) -> socket.socket:

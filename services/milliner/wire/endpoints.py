@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+from milliner.contract import addresses
 from milliner.core import errors
 
 _DNS = "dns:"
@@ -35,7 +36,7 @@ class Endpoint:
 
     @property
     def text(self) -> str:
-        return _join(self.host, self.port)
+        return addresses.join(self.host, self.port)
 
 
 def parse(text: str) -> Endpoint:
@@ -43,7 +44,7 @@ def parse(text: str) -> Endpoint:
     host, _, port = text.removeprefix(_DNS).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise errors.ConfigError(f"found {text!r}, expected host:port or dns:host:port", field="endpoints")
-    return Endpoint(host.strip("[]"), int(port))
+    return Endpoint(addresses.bare_host(host), int(port))
 
 
 class _File:
@@ -98,7 +99,7 @@ class Endpoints:
         for endpoint in [*self._endpoints, *(each for file in self._files for each in file.read())]:
             try:
                 for address in await self._addresses(endpoint, again=again):
-                    found[_join(address, endpoint.port)] = endpoint.text
+                    found[addresses.join(address, endpoint.port)] = endpoint.text
             except errors.UnavailableError as error:
                 refusals.append(error)
         if not found and not refusals:
@@ -128,13 +129,9 @@ class Endpoints:
             raise errors.UnavailableError(
                 f"the name {endpoint.host} leads nowhere: {error or 'timed out'}", field="cloud"
             ) from error
-        addresses = tuple(dict.fromkeys(str(address[0]) for *_, address in answers))
-        self._answers[endpoint] = _Answer(addresses, self._monotonic())
-        return addresses
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        found = tuple(dict.fromkeys(str(address[0]) for *_, address in answers))
+        self._answers[endpoint] = _Answer(found, self._monotonic())
+        return found
 
 
 def _is_address(host: str) -> bool:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from milliner.contract import addresses
+
 MAX_MESSAGE_BYTES = 64 << 20  # 8,192 float16 positions at width 4,096; gRPC's default of 4 MiB would be 512
 MAX_PAYLOAD_BYTES = MAX_MESSAGE_BYTES - (64 << 10)  # room for a message's other fields (arbitrary, ample)
 
@@ -45,7 +47,7 @@ def client_options(keepalive: Keepalive, *, connect_s: float, authority: str = "
     if authority:
         chosen += [
             ("grpc.default_authority", authority),
-            ("grpc.ssl_target_name_override", authority.rsplit(":", 1)[0]),
+            ("grpc.ssl_target_name_override", _host(authority)),
         ]
     return chosen
 
@@ -71,6 +73,14 @@ def _common_options(keepalive: Keepalive) -> ChannelOptions:
         ("grpc.http2.ping_timeout_ms", _ms(keepalive.timeout_s)),
         ("grpc.http2.max_pings_without_data", 0),
     ]
+
+
+def _host(authority: str) -> str:
+    """The name or address that a certificate has to be for; `authority` may have no port."""
+    if authority.count(":") > 1 and not authority.startswith("["):
+        return authority  # an address of IPv6 alone
+    name, _, port = authority.rpartition(":")
+    return addresses.bare_host(name if name and port.isdecimal() else authority)
 
 
 def _ms(seconds: float) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from milliner.contract import addresses
 from milliner.core import errors, generation, ports
 from milliner.wire import messages, options, server_session, server_stream, token_messages, token_server
 
@@ -64,7 +65,7 @@ class CloudServer:
             method = grpc.stream_stream_rpc_method_handler(handle)
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Session": method}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = addresses.join(host, port)
         try:
             if credentials is None:
                 self.port = server.add_insecure_port(address)

@@ -395,6 +395,16 @@ def test_a_cloud_that_moves_restarts_no_device_elsewhere() -> None:
     assert template == same
 
 
+@pytest.mark.parametrize(("address", "endpoint"), [("10.0.0.1", "10.0.0.1"), ("2001:db8::1", "[2001:db8::1]")])
+def test_an_address_of_ipv6_has_brackets_in_an_endpoint(address: str, endpoint: str) -> None:
+    balancer = {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}
+    ports = {"spec": {"ports": [{"nodePort": 30051}]}}
+    for kind, service, port in (("LoadBalancer", balancer, 50051), ("NodePort", ports, 30051)):
+        wanted = worlds.parsed({"spec.cloud.service": {"type": kind}})
+        there = worlds.world(wanted, objects={("Service", "chat-cloud-external"): service}, node_addresses=(address,))
+        assert planner.external_endpoints(wanted, there)[0] == (f"dns:{endpoint}:{port}",)
+
+
 def test_a_cluster_that_no_pool_names_is_emptied_and_then_forgotten() -> None:
     left = {("DaemonSet", "chat-device-orin"): {"kind": "DaemonSet", "metadata": {"name": "chat-device-orin"}}}
     plan = worlds.planned(clusters={EDGE: RemoteCluster(left)})
