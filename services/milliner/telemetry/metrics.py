@@ -66,6 +66,9 @@ class DeviceMetrics:
                 ("rollbacks", "KV cache rollbacks"),
                 ("recoveries", "Cloud sessions rebuilt on another stream"),
                 ("fallbacks", "Requests that went on without the cloud"),
+                ("cloud_tokens_shown", "Tokens of PDDevice's answers that the cloud generated"),
+                ("cloud_not_asked", "Requests of PDDevice that the device would answer sooner alone"),
+                ("prompt_tokens_left_out", "Prompt tokens that refinement kept from the device"),
             )
         }
         histograms = (self.ttft, self.itl, self.tpot, self.e2e, self.queue, self.prefill, self.decode)

@@ -90,6 +90,8 @@ class HandOver:
                 shown_s = self._clock.now()
                 emission = self._answer.take((token,))
                 self._record.emitted(len(emission.tokens))
+                if token.origin is types.TokenOrigin.CLOUD:
+                    self._record.count(cloud_tokens_shown=len(emission.tokens))
                 self._record.end_round()
                 yield emission
                 self._record.start_round(index + 1, token.origin.value)
@@ -137,6 +139,7 @@ class HandOver:
     async def _read_cloud(self) -> None:
         """The cloud's tokens into the relay, until it has given its share or is lost."""
         if self._settings.cloud_tokens == 0:
+            self._record.count(cloud_not_asked=1)
             self._cloud.has_begun.set()
             self._relay.end_cloud()
             return
@@ -219,7 +222,7 @@ class HandOver:
         num_cloud = self._relay.take_over()
         if self._reading is not None:
             self._reading.cancel()  # which ends the stream: the cloud generates for nobody no more
-        self._record.count(cloud_tokens=num_cloud, prompt_tokens_left_out=self._feed.left_out)
+        self._record.count(prompt_tokens_left_out=self._feed.left_out)
         left = self._request.max_new_tokens - num_cloud
         unseen = self._feed.take(self._relay.ids_from(0))
         if left <= 0 or (num_cloud and unseen[-1] in self._request.stop_token_ids):
