@@ -291,6 +291,16 @@ async def test_a_server_that_comes_back_as_another_is_looked_at_again() -> None:
         assert await toy_tokens.the_rest(await cloud.open(wanted(2))) == [101, 102], "its only model is taken"
 
 
+async def test_another_model_is_noticed_before_it_is_asked() -> None:
+    stand_in = StandIn(Speaks.LLAMA_CPP)  # which takes any name for the model that it has
+    async with connected(stand_in) as cloud:
+        await cloud.find()
+        stand_in.models, stand_in.letters = ["new"], "ABCDEFGHIJ"
+        assert "serves new, not toy" in await cloud.why_unreachable()
+        stand_in.can_tokenize = False
+        assert "another tokenizer" in await cloud.why_unreachable()
+
+
 @pytest.mark.parametrize("url", ["http://user:secret@host/v1", "http://host/v1?x=1", "http:///v1"])
 def test_an_address_that_is_none_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(errors.ConfigError, match="no base URL") as refused:

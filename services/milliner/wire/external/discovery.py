@@ -49,7 +49,7 @@ class Found:
 async def discover(server: servers.HttpServer, *, wanted: str | None, tokenizer: Tokenizer) -> Found:
     """Asks everything. Raises `DigestMismatch` for another model or tokenizer, `ProtocolError` for a server that speaks
     no token ids or wants another key, `UnavailableError` where nobody answers, `CapacityError` where it is full."""
-    model, max_positions = _choose(await server.look(), wanted=wanted, where=server.where)
+    model, max_positions = choose(await server.look(), wanted=wanted, where=server.where)
     refusals: list[str] = []
     for dialect in DIALECTS:
         asked = dialects.Asked(
@@ -74,8 +74,9 @@ async def discover(server: servers.HttpServer, *, wanted: str | None, tokenizer:
     )
 
 
-def _choose(catalogue: Mapping[str, Any], *, wanted: str | None, where: str) -> tuple[str, int]:
-    """The model to ask for and the most positions that it has, from what `/models` lists."""
+def choose(catalogue: Mapping[str, Any], *, wanted: str | None, where: str) -> tuple[str, int]:
+    """The model to ask for and the most positions that it has (0: unknown), from what `/models` lists. Raises
+    `DigestMismatch` where it is not there, or is one of several and not named."""
     cards = [card for card in dialects.listed(catalogue.get("data"), name="data") if isinstance(card, dict)]
     names = {card["id"]: card for card in cards if isinstance(card.get("id"), str)}
     listed = ", ".join(names) or "none"

@@ -50,10 +50,10 @@ class ExternalTransport:
     async def why_unreachable(self) -> str:
         """Why no answer could be opened now, or ""."""
         try:
-            if self._found is None:
+            if (found := self._found) is None:
                 await self.find()
             else:
-                await self._server.look()
+                discovery.choose(await self._server.look(), wanted=found.model, where=self._server.where)
         except errors.CapacityError:
             return ""  # it serves somebody
         except errors.MillinerError as error:
