@@ -53,7 +53,7 @@ class DeviceRollout(base.Model):
 
     max_unavailable: fields.CountOrPercent = pydantic.Field(
         default="10%",
-        description="Most devices that may be away during a rollout, those that are offline included: a number, or a "
+        description="Most devices that a rollout may take at a time, beside those that are offline: a number, or a "
         "share of the pool, rounded up. Emulated devices with replicas are replaced one by one, a spare one first.",
     )
     progress_deadline_seconds: int = pydantic.Field(
