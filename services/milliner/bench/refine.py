@@ -1,13 +1,16 @@
 """`milliner bench refine`: what a refined prompt is worth, against other ways to keep as much of it.
 
-The model answers each held-out prompt greedily; then the same answer is put behind shortened prompts, which are read as
-prompts of their own, as a device does. **Agreement** is the share of the answer's tokens that would be chosen behind
-the shortened prompt, given those before them; **log-likelihood** is the answer's mean there, in nats per token. Both
-are the same model's: what a weaker device model makes of it is another question.
+The model answers each held-out prompt, once greedily and once by sampling at temperature 1; then the same answers are
+put behind shortened prompts, which are read as prompts of their own, as a device does. **Agreement** is the share of
+the greedy answer's tokens that would be chosen there, given those before them. **Log-likelihood** is what a token that
+would follow the whole prompt can expect there, along the sampled answer, in nats: never above that behind the whole
+prompt, and below it by the divergence of the two. The greedy answer's own likelihood is shown too and says less: small
+models' greedy answers run into loops, which are likelier the less stands before them.
 
 Besides the refiner (`attention`): spans at random, spans at random between what the refiner keeps in any case, halves
-from head and tail, the tail, the head; random ones are the mean of several draws. Summary figures are medians over
-prompts of the refiner's figure less another's for the same prompt.
+from head and tail, the tail, the head; random ones are the mean of several draws. All is the same model's: what a
+weaker device model makes of a refined prompt is another question. Summary figures are over all prompts: medians of the
+refiner's figure less another's for the same prompt, and the share of prompts whose log-likelihood is higher.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from milliner.demo import assets
 
 PROMPT_TOKENS = 512  # one of the two lengths of P/D-Device's bench
 ANSWER_TOKENS = 64  # the benches'
-DRAWS = 3  # of each random selection
+DRAWS = 2  # of each random selection
 CODE, PROSE, ALL = "code", "prose", "all"
 
 COLUMNS = (
@@ -37,6 +40,7 @@ COLUMNS = (
     report.Column("agreement_mean", "mean", digits=3),
     report.Column("log_likelihood_median", "log-likelihood", digits=3),
     report.Column("log_likelihood_mean", "mean", digits=3),
+    report.Column("greedy_log_likelihood_median", "of the greedy answer", digits=3),
 )
 
 
@@ -47,7 +51,7 @@ class Options:
     model: Path | None = None
     texts: tuple[Path, ...] = ()
     keep_percents: tuple[int, ...] = (30, 50, 70)
-    prompts: int = 48
+    prompts: int = 24
     prompt_tokens: int = PROMPT_TOKENS
 
 
@@ -71,7 +75,7 @@ def run(options: Options, *, command: str, advance: Callable[[str], None] = lamb
     cut = _prompts(folder, options)
     measured: list[_Measured] = []
     for number, (text, prompt) in enumerate(cut, start=1):
-        measured += _measure(reader, prompt, text=text, options=options)
+        measured += _measure(reader, prompt, text=text, number=number, options=options)
         advance(f"{number} of {len(cut)} prompts")
     return report.Report(
         command=command,
@@ -117,12 +121,12 @@ def _kind(path: Path) -> str:
 
 
 def _measure(
-    reader: refined_answers.Reader, prompt: prompts.Prompt, *, text: str, options: Options
+    reader: refined_answers.Reader, prompt: prompts.Prompt, *, text: str, number: int, options: Options
 ) -> Iterable[_Measured]:
-    answer = reader.answer(prompt, ANSWER_TOKENS)
+    answers = reader.answer(prompt, ANSWER_TOKENS, seed=number)
     for percent in options.keep_percents:
-        kept = selections.choose(answer.scores, keep_share=percent / 100, draws=DRAWS, seed=f"{prompt}")
-        found = reader.fits([each.of(prompt) for each in kept], answer.token_ids)
+        kept = selections.choose(answers.scores, keep_share=percent / 100, draws=DRAWS, seed=f"{number} {percent}")
+        found = reader.fits([each.of(prompt) for each in kept], answers)
         fits = {
             selection: _mean([fit for each, fit in zip(kept, found, strict=True) if each.selection is selection])
             for selection in selections.Selection
@@ -132,7 +136,9 @@ def _measure(
 
 def _mean(fits: Sequence[refined_answers.Fit]) -> refined_answers.Fit:
     return refined_answers.Fit(
-        statistics.fmean(fit.agreement for fit in fits), statistics.fmean(fit.log_likelihood for fit in fits)
+        agreement=statistics.fmean(fit.agreement for fit in fits),
+        greedy_log_likelihood=statistics.fmean(fit.greedy_log_likelihood for fit in fits),
+        log_likelihood=statistics.fmean(fit.log_likelihood for fit in fits),
     )
 
 
@@ -142,36 +148,33 @@ def _rows(measured: Sequence[_Measured], options: Options) -> Iterable[report.Ro
         for text in (ALL, *texts) if len(texts) > 1 else texts:
             of = [each.fits for each in measured if each.keep_percent == percent and text in (ALL, each.text)]
             for selection in selections.Selection:
-                agreements = [fits[selection].agreement for fits in of]
-                likelihoods = [fits[selection].log_likelihood for fits in of]
+                fits = [each[selection] for each in of]
                 yield {
                     "keep_percent": percent,
                     "text": text,
                     "selection": selection.value,
                     "prompts": len(of),
-                    "agreement_median": statistics.median(agreements),
-                    "agreement_mean": statistics.fmean(agreements),
-                    "log_likelihood_median": statistics.median(likelihoods),
-                    "log_likelihood_mean": statistics.fmean(likelihoods),
+                    "agreement_median": statistics.median(fit.agreement for fit in fits),
+                    "agreement_mean": statistics.fmean(fit.agreement for fit in fits),
+                    "log_likelihood_median": statistics.median(fit.log_likelihood for fit in fits),
+                    "log_likelihood_mean": statistics.fmean(fit.log_likelihood for fit in fits),
+                    "greedy_log_likelihood_median": statistics.median(fit.greedy_log_likelihood for fit in fits),
                 }
 
 
 def _summary(measured: Sequence[_Measured], options: Options) -> report.Summary:
     """Over all prompts, for each ratio."""
     summary: dict[str, dict[str, report.Scalar]] = {}
+    own = selections.Selection.ATTENTION
     for percent in options.keep_percents:
         of = [each.fits for each in measured if each.keep_percent == percent]
-        entry: dict[str, report.Scalar] = {}
-        for other in selections.Selection:
-            if other is selections.Selection.ATTENTION:
-                continue
-            own = selections.Selection.ATTENTION
+        entry = summary[f"keep_{percent}"] = {}
+        for other in (each for each in selections.Selection if each is not own):
             name = other.value.replace(" ", "_")
+            gains = [fits[own].log_likelihood - fits[other].log_likelihood for fits in of]
             entry[f"agreement_over_{name}"] = statistics.median(
                 fits[own].agreement - fits[other].agreement for fits in of
             )
-            entry[f"log_likelihood_over_{name}"] = statistics.median(
-                fits[own].log_likelihood - fits[other].log_likelihood for fits in of
-            )
-        summary[f"keep_{percent}"] = entry
+            entry[f"log_likelihood_over_{name}"] = statistics.median(gains)
+            entry[f"better_than_{name}"] = sum(gain > 0 for gain in gains) / len(gains)
     return summary

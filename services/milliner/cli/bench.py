@@ -287,7 +287,7 @@ def refine(
         pathlib.Path | None, typer.Option(metavar="DIR", help="Another model than the demo; needs --text.")
     ] = None,
     keep: Annotated[str, typer.Option(metavar="NUMBERS", help="Percentages of the prompt to keep.")] = "30,50,70",
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to measure.")] = 48,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts to measure.")] = 24,
     prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of each prompt.")] = 512,
     text: Annotated[
         list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")

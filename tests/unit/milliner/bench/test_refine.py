@@ -38,15 +38,18 @@ def test_selections_keep_equally_many_positions_and_the_last(keep_share: float) 
     assert chosen == selections.choose(SCORES, keep_share=keep_share, draws=2, seed="s")
 
 
-def test_an_answer_fits_behind_its_own_prompt(folder: pathlib.Path) -> None:
+def test_answers_fit_best_behind_their_own_prompt(folder: pathlib.Path) -> None:
     reader = refined_answers.Reader(folder / "model")
     prompt = [5, 9, 120, 33, 77, 250, 8, 14, 90, 41]
-    answer = reader.answer(prompt, 12)
-    whole, shorter = reader.fits([prompt, prompt[5:]], answer.token_ids)
+    answers = reader.answer(prompt, 12, seed=3)
+    whole, shorter = reader.fits([prompt, prompt[5:]], answers)
     assert whole.agreement == 1.0
-    assert whole.log_likelihood == pytest.approx(answer.log_likelihood, abs=1e-4)
-    assert shorter.log_likelihood != pytest.approx(answer.log_likelihood, abs=1e-3)
-    assert len(answer.scores) == len(prompt) and min(answer.scores) > 0.0
+    entropy = -(answers.expected * answers.expected.log()).sum(dim=-1).mean()
+    assert whole.log_likelihood == pytest.approx(-float(entropy), abs=1e-4)
+    assert shorter.log_likelihood < whole.log_likelihood - 1e-3
+    assert shorter.greedy_log_likelihood != pytest.approx(whole.greedy_log_likelihood, abs=1e-3)
+    assert len(answers.scores) == len(prompt) and min(answers.scores) > 0.0
+    assert answers.sampled != answers.greedy
 
 
 def test_the_report_has_every_selection_of_every_text_at_every_ratio(folder: pathlib.Path) -> None:
