@@ -183,8 +183,10 @@ def _pd_device_options(config: role_config.WholeDeviceRoleConfig) -> options.PDD
 
 
 def _least_kept(config: role_config.WholeDeviceRoleConfig) -> float:
+    """1 where prompts stay whole: unasked, or with a cloud of others, which says nothing of its attention."""
     wanted = config.strategy.refinement
-    return 1.0 if wanted.mode is kinds.RefinementMode.OFF else wanted.min_keep_percent / 100
+    whole = wanted.mode is kinds.RefinementMode.OFF or config.external is not None
+    return 1.0 if whole else wanted.min_keep_percent / 100
 
 
 def _needed(config: role_config.WholeDeviceRoleConfig, *, own: _Own | None, behind: _Cloud | None) -> readiness.Cloud:

@@ -46,6 +46,7 @@ class CloudShare:
         self._record = record
         self._start_s = scope.clock.now()
         self._moved = asyncio.Event()
+        self._refines = False  # whether the cloud was asked what it keeps
         self.limit = 0
         self.first_token_s: float | None = None  # when it came
         self.has_begun = asyncio.Event()  # the first token came, or nothing will
@@ -55,7 +56,7 @@ class CloudShare:
 
         Raises `MillinerError`s where it does not; a full cloud is no reason to wait, as the device goes on.
         """
-        self.limit = max_tokens
+        self.limit, self._refines = max_tokens, keep_share < 1.0
         asked = dataclasses.replace(self._request, max_new_tokens=max_tokens, waits_for_room=False)
         try:
             stream = await cloud_tokens.open_stream(
@@ -91,6 +92,8 @@ class CloudShare:
             self._profile.cloud_first_token(prompt_tokens, self.first_token_s - self._start_s)
             if token.kept is not None:
                 self._on_kept(token.kept)
+            elif self._refines:
+                self._profile.cloud_refines = False
         self._relay.put_cloud(token.index, token.step.token)
         self.has_begun.set()
 

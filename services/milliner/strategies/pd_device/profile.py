@@ -49,6 +49,7 @@ class Profile:
         self._correction = 1.0
         self._num_steps = 0
         self.step_s = _UNKNOWN_STEP_S
+        self.cloud_refines = True  # until one that was asked to has not
 
     @property
     def prefill_s(self) -> float:

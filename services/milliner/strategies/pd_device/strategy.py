@@ -73,7 +73,7 @@ class PDDevice:
             prompt_tokens=len(request.prompt_ids),
             most_tokens=most,
             cached_tokens=session.cached_tokens,
-            least_kept=options.least_kept,
+            least_kept=options.least_kept if self._profile.cloud_refines else 1.0,
         )
         expected, aims = self._profile.cloud(task.prompt_tokens), hand_over.aims_of(options)
         found = settings.choose(self._profile.device, expected, task, aims)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator
 
@@ -26,11 +27,12 @@ class Watched(whole.ModelledTokenCloud):
     def __init__(self, cost: compute.ComputeCost = test_pd_modelled.CLOUD) -> None:
         super().__init__(cost, clock=CLOCK, places=8, uplink_bytes_per_s=10e6, round_trip_s=0.02)
         self.asked: list[generation.GenerationOpen] = []
+        self.refines = True
         self.given: list[int] = []
 
     async def open(self, request: generation.GenerationOpen) -> whole.ModelledTokenStream:
         self.asked.append(request)
-        return await super().open(request)
+        return await super().open(request if self.refines else dataclasses.replace(request, keep_share=1.0))
 
 
 @contextlib.asynccontextmanager
@@ -71,6 +73,21 @@ def test_a_refined_prompt_takes_fewer_tokens_of_the_cloud_and_leaves_no_gap(prom
     for seen in refined[1:]:
         assert seen.longest_gap_s <= TPOT_S + 1e-6
         assert seen.ttft_s == pytest.approx(whole_prompt[-1].ttft_s, abs=1e-3)
+
+
+def test_a_cloud_that_does_not_refine_is_asked_once_and_bridges_whole_prompts() -> None:
+    async def run() -> tuple[list[test_pd_modelled.Seen], list[float]]:
+        cloud = Watched()
+        cloud.refines = False
+        async with world(cloud, least_kept=0.3) as strategy:
+            seen = [await one(strategy, prompt_tokens=512, new_tokens=64) for _ in range(4)]
+            return seen, [each.keep_share for each in cloud.asked]
+
+    seen, shares = virtual_time.run(run())
+    assert shares[0] == shares[2] == shares[3] == 1.0
+    assert shares[1] < 1.0, "the first one did not know yet what a token costs the cloud"
+    assert [each.cloud_tokens for each in seen[2:]] == [seen[0].cloud_tokens] * 2
+    assert max(each.longest_gap_s for each in seen) <= TPOT_S + 1e-6, "the limit moved up in time"
 
 
 def test_who_waits_for_what_is_kept_begins_with_all_of_it_when_the_cloud_is_late() -> None:
