@@ -69,6 +69,7 @@ class SliceBackend:
         """See `engine.work.Backend.run`."""
         self._release(release)
         with torch.inference_mode():
+            self._swap.wait()  # for moves that were made beside the last batch: the pages that they freed may be next
             for kv in swaps.adopt:
                 self._sequence(kv)
             self._move(swaps.before)
@@ -165,6 +166,7 @@ class SliceBackend:
             sequence.reserve(span.num_tokens)
             watch = span.pieces[0].job.work.watch
             segments.append(ragged.Segment(sequence, start=start, num_tokens=span.num_tokens, watch=watch))
+        self._swap.settle()  # a session that grew may have been copied, and its old pages are free
         batch = ragged.RaggedBatch.build(segments, torch_device=self._slice.torch_device)
         hidden = torch.cat([rows for span in spans for rows in span.rows])  # [T, D] of the whole batch
         deep = self._slice.forward(hidden, batch)  # [T, D]

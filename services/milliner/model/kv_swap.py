@@ -28,7 +28,7 @@ class KVSwapSpace:
             page_tokens=cache.page_tokens,
             dtype=cache.dtype,
             torch_device=torch.device("cpu"),
-            pinned=on_gpu,
+            pinned=on_gpu and num_pages > 0,
         )
         self._stream = torch.cuda.Stream(cache.torch_device) if on_gpu else None
 
@@ -51,6 +51,11 @@ class KVSwapSpace:
         """What the current stream computes from here on comes after all moves so far."""
         if self._stream is not None:
             torch.cuda.current_stream(self._cache.torch_device).wait_stream(self._stream)
+
+    def settle(self) -> None:
+        """Moves from here on come after what the current stream was given so far, and beside what it is given later."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._cache.torch_device))
 
     def _move(self, source: kv_cache.SequenceKV, target: kv_cache.SequenceKV, num_tokens: int) -> kv_cache.SequenceKV:
         assert num_tokens <= source.kv_len, "nobody moves what was not computed"
