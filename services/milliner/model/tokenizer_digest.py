@@ -33,7 +33,7 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def of_files(read: Callable[[str], bytes | None]) -> str | None:
-    """The same over files that `read` gives by name, None for one that is not there; None where there is none at all."""
+    """The same over files that `read` gives by name, None for one that is not there; None where there are none."""
     whole = read(WHOLE)
     read_all = [(WHOLE, whole)] if whole is not None else [(name, read(name)) for name in _PARTS]
     contents = [(name, content) for name, content in read_all if content is not None]
