@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from milliner.contract import errors, facts, names, role_config, topology
+from milliner.contract.devices import DevicePool
 from milliner.contract.model import ModelSpec
 from milliner_operator import revision
 from milliner_operator.children import common, inspect, network, plain, pod
@@ -26,7 +28,7 @@ _KEY_IN_NAME = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
-    """A model that is inspected: the topology's with its drafter, or `own`, which `pools` have of their own."""
+    """A model that is inspected: the topology's with its drafter, or `own`; `pools` name it as their own."""
 
     files: Files
     drafter: Files | None = None
@@ -78,20 +80,24 @@ def facts_name(topology_name: str, *, own_key: str = "") -> str:
 
 
 def subjects(wanted: topology.InferenceTopology, *, model: Files, drafter: Files | None) -> tuple[Subject, ...]:
-    """All that is inspected, the topology's model first; pools with the same source are one. Raises `SpecInvalid`."""
-    found = [Subject(model, drafter)]
-    own: dict[str, list[tuple[int, str]]] = {}
-    pools = wanted.spec.device_pools
-    for index, pool in enumerate(pools):
+    """All that is inspected, the topology's model first; models of one source are one. Raises `SpecInvalid`."""
+    sharing: dict[str, list[tuple[int, DevicePool]]] = {facts.key_of(wanted): []}
+    for index, pool in enumerate(wanted.spec.device_pools):
         if pool.model is not None:
-            own.setdefault(facts.key_of(wanted, own=pool.model), []).append((index, pool.name))
-    for sharing in own.values():
-        first = sharing[0][0]
-        spec = pools[first].model
-        assert spec is not None
-        files = locate(spec.source, field=f"devicePools[{first}].model.source", folder="model")
-        found.append(Subject(files, own=spec, pools=tuple(name for _, name in sharing)))
-    return tuple(found)
+            sharing.setdefault(facts.key_of(wanted, own=pool.model), []).append((index, pool))
+    (_, first), *others = sharing.items()
+    return (
+        Subject(model, drafter, pools=tuple(pool.name for _, pool in first)),
+        *(_of_pools(pools) for _, pools in others),
+    )
+
+
+def _of_pools(pools: Sequence[tuple[int, DevicePool]]) -> Subject:
+    """The model that some pools have of their own; read with the credentials of the first that has any."""
+    models = [(index, pool.model) for index, pool in pools if pool.model is not None]
+    index, own = next((each for each in models if each[1].credentials_secret_ref is not None), models[0])
+    files = locate(own.source, field=f"devicePools[{index}].model.source", folder="model")
+    return Subject(files, own=own, pools=tuple(pool.name for _, pool in pools))
 
 
 def state(

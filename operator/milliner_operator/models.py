@@ -8,6 +8,7 @@ import datetime
 from collections.abc import Mapping
 
 from milliner.contract import facts, kinds, model_checks, plan, plan_whole, topology
+from milliner.contract.model import ModelSpec
 from milliner_operator import inspection
 from milliner_operator.children import common, files
 from milliner_operator.conditions import Condition, Reason, Type
@@ -52,27 +53,17 @@ class Models:
         """The facts of all models by the ConfigMap that holds them."""
         return {each.stored_in: each.facts for _, each in self.found if each.facts is not None}
 
-    def own(self, subject: Subject) -> Model:
-        """A model as pods find it, once it is known."""
-        inspected = next(each.facts for one, each in self.found if one is subject)
-        assert inspected is not None
-        secret = subject.model(self.wanted).credentials_secret_ref
-        return Model(
-            files.pinned(subject.files, inspected.model_commit),
-            (secret.name, secret.key) if secret else None,
-            digest=inspected.digest,
-            fingerprint=inspected.fingerprint,
-        )
-
     @property
     def model(self) -> Model:
-        """The topology's."""
-        return self.own(self.found[0][0])
+        """The topology's as pods find it, once it is known."""
+        subject, inspection_of = self.found[0]
+        return _model(subject, inspection_of, self.wanted.spec.model)
 
     @property
     def of_pools(self) -> dict[str, Model]:
-        """Those that pools have of their own, by pool."""
-        return {pool: self.own(subject) for subject, _ in self.found for pool in subject.pools}
+        """Those that pools have of their own, by pool, each with the pool's own credentials."""
+        specs = {pool.name: pool.model for pool in self.wanted.spec.device_pools if pool.model is not None}
+        return {pool: _model(subject, each, specs[pool]) for subject, each in self.found for pool in subject.pools}
 
     def mismatch(self) -> Condition | None:
         """ModelReady=False where a digest is not the pinned one or the drafter is another model's."""
@@ -103,19 +94,30 @@ def look(wanted: topology.InferenceTopology, *, scope: common.Scope, world: Worl
     return Models(wanted, tuple(found))
 
 
+def _model(subject: Subject, found: Inspection, spec: ModelSpec) -> Model:
+    inspected, secret = found.facts, spec.credentials_secret_ref
+    assert inspected is not None, "its inspection is awaited"
+    return Model(
+        files.pinned(subject.files, inspected.model_commit),
+        (secret.name, secret.key) if secret else None,
+        digest=inspected.digest,
+        fingerprint=inspected.fingerprint,
+    )
+
+
 def _other_digests(wanted: topology.InferenceTopology, found: tuple[tuple[Subject, Inspection], ...]) -> list[str]:
-    pins: list[tuple[str, str | None, str]] = []
-    for subject, each in found:
-        digest = (each.facts.digest if each.facts else None) or ""
-        owners = [pool for pool in wanted.spec.device_pools if pool.name in subject.pools and pool.model is not None]
-        if subject.own is None:
-            pins.append(("", wanted.spec.model.digest, digest))
-        pins += [(f"pool {pool.name}: ", pool.model.digest, digest) for pool in owners if pool.model is not None]
+    """What is wrong with the models that are pinned to a digest."""
+    digests = {pool: each.facts.digest for subject, each in found for pool in subject.pools if each.facts is not None}
+    main = found[0][1].facts
+    pinned = [("", wanted.spec.model, main.digest if main is not None else None)]
+    pinned += [
+        (f"pool {pool.name}: ", pool.model, digests.get(pool.name)) for pool in wanted.spec.device_pools if pool.model
+    ]
     return [
         f"{prefix}{problem.message}"
-        for prefix, pinned, digest in pins
-        if digest
-        for problem in model_checks.check_digest(pinned=pinned, found=digest)
+        for prefix, model, digest in pinned
+        if digest is not None
+        for problem in model_checks.check_digest(pinned=model.digest, found=digest)
     ]
 
 

@@ -22,6 +22,7 @@ from milliner.contract import (
     topology,
 )
 from milliner.contract.emulation import check_time_scale
+from milliner.contract.model import ModelSpec
 
 TYPES = frozenset({kinds.StrategyType.PD_DEVICE, kinds.StrategyType.CLOUD_ONLY, kinds.StrategyType.DEVICE_ONLY})
 
@@ -76,13 +77,13 @@ def resolve(
         raise errors.SpecInvalid(problems)
     spec = wanted.spec
     own = {
-        pool.name: _model(wanted, pool_facts[pool.name], dtype=pool.model.dtype, digest=pool.model.digest)
+        pool.name: _model(wanted, pool_facts[pool.name], pool.model)
         for pool in spec.device_pools
         if pool.model is not None
     }
     return Resolved(
         topology=wanted,
-        model=_model(wanted, facts, dtype=spec.model.dtype, digest=spec.model.digest),
+        model=_model(wanted, facts, spec.model),
         pool_models=own,
         time_scale=time_scale,
     )
@@ -220,14 +221,12 @@ def _external(wanted: cloud.ExternalEngine | None, *, api_key_file: str | None) 
     )
 
 
-def _model(
-    wanted: topology.InferenceTopology, facts: plan.ModelFacts, *, dtype: kinds.Dtype, digest: str | None
-) -> Model:
+def _model(wanted: topology.InferenceTopology, facts: plan.ModelFacts, spec: ModelSpec) -> Model:
     files = role_config.ModelFiles(
         path=facts.model_path,
-        served_name=wanted.served_name,
-        dtype=facts.dtype if dtype is kinds.Dtype.AUTO else dtype,
-        digest=digest,
+        served_name=spec.served_name or wanted.served_name,
+        dtype=facts.dtype if spec.dtype is kinds.Dtype.AUTO else spec.dtype,
+        digest=spec.digest,
     )
     return Model(files=files, layers=facts.num_layers)
 

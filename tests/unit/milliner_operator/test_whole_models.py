@@ -167,6 +167,18 @@ def test_models_of_pools_are_inspected_each_once_and_with_their_own_credentials(
     assert told(made, Type.MODEL_READY).message.startswith("model of pool small, smaller: ")
 
 
+def test_a_pool_that_names_the_topologys_own_source_asks_nothing_more() -> None:
+    """Two Jobs of one name would be written by turns."""
+    pools = [{"name": "same", "replicas": 1, "model": {"source": "builtin://demo", "servedName": "another"}}]
+    changes = PD_DEVICE | {"spec.devicePools": pools}
+    first = planner.plan_topology(worlds.parsed(changes), scope=worlds.scope(), world=World(objects={}), now=worlds.NOW)
+    assert [each["kind"] for each in first.local].count("Job") == 1
+    made = planned(changes)
+    assert made.complete
+    assert config(made, "chat-device-same")["layers"] == 8
+    assert [role.model_digest for role in made.pools] == [worlds.DIGEST]
+
+
 def test_the_answer_about_a_pools_model_is_kept_beside_the_topologys() -> None:
     wanted, own = worlds.parsed(OWN), line(OWN, own=True)
     (_, name) = inspection.job_names(wanted, scope=worlds.scope())
@@ -189,7 +201,9 @@ def test_pools_with_models_of_their_own_have_these_and_expect_the_topologys_of_t
     assert (same["layers"], small["layers"]) == (8, 4)
     assert small["model"]["source"] == "hf://org/small@v1"
     assert (small["model"]["digest"], small["model"]["fingerprint"]) == (OWN_DIGEST, "f1")
-    assert small["model"]["credentialsFile"] and "credentialsFile" not in same["model"]
+    smaller = config(made, "chat-device-smaller")
+    assert small["model"]["credentialsFile"]
+    assert not [each for each in (same, smaller) if "credentialsFile" in each["model"]], "each its own, or none"
     assert {same["cloudModelDigest"], small["cloudModelDigest"]} == {worlds.DIGEST}
     ports = {
         port["port"]

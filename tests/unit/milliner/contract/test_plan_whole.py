@@ -64,9 +64,10 @@ def test_a_prompt_stays_whole_unless_asked_otherwise() -> None:
 
 
 def test_a_pool_may_have_a_model_of_its_own() -> None:
-    pools = [{"name": "own", "model": {"source": "/models/small"}}, {"name": "same"}]
+    pools = [{"name": "own", "model": {"source": "/models/small", "servedName": "small"}}, {"name": "same"}]
     resolved = resolve(wanted("PDDevice", devicePools=pools), own=SMALL)
     own, same = plan_whole.device_configs(resolved, cloud_endpoints=["a:1"])
+    assert (own.model.served_name, same.model.served_name) == ("small", "chat")
     assert (own.model.path, own.layers, own.model.dtype) == ("/models/small", 12, kinds.Dtype.FLOAT16)
     assert (same.model.path, same.layers, same.model.dtype) == ("/models/large", 32, kinds.Dtype.BFLOAT16)
 
