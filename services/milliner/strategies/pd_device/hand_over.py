@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 
 _PREFILL_TOKENS = 128  # of the prompt at a time, so that the estimate of catching up stays current; arbitrary
 _UNREFINED_TOKENS = 32  # until it is known what is kept: what is not is computed for nothing; arbitrary
-# Of the time to the cloud's first token as expected: so long a device waits for what the cloud keeps of its prompt,
-# then it begins with all of it. Arbitrary.
+# Of the time to the cloud's first token as expected: so long a device waits for it, where it needs to know what is kept
+# of its prompt or leaves the answer to the cloud. Arbitrary.
 _PATIENCE = 2.0
 
 
@@ -175,8 +175,12 @@ class HandOver:
         """Until the cloud has said what it keeps of the prompt, or is late. What is cached of it is seen meanwhile."""
         if cached := self._feed.cached_left:
             await self._session.prefill(self._feed.take((), at_most=cached))
+        await tasks.set_within(self._cloud.has_begun, self._patience_s(), clock=self._clock)
+
+    def _patience_s(self) -> float:
+        """How long the cloud's first token is waited for from now on."""
         expected_s = self._profile.cloud(len(self._request.prompt_ids)).first_token_s
-        await tasks.set_within(self._cloud.has_begun, _PATIENCE * expected_s, clock=self._clock)
+        return max(0.0, self._start_s + _PATIENCE * expected_s - self._clock.now())
 
     def _next_chunk(self) -> list[int]:
         """What the device is given next, without the last known token."""
@@ -214,7 +218,8 @@ class HandOver:
         if not self._settings.holds_back or self._relay.cloud_done:
             return False
         known = self._relay.num_tokens
-        await self._relay.news(within_s=self._profile.step_s, clock=self._clock)
+        own_s = self._profile.step_s
+        await self._relay.news(within_s=own_s if known else max(own_s, self._patience_s()), clock=self._clock)
         return self._relay.num_tokens > known
 
     async def _go_on(self) -> None:

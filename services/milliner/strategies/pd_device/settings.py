@@ -22,7 +22,7 @@ the one for which the device computes least.
 **When that is not the question.** A device that cannot keep the pace of τ by itself, before or after catching up,
 leaves all of the answer that it may to the cloud and takes over behind it (`holds_back`): as CloudOnly, up to the
 topology's limit. Where the device's own first token would come before the cloud's, the cloud is not asked (N = 0): as
-DeviceOnly.
+DeviceOnly. Of a device that is the first but cannot keep the pace the cloud has all, if its first token is in time.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ class Settings:
 def choose(device: DeviceProfile, cloud: CloudProfile, task: Task, aims: Aims) -> Settings:
     """The settings of a request; see the module."""
     own_s = (task.prompt_tokens - task.cached_tokens) * device.prefill_s + device.step_s
-    if cloud.first_token_s > own_s:
+    keeps_pace = device.step_s <= aims.token_s and device.prefill_s < aims.shown_s
+    if cloud.first_token_s > (own_s if keeps_pace else max(own_s, aims.first_token_s)):
         return Settings(cloud_tokens=0)
-    if device.step_s > aims.token_s or device.prefill_s >= aims.shown_s:
+    if not keeps_pace:
         return Settings(cloud_tokens=task.most_tokens, holds_back=True)
     found = [(_cloud_s(each, cloud), each) for each in _candidates(device, cloud, task, aims)]
     enough_s = (1.0 + _WORTH_SHARE) * min(cost_s for cost_s, _ in found)

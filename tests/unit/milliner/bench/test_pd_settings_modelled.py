@@ -119,8 +119,21 @@ def test_a_device_that_cannot_keep_the_pace_leaves_all_it_may_to_the_cloud() -> 
     everything = virtual_time.run(run(512))
     assert everything.cloud_tokens == 100
     assert everything.longest_gap_s <= TPOT_S + 1e-6
+    assert everything.ttft_s < 256 * DEVICE.prefill_s
     capped = virtual_time.run(run(40))
     assert capped.cloud_tokens == 40, "then the answer goes on at the device's own pace"
+
+
+def test_a_slow_device_waits_for_a_cloud_that_keeps_the_pace_even_where_its_own_first_token_were_sooner() -> None:
+    async def run() -> list[test_pd_modelled.Seen]:
+        slow = whole.DeviceCosts(prefill_s=2e-3, step_s=90e-3)
+        async with world(Watched(compute.ComputeCost(fixed_s=30e-3, per_token_s=4e-3)), slow) as strategy:
+            return [await one(strategy, prompt_tokens=100, new_tokens=60) for _ in range(6)]
+
+    *_, seen = virtual_time.run(run())
+    assert seen.cloud_tokens == 60
+    assert seen.longest_gap_s <= TPOT_S + 1e-6
+    assert seen.ttft_s > 100 * 2e-3 + 90e-3
 
 
 def test_a_device_that_would_be_sooner_does_not_ask_the_cloud_and_looks_again_now_and_then() -> None:

@@ -98,6 +98,14 @@ def test_a_cloud_that_would_come_later_is_not_asked() -> None:
     assert settings.choose(ORIN, busy, longer, AIMS).cloud_tokens > 0
 
 
+def test_a_device_that_is_the_first_but_too_slow_leaves_the_answer_to_a_cloud_that_is_in_time() -> None:
+    slow = settings.DeviceProfile(prefill_s=0.002, step_s=0.06)
+    task = settings.Task(prompt_tokens=64, most_tokens=300)
+    for first_token_s, asked in ((1.9, 300), (2.1, 0)):
+        busy = settings.CloudProfile(first_token_s=first_token_s, prompt_s=0.1, token_s=0.003)
+        assert settings.choose(slow, busy, task, AIMS).cloud_tokens == asked
+
+
 def test_what_the_device_has_computed_before_needs_no_bridging() -> None:
     fresh = settings.Task(prompt_tokens=2048, most_tokens=1000)
     known = settings.Task(prompt_tokens=2048, most_tokens=1000, cached_tokens=1536)
