@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from concurrent import futures
 
+import httpx
 import pytest
 from tests.system import role_processes
+from tests.unit.milliner.telemetry import otlp_receiver
 
 from milliner.contract import emulation, kinds, operations, role_config
 
@@ -123,6 +127,31 @@ def test_the_device_takes_over_and_goes_on_whenever_the_cloud_dies(
         assert device.answer(NEW_TOKENS) == expected
 
 
+def test_a_device_that_dies_is_told_to_its_client_and_leaves_the_cloud_free(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    health = otlp_receiver.free_port()
+    with contextlib.ExitStack() as stack:
+        config = prefill_config(model).model_copy(update={"health_port": health})
+        cloud = stack.enter_context(role_processes.running(config, tmp_path))
+        device = stack.enter_context(role_processes.running(device_config(model, Type.PD_DEVICE, cloud.port), tmp_path))
+
+        def sessions() -> float:
+            told = httpx.get(f"http://127.0.0.1:{health}/metrics", timeout=10, trust_env=False).text
+            (found,) = (line for line in told.splitlines() if line.startswith("milliner_cloud_sessions "))
+            return float(found.split()[1])
+
+        body = {"model": "tiny", "prompt": "a long one " * 8, "max_tokens": 150, "temperature": 0, "ignore_eos": True}
+        with futures.ThreadPoolExecutor(1) as thread:
+            url = f"http://127.0.0.1:{device.port}/v1/completions"
+            answer = thread.submit(lambda: httpx.post(url, json=body, timeout=90, trust_env=False))
+            role_processes.wait_until(lambda: sessions() == 1.0, within_s=30.0)
+            device.kill()
+            with pytest.raises(httpx.TransportError):
+                answer.result(30)
+        role_processes.wait_until(lambda: sessions() == 0.0, within_s=30.0)
+
+
 def test_a_cloud_that_falls_silent_is_not_waited_for(
     model: pathlib.Path, expected: list[int], tmp_path: pathlib.Path
 ) -> None:
@@ -157,3 +186,22 @@ def test_another_model_in_the_cloud_is_refused_by_name(model: pathlib.Path, tmp_
             assert "model_digest" in role.log.read_text()
         finally:
             role.close()
+
+
+def test_another_tokenizer_in_the_cloud_is_refused_by_name(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(model, own)
+    tokenizer = json.loads((own / "tokenizer.json").read_text())
+    pieces = tokenizer["model"]["vocab"]
+    pieces["a"], pieces["b"] = pieces["b"], pieces["a"]
+    (own / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(role_processes.running(prefill_config(model), tmp_path))
+        role = stack.enter_context(role_processes.running(device_config(own, Type.PD_DEVICE, cloud.port), tmp_path))
+
+        def reason() -> str:
+            told: str = httpx.get(f"http://127.0.0.1:{role.port}/probe", timeout=10, trust_env=False).json()["reason"]
+            return told
+
+        role_processes.wait_until(lambda: "tokenizer_digest" in reason(), within_s=30.0)
+        assert len(role_processes.Device(role).answer(3)) == 3, "it answers alone, and not in another tokenizer's ids"
