@@ -120,10 +120,13 @@ def test_a_receiver_that_is_away_costs_one_warning_and_no_time(
     port = otlp_receiver.free_port()
     device = tracing.set_up(tier="device", otlp_endpoint=f"http://127.0.0.1:{port}")
     cloud = tracing.set_up(tier="cloud")
+    took_s = []
     for _ in range(1000):  # more spans than the queue holds
         started_s = time.monotonic()
         serve(device, cloud)
-        assert time.monotonic() - started_s < 1.0  # a busy machine's hiccup, not a wait for the receiver
+        took_s.append(time.monotonic() - started_s)
+    # Each wait for the receiver would be 0.2 s or more, and there would be one for most; a busy machine has hiccups.
+    assert sum(each >= 0.2 for each in took_s) < 20
     until_warned(caplog)
     with otlp_receiver.receiving(port=port) as receiver:
         deadline_s = time.monotonic() + 20
