@@ -15,7 +15,7 @@ from kubernetes import client, config
 from milliner.contract import names
 from milliner.contract.crd import definition
 
-DEADLINE_S = 30.0  # of a request, and for a definition to be served
+DEADLINE_S = 60.0  # of a request, and for a definition to be served
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 MERGE = "application/merge-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

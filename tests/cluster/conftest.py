@@ -21,6 +21,7 @@ NEEDED_IMAGE = (
     "needs nodes with an image of tests/cluster/stand_in (docker build tests/cluster/stand_in): set "
     "MILLINER_STAND_IN_IMAGE to its name there"
 )
+TEST_S = 600  # waits have deadlines of their own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if pathlib.Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(TEST_S))
 
 
 @pytest.fixture(scope="session")

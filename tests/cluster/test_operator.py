@@ -12,6 +12,12 @@ from tests.cluster.worlds import World
 
 
 @pytest.fixture(scope="module")
+def scaled(world: World) -> None:
+    """A topology `scaled`, in time for the test that is about it: autoscalers take their time to look."""
+    world.apply("scaled", cloud={"scaling": {"minReplicas": 2, "maxReplicas": 3}})
+
+
+@pytest.fixture(scope="module")
 def chat(world: World) -> World:
     """With a topology `chat` that is ready."""
     world.apply("chat", cloud={"replicas": 2})
@@ -130,7 +136,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("spec", "condition", "reason"), FAULTS, ids=[each[2] for each in FAULTS])
-def test_faults_are_named_and_mended(world: World, spec: dict[str, Any], condition: str, reason: str) -> None:
+def test_faults_are_named_and_mended(
+    world: World, scaled: None, spec: dict[str, Any], condition: str, reason: str
+) -> None:
     name = f"fault-{reason.lower()}"
     if reason == "Unschedulable":  # the inspect Job runs where the cloud does: it must have answered before
         world.apply(name)
@@ -176,8 +184,7 @@ def test_a_child_of_somebody_else_is_left_alone(world: World) -> None:
     world.delete("mine")
 
 
-def test_an_autoscaler_says_what_it_lacks(world: World) -> None:
-    world.apply("scaled", cloud={"scaling": {"minReplicas": 2, "maxReplicas": 3}})
+def test_an_autoscaler_says_what_it_lacks(world: World, scaled: None) -> None:
     world.until_condition("scaled", "Ready", "True")
     world.until(lambda: world.condition("scaled", "ScalingReady")[0] in ("True", "False"), name="scaled")
     world.until(lambda: world.topology("scaled")["status"]["cloud"]["desired"] == 2, name="scaled")

@@ -24,6 +24,7 @@ NEEDED = (
     "with kind, see manifests/kind"
 )
 
+TEST_S = 600  # waits have deadlines of their own
 WATCHED = pytest.StashKey[list[str]]()
 
 
@@ -38,6 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if pathlib.Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(TEST_S))
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +75,7 @@ def shared(milliner: str) -> Iterator[charts.Document]:
         topology = topologies.sample("hat-emulated.yaml", namespace=name)
         topology["spec"]["tracing"] = {"otlpEndpoint": otlp.endpoint(name), "samplingPercent": 1}
         kubectl.apply([*otlp.receiver(name), topology])
-        topologies.wait_ready("chat", namespace=name)
+        topologies.wait_ready("chat", namespace=name, deadline_s=topologies.READY_S)
         yield topology
 
 

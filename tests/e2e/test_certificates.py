@@ -262,8 +262,8 @@ def manager(chat: charts.Document) -> Iterator[cert_manager.CertManager]:
         found.uninstall()
 
 
-def test_pods_serve_with_what_cert_manager_issues_and_none_restarts(
-    chat: charts.Document, manager: cert_manager.CertManager
+def test_pods_serve_with_what_cert_manager_issues_but_not_when_that_has_expired(
+    chat: charts.Document, manager: cert_manager.CertManager, watched: None
 ) -> None:
     namespace, authority = chat["metadata"]["namespace"], cert_manager.Authority.new("team-ca")
     before = restarts(namespace)
@@ -275,6 +275,11 @@ def test_pods_serve_with_what_cert_manager_issues_and_none_restarts(
     topologies.wait_condition("chat", "TLSReady", "True", namespace=namespace)
     with cloud_port(namespace) as port:
         until_served(port, namespace=namespace).verify_directly_issued_by(authority.certificate)
+    topologies.wait_ready("chat", namespace=namespace)
+    manager.issue(TIERS[1], authority, life=-DAY)
+    topologies.wait_condition("chat", "Ready", "False", "CertificateNotReady", namespace=namespace)
+    manager.issue(TIERS[1], authority)
+    hurry(namespace)
     topologies.wait_ready("chat", namespace=namespace)
     with topologies.device("chat", namespace=namespace) as client:
         assert len(topologies.completion(client, "def main(argv):\n", max_tokens=4)) == 4

@@ -16,7 +16,7 @@ from tests.e2e import file_pod, streams, topologies, unsplit
 from milliner.demo import assets
 
 PROMPT = "def main(argv):\n"
-MAX_TOKENS = 150
+FEW_TOKENS, MAX_TOKENS = 48, 150
 LINK = {"roundTripMilliseconds": 100, "jitterMilliseconds": 0}  # answers take seconds: a stage is lost meanwhile
 CLOUD_NODES = {"nvidia.com/gpu.present": "true"}  # the label by which a cluster of this kind knows its servers
 STAGES = {"cloud": "chat-cloud", "cloud-stage1": "chat-cloud-stage1"}
@@ -79,8 +79,8 @@ def test_each_stage_holds_its_layers_only(staged: str) -> None:
 
 def test_an_answer_is_the_unsplit_models(staged: str, expected: list[int]) -> None:
     with topologies.device("chat", namespace=staged) as client:
-        answer = topologies.completion(client, PROMPT, max_tokens=MAX_TOKENS)
-    assert answer[: len(expected)] == expected
+        answer = topologies.completion(client, PROMPT, max_tokens=FEW_TOKENS)
+    assert answer[: len(expected)] == expected[:FEW_TOKENS]
 
 
 def test_a_stage_that_is_lost_in_the_middle_of_an_answer_costs_no_token(staged: str, expected: list[int]) -> None:

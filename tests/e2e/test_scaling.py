@@ -30,7 +30,6 @@ ASKING = 6
 SCALING = {"minReplicas": 1, "maxReplicas": 2, "scaleDownStabilizationSeconds": 300}
 SCALED_S = 150  # metrics are 15 s old at most, the autoscaler looks every 15 s, a pod starts in 15 s; in doubt twice
 SCRAPED_S = 30
-pytestmark = pytest.mark.timeout(480)  # waits have deadlines of their own
 QUEUE_METRIC = "milliner_queue_milliseconds"
 CLOUD = "milliner.dev/topology=chat,milliner.dev/role=cloud"
 KEDA = charts.ROOT / "manifests" / "autoscaling" / "keda-scaledobject.yaml"
@@ -42,6 +41,7 @@ def elastic(namespace: str) -> Iterator[str]:
     topology = topologies.small(namespace=namespace)
     topology["spec"]["devicePools"][0]["emulation"]["link"] = LINK
     topology["spec"]["cloud"]["pod"]["resources"]["requests"]["cpu"] = "200m"
+    topology["spec"]["fallback"] = {"waitSeconds": 120}  # load may leave a replica no time to say that it lives
     kubectl.apply([topology])
     topologies.wait_ready("chat", namespace=namespace)
     yield namespace
