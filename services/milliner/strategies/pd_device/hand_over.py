@@ -224,6 +224,7 @@ class HandOver:
 
     async def _go_on(self) -> None:
         """The device's own tokens, from where it has caught up."""
+        still_awaited = not self._relay.cloud_done  # neither refused nor lost
         num_cloud = self._relay.take_over()
         if self._reading is not None:
             self._reading.cancel()  # which ends the stream: the cloud generates for nobody no more
@@ -237,7 +238,7 @@ class HandOver:
         )
         async with contextlib.aclosing(steps):
             async for step in steps:
-                if num_cloud == 0 and self._relay.num_tokens == 0 and self._settings.cloud_tokens:
+                if self._relay.num_tokens == 0 and still_awaited:
                     overtaken_s = self._clock.now() - self._start_s
                     self._profile.cloud_was_overtaken(len(self._request.prompt_ids), overtaken_s)
                 self._profile.stepped(step.compute_s + step.queue_s)

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.milliner.bench import test_pd_modelled
 
 from milliner.bench.modelled import virtual_time, whole
-from milliner.core import compute, generation
+from milliner.core import compute, errors, generation
 from milliner.strategies import cloud_tokens, options, whole_request
 from milliner.strategies.pd_device import strategy as pd_device
 
@@ -28,10 +28,13 @@ class Watched(whole.ModelledTokenCloud):
         super().__init__(cost, clock=CLOCK, places=8, uplink_bytes_per_s=10e6, round_trip_s=0.02)
         self.asked: list[generation.GenerationOpen] = []
         self.refines = True
+        self.full = False
         self.given: list[int] = []
 
     async def open(self, request: generation.GenerationOpen) -> whole.ModelledTokenStream:
         self.asked.append(request)
+        if self.full:
+            raise errors.CapacityError("30 of 30 s are promised to others", retry_after_s=7.0)
         return await super().open(request if self.refines else dataclasses.replace(request, keep_share=1.0))
 
 
@@ -170,6 +173,23 @@ def test_the_cloud_follows_a_device_that_is_slower_or_quicker_than_thought(slowe
     seen, asked = virtual_time.run(run())
     assert seen.longest_gap_s <= 1.1 * TPOT_S, "a cloud this slow has nothing in the buffer at the hand-over"
     assert seen.cloud_tokens > 1.5 * asked if more else seen.cloud_tokens < 0.6 * asked
+
+
+@pytest.mark.parametrize("fails_without_cloud", [False, True])
+def test_a_device_that_a_full_cloud_refuses_goes_on_alone_and_asks_the_next_time(fails_without_cloud: bool) -> None:
+    async def run() -> tuple[list[test_pd_modelled.Seen], int]:
+        cloud = Watched()
+        async with world(cloud, fails_without_cloud=fails_without_cloud) as strategy:
+            cloud.full = True
+            refused = await one(strategy, prompt_tokens=256, new_tokens=16)
+            cloud.full = False
+            return [refused, await one(strategy, prompt_tokens=256, new_tokens=16)], len(cloud.asked)
+
+    (refused, admitted), asked = virtual_time.run(run())
+    assert refused.cloud_tokens == 0
+    assert refused.ttft_s == pytest.approx(256 * DEVICE.prefill_s + DEVICE.step_s, rel=0.02)
+    assert admitted.cloud_tokens > 0
+    assert asked == 2
 
 
 def test_fixed_means_so_many() -> None:
