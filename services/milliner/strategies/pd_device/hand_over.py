@@ -33,6 +33,8 @@ _UNREFINED_TOKENS = 32  # until it is known what is kept: what is not is compute
 # Of the time to the cloud's first token as expected: so long a device waits for it, where it needs to know what is kept
 # of its prompt or leaves the answer to the cloud. Arbitrary.
 _PATIENCE = 2.0
+# So much later than expected it still counts as on its way, where the device could begin with its own. Arbitrary.
+_ABOUT_NOW = 1.2
 
 
 class HandOver:
@@ -175,12 +177,12 @@ class HandOver:
         """Until the cloud has said what it keeps of the prompt, or is late. What is cached of it is seen meanwhile."""
         if cached := self._feed.cached_left:
             await self._session.prefill(self._feed.take((), at_most=cached))
-        await tasks.set_within(self._cloud.has_begun, self._patience_s(), clock=self._clock)
+        await tasks.set_within(self._cloud.has_begun, self._patience_s(_PATIENCE), clock=self._clock)
 
-    def _patience_s(self) -> float:
-        """How long the cloud's first token is waited for from now on."""
+    def _patience_s(self, factor: float) -> float:
+        """From now on until `factor` times what the cloud's first token is expected to take."""
         expected_s = self._profile.cloud(len(self._request.prompt_ids)).first_token_s
-        return max(0.0, self._start_s + _PATIENCE * expected_s - self._clock.now())
+        return max(0.0, self._start_s + factor * expected_s - self._clock.now())
 
     def _next_chunk(self) -> list[int]:
         """What the device is given next, without the last known token."""
@@ -214,12 +216,20 @@ class HandOver:
         self._cloud.aim_for(min(wanted, most_cloud_tokens(self._options, self._request)))
 
     async def _holds_back(self) -> bool:
-        """Whether the device lets the cloud go on although it has caught up: as long as that brings tokens sooner."""
-        if not self._settings.holds_back or self._relay.cloud_done:
+        """Whether the device lets the cloud go on although it has caught up: where its tokens come sooner."""
+        known, own_s = self._relay.num_tokens, self._profile.step_s
+        if self._relay.cloud_done:
             return False
-        known = self._relay.num_tokens
-        own_s = self._profile.step_s
-        await self._relay.news(within_s=own_s if known else max(own_s, self._patience_s()), clock=self._clock)
+        if self._settings.holds_back:
+            within_s = own_s if known else max(own_s, self._patience_s(_PATIENCE))
+        elif known:
+            within_s = 0.0
+        elif self._settings.explores:
+            within_s = own_s
+        else:  # not for one that is expected later than the device's own
+            within_s = min(own_s, self._patience_s(_ABOUT_NOW)) if self._patience_s(1.0) <= own_s else 0.0
+        if within_s > 0.0:
+            await self._relay.news(within_s=within_s, clock=self._clock)
         return self._relay.num_tokens > known
 
     async def _go_on(self) -> None:

@@ -91,12 +91,14 @@ class Aims:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """`cloud_tokens` N, 0: the cloud is not asked; `kept_share` ρ; `waits` w; `holds_back`: the device lets the cloud
-    give all N before it takes over."""
+    give all N before it takes over; `explores`: nobody knows how soon the cloud answers, which a moment's patience may
+    tell."""
 
     cloud_tokens: int
     kept_share: float = 1.0
     waits: bool = False
     holds_back: bool = False
+    explores: bool = False
 
 
 def choose(device: DeviceProfile, cloud: CloudProfile, task: Task, aims: Aims) -> Settings:
@@ -121,7 +123,8 @@ def _candidates(device: DeviceProfile, cloud: CloudProfile, task: Task, aims: Ai
                 continue
             ready_s = _seen_s(device, cloud, task, kept_share=share, waits=waits) + device.step_s
             wanted = cloud_tokens(ready_s - cloud.first_token_s, interval_s=aims.shown_s, prefill_s=device.prefill_s)
-            yield Settings(min(wanted, task.most_tokens), kept_share=share, waits=waits)
+            unknown = cloud.first_token_s == 0.0
+            yield Settings(min(wanted, task.most_tokens), kept_share=share, waits=waits, explores=unknown)
 
 
 def cloud_tokens(bridged_s: float, *, interval_s: float, prefill_s: float) -> int:

@@ -139,6 +139,20 @@ def test_a_slow_device_waits_for_a_cloud_that_keeps_the_pace_even_where_its_own_
     assert seen.ttft_s > 100 * 2e-3 + 90e-3
 
 
+def test_a_first_token_that_is_about_to_come_is_not_overtaken_by_a_later_one_of_the_devices_own() -> None:
+    async def run() -> tuple[list[test_pd_modelled.Seen], float]:
+        cost = compute.ComputeCost(fixed_s=0.1, per_token_s=210e-6)  # between the device's prefill and its first token
+        async with world(Watched(cost)) as strategy:
+            seen = [await one(strategy, prompt_tokens=64, new_tokens=8) for _ in range(6)]
+            return seen, 0.02 + cost.duration_s(64) + 4 * 64 / 10e6
+
+    seen, first_s = virtual_time.run(run())
+    assert 64 * DEVICE.prefill_s < first_s < 64 * DEVICE.prefill_s + DEVICE.step_s
+    for each in seen[3:]:
+        assert each.cloud_tokens >= 1
+        assert each.ttft_s == pytest.approx(first_s, abs=1e-3)
+
+
 def test_a_device_that_would_be_sooner_does_not_ask_the_cloud_and_looks_again_now_and_then() -> None:
     async def run() -> tuple[list[int], list[test_pd_modelled.Seen]]:
         slow = compute.ComputeCost(fixed_s=1.0, per_token_s=210e-6)
