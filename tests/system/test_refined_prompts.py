@@ -3,13 +3,14 @@ however the prompt was computed."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import pathlib
 
 import pytest
 import torch
 import transformers
-from tests.system import split_topology, test_prefix_reuse, test_tokens_over_the_wire, whole_tiers
+from tests.system import split_topology, test_kv_swap, test_prefix_reuse, test_tokens_over_the_wire, whole_tiers
 
 from milliner.core import generation, refinement, types
 from milliner.engine import refiner
@@ -82,6 +83,23 @@ async def test_pieces_and_reused_beginnings_keep_the_same(folder: pathlib.Path, 
         spans, known = await kept(tier, WANTED)
         assert spans == expected
         assert 0 < known <= len(PROMPT) - refiner.QUERIES  # the queries were computed again
+
+
+async def test_sequences_that_leave_the_accelerator_in_mid_prompt_keep_the_same(
+    folder: pathlib.Path, expected: refinement.Spans
+) -> None:
+    pages = -(-len(PROMPT) // whole_tiers.PAGE_TOKENS) + 1
+    async with whole_tiers.tier(
+        folder,
+        origin=types.TokenOrigin.CLOUD,
+        num_pages=pages + pages // 2,
+        swap_pages=4 * pages,
+        policy=test_kv_swap.Whims(0),
+    ) as tier:
+        async with asyncio.timeout(60):
+            found = await asyncio.gather(*(kept(tier, WANTED) for _ in range(4)))
+        assert [spans for spans, _ in found] == [expected] * 4
+        assert tier.engine.swapped().moved_in_bytes > 0
 
 
 async def test_a_prompt_shorter_than_the_window_is_refined_too(folder: pathlib.Path) -> None:
