@@ -152,15 +152,18 @@ def test_faults_are_named_and_mended(
 
 
 ABSENT = "127.0.0.1:9/milliner/runtime:absent"  # of the node itself: pulling fails at once
-FETCHED = {"source": "https://models.test/demo"}  # unlike the demo model it does not come with the image
+FETCHED: dict[str, Any] = {  # unlike the demo model it does not come with the image
+    "model": {"source": "https://models.test/demo"},
+    "strategy": {"type": "Hat", "hat": {"adapter": {"source": "https://models.test/adapter"}}},
+}
 
 
 def test_an_absent_image_is_named_on_both_tiers(world: World) -> None:
     absent = world.elsewhere(world.server.create_namespace("milliner-absent-"), image=ABSENT)
     absent.operator.start()
     try:
-        absent.know("chat", model=FETCHED)
-        absent.apply("chat", model=FETCHED)
+        absent.know("chat", **FETCHED)
+        absent.apply("chat", **FETCHED)
         for tier in ("CloudReady", "DevicesReady"):
             absent.until_condition("chat", tier, "False", "ImagePullFailed")
             told = absent.topology("chat")["status"]["conditions"]
