@@ -66,7 +66,7 @@ class Reader:
         sequence.truncate(len(prompt))
         picker = sampling.Picker(types.SamplingParams(temperature=1.0), seed=seed)
         sampled, logits = self._continue(sequence, first, num_tokens, picker)
-        return Answers(greedy, sampled, logits.softmax(dim=-1), tuple(watch.scores().tolist()))
+        return Answers(greedy, sampled, logits.softmax(dim=-1), tuple(refiner.scores(watch)))
 
     @torch.inference_mode()
     def fits(self, prompts: Sequence[Sequence[int]], answers: Answers) -> list[Fit]:

@@ -19,6 +19,7 @@ Spans = tuple[tuple[int, int], ...]
 SINK_TOKENS = 4  # arXiv 2309.17453
 TAIL_SHARE = 0.5  # of what is kept
 UNIT_TOKENS = 16
+CARRY_TOKENS = 64  # as `UNIT_TOKENS` from docs/benchmarks.md, bench refine
 MAX_UNITS = 8192  # arbitrary: longer prompts are cut into larger units, so that spans stay few
 
 
@@ -34,6 +35,18 @@ class Refinement:
         """Positions that are kept of a prompt: what is protected may be more than the share."""
         protected = mark((*self.keep_spans, (num_tokens - 1, num_tokens)), num_tokens=num_tokens)
         return max(math.ceil(self.keep_share * num_tokens), sum(protected))
+
+
+def carried(scores: Sequence[float]) -> list[float]:
+    """Each position with what the `CARRY_TOKENS` before it were paid too, the less the further: an answer goes on
+    reading where the last positions have begun to."""
+    found: list[float] = []
+    total = recent = 0.0
+    for position, score in enumerate(scores):
+        total += score - recent / CARRY_TOKENS
+        recent += score - (scores[position - CARRY_TOKENS] if position >= CARRY_TOKENS else 0.0)
+        found.append(total)
+    return found
 
 
 def select(scores: Sequence[float], refinement: Refinement) -> Spans:

@@ -33,4 +33,9 @@ class Refining:
 
     def choose(self) -> refinement.Spans:
         """The spans to keep, once the whole prompt has been computed."""
-        return refinement.select(self.watch.scores().tolist(), self._wanted)
+        return refinement.select(scores(self.watch), self._wanted)
+
+
+def scores(watch: prompt_watch.PromptWatch) -> list[float]:
+    """What each position of a watched prompt matters."""
+    return refinement.carried(watch.scores().tolist())

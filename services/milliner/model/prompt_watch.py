@@ -37,14 +37,14 @@ class PromptWatch:
 
 
 def choose_layers(spec: kv_cache.KVSpec) -> frozenset[int]:
-    """Up to `MAX_LAYERS` of the second quarter, evenly spread; layers that see everything where there are any.
+    """Up to `MAX_LAYERS` of the upper five eighths, evenly spread; layers that see everything where there are any.
 
-    Of the demo's 8 layers these say best what the answer needs, better than the first two and than any later ones
-    (docs/benchmarks.md, bench refine); that they do in other models is an assumption.
+    The first layers look at neighbours and at what tokens are. Which of the later ones say best what an answer needs
+    is hardly to be told apart on the demo (docs/benchmarks.md, bench refine).
     """
     seeing_all = [index for index, layer in enumerate(spec.layers) if layer.sliding_window is None]
     candidates = seeing_all or list(range(len(spec.layers)))
-    second = candidates[len(candidates) // 4 : max(1, len(candidates) // 2)]
-    count = min(MAX_LAYERS, len(second))
-    chosen = (second[(2 * number + 1) * len(second) // (2 * count)] for number in range(count))
+    upper = candidates[len(candidates) * 3 // 8 :]
+    count = min(MAX_LAYERS, len(upper))
+    chosen = (upper[(2 * number + 1) * len(upper) // (2 * count)] for number in range(count))
     return frozenset(spec.first_layer + index for index in chosen)

@@ -6,6 +6,8 @@ import itertools
 import math
 import random
 
+import pytest
+
 from milliner.core import refinement
 
 CASES = range(300)  # seeds
@@ -81,3 +83,14 @@ def test_spans_of_a_very_long_prompt_stay_few() -> None:
     draw = random.Random(0)
     scores = [draw.random() for _ in range(refinement.MAX_UNITS * refinement.UNIT_TOKENS * 3)]
     assert len(refinement.select(scores, refinement.Refinement(0.5))) <= refinement.MAX_UNITS // 2 + 3
+
+
+def test_what_follows_a_peak_is_carried_along() -> None:
+    draw = random.Random(7)
+    scores = [draw.random() ** 20 for _ in range(300)]
+    kernel = [1 - distance / refinement.CARRY_TOKENS for distance in range(refinement.CARRY_TOKENS)]
+    expected = [
+        sum(weight * scores[at - distance] for distance, weight in enumerate(kernel) if distance <= at)
+        for at in range(len(scores))
+    ]
+    assert refinement.carried(scores) == pytest.approx(expected)
