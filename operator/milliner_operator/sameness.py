@@ -50,11 +50,19 @@ def _holds(desired: Any, live: Any, owned: Sequence[Fields], *, stamped: bool = 
             return False
         here = stamped or _same_revision(desired, live)
         return all(
-            _holds(value, live.get(key), _below(owned, f"f:{key}"), stamped=here) for key, value in desired.items()
+            not _is_taken(value, owned, key=key)
+            and _holds(value, live.get(key), _below(owned, f"f:{key}"), stamped=here)
+            for key, value in desired.items()
         )
     if isinstance(desired, list):
         return isinstance(live, list) and _holds_list(desired, live, owned, stamped=stamped)
     return bool(desired == live) or _same_quantity(desired, live)
+
+
+def _is_taken(desired: Any, owned: Sequence[Fields], *, key: str) -> bool:
+    """Whether somebody else has written a mapping of ours that is replaced as a whole, as a Service's selector is: it
+    may then hold more than ours, which means something else, and `managedFields` list it with them alone."""
+    return isinstance(desired, Mapping) and bool(desired) and any(owned) and not _below(owned, f"f:{key}")
 
 
 def _holds_list(desired: list[Any], live: list[Any], owned: Sequence[Fields], *, stamped: bool) -> bool:

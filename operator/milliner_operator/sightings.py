@@ -12,11 +12,11 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from milliner.contract import names
-from milliner_operator import errors, mounts, pods, probes, workloads
+from milliner_operator import errors, mounts, pods, probes, refusals, workloads
 from milliner_operator.api import Api
 from milliner_operator.children import common
 from milliner_operator.conditions import Reason
-from milliner_operator.kinds import DAEMON_SET, EVENT, POD
+from milliner_operator.kinds import DAEMON_SET, POD
 from milliner_operator.observed import ClusterRef, Manifest, Probe, Ref, Sightings, Trouble
 from milliner_operator.plan import RolePlan
 from milliner_operator.seen import Seen
@@ -69,7 +69,7 @@ async def _look_at(
                     role.workload for each in listed if pods.is_stuck(each, now=now, within_s=role.progress_s)
                 }
             if trouble is None and role.workload[0] == DAEMON_SET.kind and progress.total == 0:
-                trouble = await _refusal(client, namespace, role)
+                trouble = await refusals.trouble(client, namespace, role.workload)
             if (trouble is None or _only_starting(trouble)) and role.pool is not None and not progress.complete:
                 trouble = await _offline(seen, role, client, namespace, revision, now=now) or trouble
             if trouble is not None and _only_starting(trouble):
@@ -118,17 +118,6 @@ async def _offline(
     labels = common.role_selector(seen.topology, role=role.role, pool=role.pool)
     labels += f",{names.LABEL_REVISION}!={revision}"
     return pods.unreachable(await client.list(POD, namespace, labels=labels, limit=_LISTED_PODS), now=now)
-
-
-async def _refusal(client: Api, namespace: str, role: RolePlan) -> Trouble | None:
-    """Why a DaemonSet has no pods: its controller writes that into Events only, unlike a Deployment's."""
-    kind, name = role.workload
-    fields = f"involvedObject.kind={kind},involvedObject.name={name},reason=FailedCreate"
-    events = await client.list(EVENT, namespace, fields=fields, limit=_LISTED_PODS)
-    if not events:
-        return None
-    latest = max(events, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
-    return Trouble(Reason.POD_REFUSED, str(latest.get("message") or "its pods are refused"))
 
 
 def _only_starting(trouble: Trouble) -> bool:

@@ -22,6 +22,7 @@ from milliner_operator import (
     observed,
     planner,
     pods,
+    refusals,
     tiers,
 )
 from milliner_operator.api import Api
@@ -171,6 +172,8 @@ async def _inspect_answer(client: Api, scope: common.Scope, name: str) -> tuple[
             ended = (container.get("state") or {}).get("terminated") or {}
             if ended.get("exitCode") == 0 and ended.get("message"):
                 return Answer(line=ended["message"], at=observed.not_before_creation(each, ended["finishedAt"])), None
+    if not found:
+        return None, await refusals.trouble(client, scope.namespace, ("Job", name))
     trouble = pods.trouble(found)
     if trouble is not None and trouble.reason is Reason.PODS_NOT_READY:
         trouble = await mounts.trouble(client, scope.namespace, found) or trouble

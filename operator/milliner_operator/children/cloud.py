@@ -30,6 +30,7 @@ def deployment(
         "strategy": {"type": "RollingUpdate", "rollingUpdate": rolling_update(cloud)},
         "progressDeadlineSeconds": cloud.rollout.progress_deadline_seconds,
         "revisionHistoryLimit": 3,
+        "paused": False,  # by hand, a rollout would wait without a word
     }
     if cloud.scaling is None:
         spec["replicas"] = cloud.desired_replicas

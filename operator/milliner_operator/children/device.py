@@ -49,7 +49,7 @@ def workload(scope: common.Scope, name: str, *, pool: DevicePool, template: dict
         return common.manifest(scope, kinds.DAEMON_SET, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
     surge = {"maxSurge": 1, "maxUnavailable": 0} if pool.emulation else _in_place(pool)
     spec |= {"replicas": pool.replicas, "strategy": {"type": "RollingUpdate", "rollingUpdate": surge}}
-    spec["progressDeadlineSeconds"] = pool.rollout.progress_deadline_seconds
+    spec |= {"progressDeadlineSeconds": pool.rollout.progress_deadline_seconds, "paused": False}
     return common.manifest(scope, kinds.DEPLOYMENT, name, role=names.ROLE_DEVICE, pool=pool.name, spec=spec)
 
 

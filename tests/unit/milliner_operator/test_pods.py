@@ -182,6 +182,13 @@ def test_rollouts_never_stand_still_and_never_take_a_single_replica_away(
     assert spec["progressDeadlineSeconds"] >= 1800, "a model that loads was called stalled"
 
 
+def test_a_deployment_that_somebody_paused_goes_on() -> None:
+    """Its rollouts waited for ever, and the status could not tell why."""
+    for name in ("chat-cloud", "chat-device-local"):
+        wanted = worlds.child(worlds.planned(), "Deployment", name)["spec"]
+        assert wanted["paused"] is False, name
+
+
 def test_every_pod_is_under_a_policy_with_only_declared_edges() -> None:
     plan = worlds.planned()
     policy = worlds.child(plan, "NetworkPolicy", "chat-cloud")["spec"]

@@ -43,6 +43,7 @@ def test_defaults_and_foreign_fields_are_no_difference() -> None:
         (desired(replicas=3), live()),
         (desired(ports=[{"containerPort": 81, "protocol": "TCP"}]), live()),
         (desired(more=1), live()),
+        (desired(paused=False), live(paused=True)),
         (desired(), live(manager="somebody")),
         (desired(finalizers=[]), live()),
     ],
@@ -86,9 +87,10 @@ def template(*names_of: str, tolerations: list[str], revision: str = "r1") -> di
 ENV: dict[str, Any] = {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}}
 CONTAINERS = {'k:{"name":"milliner"}': {".": {}, "f:name": {}, "f:image": {}, "f:env": ENV}}
 POD = {"f:containers": CONTAINERS, "f:tolerations": {}}
+LABELS: dict[str, Any] = {"f:labels": {"f:milliner.dev/revision": {}}}
 OF_TEMPLATE: dict[str, Any] = {
     "f:metadata": {"f:labels": {"f:a": {}}},
-    "f:spec": {**FIELDS["f:spec"], "f:template": {"f:spec": POD}},
+    "f:spec": {**FIELDS["f:spec"], "f:template": {"f:metadata": LABELS, "f:spec": POD}},
 }
 
 
@@ -115,6 +117,17 @@ def test_what_is_not_as_it_was_applied_is_a_difference(there: dict[str, Any], fo
     if foreign:
         del fields["f:spec"]["f:template"]["f:spec"]["f:tolerations"]
     assert not sameness.unchanged(wanted, live(fields=fields, template=there))
+
+
+def test_what_somebody_puts_beside_ours_in_a_selector_is_a_difference() -> None:
+    """A label more in a Service's selector left it without endpoints, and stayed: API servers replace selectors as a
+    whole, so that whoever writes one owns all of it. What admission adds while we apply stays ours."""
+    fields = copy.deepcopy(FIELDS)
+    fields["f:spec"]["f:selector"] = {}
+    wanted, there = desired(selector={"a": "1"}), live(fields=fields, selector={"a": "1", "by-hand": "x"})
+    assert sameness.unchanged(wanted, there)
+    del fields["f:spec"]["f:selector"]
+    assert not sameness.unchanged(wanted, there)
 
 
 def test_a_changed_value_in_a_keyed_list_is_a_difference() -> None:
