@@ -27,8 +27,10 @@ DEVICES = [
 ]
 KEY = "of the devices that answer alone"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-ALL_READY_S = 180  # four topologies come up at once
+ALL_READY_S = 240  # four topologies come up at once
 NOTICED_S = 30.0
+
+pytestmark = pytest.mark.timeout(600)  # a machine that has more to do takes minutes to start seven pods
 
 
 @pytest.fixture(scope="module")
