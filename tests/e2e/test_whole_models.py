@@ -30,8 +30,6 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 ALL_READY_S = 240  # four topologies come up at once
 NOTICED_S = 30.0
 
-pytestmark = pytest.mark.timeout(600)  # a machine that has more to do takes minutes to start seven pods
-
 
 @pytest.fixture(scope="module")
 def serving(namespace: str) -> Iterator[str]:
