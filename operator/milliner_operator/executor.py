@@ -76,8 +76,7 @@ async def execute(
     objects, writes = dict(live), 0
     troubles: dict[str, Trouble] = {}
     for ref in steps.delete_first:
-        await _delete(client, namespace=namespace, ref=ref, objects=objects)
-        writes += 1
+        writes += await _delete(client, namespace=namespace, ref=ref, objects=objects, troubles=troubles)
     for manifest in steps.apply:
         ref = observed.ref(manifest)
         try:
@@ -93,8 +92,7 @@ async def execute(
     if not troubles:
         unused = await _unused(client, namespace, steps.delete_unused)
         for ref in (*steps.delete_last, *unused):
-            await _delete(client, namespace=namespace, ref=ref, objects=objects)
-            writes += 1
+            writes += await _delete(client, namespace=namespace, ref=ref, objects=objects, troubles=troubles)
     return Outcome(objects=objects, troubles=troubles, writes=writes)
 
 
@@ -175,6 +173,17 @@ async def _unused(client: api.Api, namespace: str, selectors: Mapping[Ref, str])
     return found
 
 
-async def _delete(client: api.Api, *, namespace: str, ref: Ref, objects: dict[Ref, Manifest]) -> None:
-    found = objects.pop(ref)
-    await client.delete(kinds.BY_KIND[ref[0]], namespace, ref[1], uid=found["metadata"]["uid"])
+async def _delete(
+    client: api.Api, *, namespace: str, ref: Ref, objects: dict[Ref, Manifest], troubles: dict[str, Trouble]
+) -> bool:
+    """Whether it could be deleted; an admission policy that refuses is a trouble of that object's role alone."""
+    found = objects[ref]
+    try:
+        await client.delete(kinds.BY_KIND[ref[0]], namespace, ref[1], uid=found["metadata"]["uid"])
+    except (errors.Forbidden, errors.Refused, errors.Failed) as error:
+        message = f"{ref[0]} {ref[1]} cannot be deleted: {error.message}"
+        role = str((found["metadata"].get("labels") or {}).get(names.LABEL_ROLE, common.ROLE_SHARED))
+        troubles.setdefault(role, Trouble(Reason.RECONCILE_ERROR, message))
+        return False
+    del objects[ref]
+    return True

@@ -23,5 +23,6 @@ async def clean_up(client: Api, clusters: Clusters, document: Manifest, objects:
     problems = await clusters.clean_up(namespace, refs, topology=name, uid=uid)
     if problems:
         live = {ref: each for ref, each in objects.items() if ref != world.clusters_ref(name)}
-        await executor.execute(client, namespace=namespace, uid=uid, wanted=(), live=live, complete=True)
+        done = await executor.execute(client, namespace=namespace, uid=uid, wanted=(), live=live, complete=True)
+        problems += (each.message for each in done.troubles.values())
     return problems

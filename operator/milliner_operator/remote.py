@@ -88,7 +88,8 @@ class Clusters:
         for ref, client in clients.items():
             live = seen[ref].objects
             try:
-                await executor.execute(client, namespace=namespace, uid=uid, wanted=(), live=live, complete=True)
+                done = await executor.execute(client, namespace=namespace, uid=uid, wanted=(), live=live, complete=True)
+                problems += (_problem(ref, each.message) for each in done.troubles.values())
             except errors.ApiError as error:
                 problems.append(_problem(ref, error.message))
         return problems

@@ -11,7 +11,7 @@ from tests.unit.milliner_operator import worlds
 
 from milliner.contract import errors as contract_errors
 from milliner.contract import topology
-from milliner_operator import events, executor, observed, planner, remote, status, workloads
+from milliner_operator import errors, events, executor, kinds, observed, planner, remote, status, workloads
 from milliner_operator.children import common
 from milliner_operator.conditions import GUIDES, Reason, Type
 from milliner_operator.observed import Manifest, Ref
@@ -151,6 +151,37 @@ async def test_what_is_somebody_elses_is_not_written(
     assert (trouble and trouble.reason) == reason
     assert trouble is None or words in trouble.message
     assert cluster.applied == (1 if reason is None else 0)
+
+
+async def test_a_deletion_that_is_refused_is_told_and_holds_nothing_else_up() -> None:
+    """A policy against deleting ConfigMaps failed every pass, and the status stood still."""
+    old = worlds.planned({"spec.devicePools": [{"name": "old", "replicas": 1}]}).local
+    live = world(old)
+
+    class Cluster:
+        deleted: list[str]
+
+        def __init__(self) -> None:
+            self.deleted = []
+
+        async def delete(self, kind: kinds.Kind, namespace: str, name: str, *, uid: str) -> None:
+            if kind is kinds.CONFIG_MAP:
+                raise errors.Refused(422, "denied by policy")
+            self.deleted.append(name)
+
+    cluster = Cluster()
+    outcome = await executor.execute(
+        cluster,  # type: ignore[arg-type]
+        namespace="default",
+        uid=worlds.UID,
+        wanted=(),
+        live=live,
+        complete=True,
+    )
+    left = {kind for kind, _ in outcome.objects}
+    assert left == {"ConfigMap"} and len(cluster.deleted) == outcome.writes > 0
+    trouble = outcome.troubles["device"]
+    assert trouble.reason is Reason.RECONCILE_ERROR and "cannot be deleted: denied by policy" in trouble.message
 
 
 def ready(status: str, reason: str, message: str = "") -> dict[str, Any]:

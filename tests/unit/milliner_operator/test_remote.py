@@ -24,6 +24,7 @@ class Cluster:
         self.secrets: dict[str, Manifest] = {}
         self.objects: list[Manifest] = []
         self.down: errors.ApiError | None = None
+        self.refuses: errors.ApiError | None = None
         self.lists = 0
         self.closed = False
 
@@ -40,6 +41,8 @@ class Cluster:
         self.closed = True
 
     async def delete(self, kind: kinds.Kind, namespace: str, name: str, *, uid: str) -> None:
+        if self.refuses is not None:
+            raise self.refuses
         self.objects = [each for each in self.objects if each["metadata"]["uid"] != uid]
 
 
@@ -193,6 +196,16 @@ async def test_a_cluster_without_its_secret_that_is_silent_or_unknown_is_given_u
     assert (await look(clusters, named=False)).given_up
     assert await clusters.clean_up("default", [EDGE], topology="chat", uid=UID) == []
     assert edge.objects  # nobody could
+
+
+async def test_what_a_cluster_refuses_to_delete_keeps_the_topology_waiting(
+    clusters: remote.Clusters, edge: Cluster
+) -> None:
+    edge.refuses = errors.Forbidden(403, "denied by policy")
+    [problem] = await clusters.clean_up("default", [EDGE], topology="chat", uid=UID)
+    assert "denied by policy" in problem and "edge" in problem
+    edge.refuses = None
+    assert await clusters.clean_up("default", [EDGE], topology="chat", uid=UID) == [] and edge.objects == []
 
 
 async def test_one_silent_cluster_does_not_keep_another_from_being_cleaned_up(home: Cluster, edge: Cluster) -> None:
