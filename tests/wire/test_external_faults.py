@@ -40,6 +40,12 @@ def refusal(status: int, error: object, **headers: str) -> responses.Response:
             "`toy` does not exist",
         ),
         (
+            refusal(404, {"message": "model option `return_token_ids` is off"}),
+            errors.ProtocolError,
+            "cloud.engine.external.url",
+            "is off",
+        ),
+        (
             refusal(400, {"message": "This model's maximum context length is 500 tokens.", "code": 400}),
             errors.PromptTooLong,
             "prompt",

@@ -4,7 +4,7 @@
 
     400, 422 about the context        PromptTooLong
     401, 403                          ProtocolError of the key
-    404 that names the model          DigestMismatch
+    404 that knows no such model      DigestMismatch
     408, 5xx but 501, a broken line   UnavailableError
     429, 503 with Retry-After         CapacityError with that time
     504, silence                      DeadlineExceeded
@@ -31,6 +31,7 @@ MOST_WORDS = 300  # characters of a server's words that are passed on; arbitrary
 _RETRY_S = 1.0  # where a full server names no time; arbitrary
 _LONGEST_RETRY_S = 60.0  # arbitrary: a client that waits longer had better ask again
 _CONTEXT_WORDS = ("context length", "context size", "maximum context", "context window", "max_model_len", "too long")
+_UNKNOWN_WORDS = ("not found", "not_found", "notfound", "does not exist", "doesn't exist", "unknown", "no such")
 
 
 def of_status(status: int, *, headers: Mapping[str, str], body: bytes, where: str) -> errors.MillinerError:
@@ -40,7 +41,7 @@ def of_status(status: int, *, headers: Mapping[str, str], body: bytes, where: st
     match status:
         case 401 | 403:
             return errors.ProtocolError(f"{told}; it wants another key", field=KEY_FIELD)
-        case 404 if "model" in said.lower():
+        case 404 if "model" in said.lower() and any(part in said.lower() for part in _UNKNOWN_WORDS):
             return errors.DigestMismatch(told, field=MODEL_FIELD)
         case 400 | 413 | 422 if any(part in said.lower() for part in _CONTEXT_WORDS):
             return errors.PromptTooLong(told, field="prompt")
