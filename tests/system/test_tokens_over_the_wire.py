@@ -89,10 +89,12 @@ async def test_the_device_takes_over_and_the_answer_is_the_models(folder: pathli
     ):
         half = dataclasses.replace(test_whole_models.QUICK, max_cloud_tokens=NEW_TOKENS // 2)
         strategy = pd_device.PDDevice(reached, test_whole_models.device_ports(device), half)
+        strategy._profile.step_s = 10.0  # a cloud that a busy machine delays is waited for
         losing = asyncio.create_task(lose_in_mid_answer(servers[0])) if lost else None
         tokens, _ = await test_whole_models.answer(strategy)
         assert test_whole_models.ids(tokens) == split_topology.reference(folder, PROMPT, NEW_TOKENS)
-        assert {token.origin for token in tokens} == {types.TokenOrigin.CLOUD, types.TokenOrigin.DEVICE}
+        assert tokens[-1].origin is types.TokenOrigin.DEVICE
+        assert lost or tokens[0].origin is types.TokenOrigin.CLOUD
         if losing is not None:
             await losing
         await all_freed(tier)
