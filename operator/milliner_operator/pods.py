@@ -61,10 +61,26 @@ def is_away(pod: Manifest, *, now: datetime.datetime) -> bool:
         and condition(pod, "Ready").get("status") == "False"
     ):
         return True
-    placed = condition(pod, "PodScheduled")
-    if not containers and not status.get("startTime") and placed.get("status") == "True":  # no kubelet has seen it
-        return _is_past(placed.get("lastTransitionTime"), now=now)
+    if _has_no_kubelet(pod):
+        return _is_past(condition(pod, "PodScheduled").get("lastTransitionTime"), now=now)
     return _is_past(metadata.get("deletionTimestamp"), now=now)  # which is with its grace period
+
+
+def untaken(pods: Iterable[Manifest], *, now: datetime.datetime) -> Trouble | None:
+    """A pod that was placed on a node that does not begin with it, as one is that went away unnoticed."""
+    for each in pods:
+        if "deletionTimestamp" not in each["metadata"] and _has_no_kubelet(each) and is_away(each, now=now):
+            node = each["spec"].get("nodeName", "its node")
+            message = f"{node} does not answer: it has not begun with this pod"
+            return _trouble(Reason.DEVICE_UNREACHABLE, each["metadata"]["name"], message)
+    return None
+
+
+def _has_no_kubelet(pod: Manifest) -> bool:
+    """Whether a pod has a node whose kubelet has not seen it."""
+    status = pod.get("status") or {}
+    placed = condition(pod, "PodScheduled").get("status") == "True"
+    return placed and not status.get("containerStatuses") and not status.get("startTime")
 
 
 def _is_past(time: str | None, *, now: datetime.datetime) -> bool:

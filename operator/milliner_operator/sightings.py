@@ -73,6 +73,8 @@ async def _look_at(
             if (trouble is None or _only_starting(trouble)) and role.pool is not None and not progress.complete:
                 trouble = await _offline(seen, role, client, namespace, revision, now=now) or trouble
             if trouble is not None and _only_starting(trouble):
+                trouble = pods.untaken(listed, now=now) or trouble
+            if trouble is not None and _only_starting(trouble):
                 trouble = await mounts.trouble(client, namespace, listed) or trouble
             if trouble is not None and not _only_starting(trouble):
                 found.troubles[role.workload] = trouble

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import pytest
 from tests.unit.milliner_operator import worlds
 
 from milliner.contract import names
@@ -39,10 +40,10 @@ def seen() -> Seen:
     )
 
 
-async def look(former: list[Manifest]) -> observed.Trouble | None:
+async def look(former: list[Manifest], *, current: Manifest | None = None) -> observed.Trouble | None:
     ready = [{"type": "Ready", "status": "True"}]
     new = {"metadata": {"name": "new"}, "spec": {}, "status": {"conditions": ready}}
-    client: Any = Pods(current=[new], former=former)
+    client: Any = Pods(current=[current or new], former=former)
     client.proxy_pod = _no_answer
     found = await sightings.look(seen(), local=client, remote={}, namespace="default", now=worlds.NOW)
     return found.troubles.get(WORKLOAD)
@@ -68,3 +69,15 @@ async def test_an_offline_device_that_holds_a_rollout_up_is_named() -> None:
 async def test_a_rollout_that_goes_on_is_no_trouble() -> None:
     ending = (worlds.NOW + datetime.timedelta(seconds=60)).isoformat()
     assert await look([old(), old(deletionTimestamp=ending)]) is None
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(10, False), (31, True)])
+async def test_a_pod_that_its_node_does_not_begin_with_is_told(seconds: int, told: bool) -> None:
+    """Placed on a node that had just lost its power, it was not ready for ever without a reason."""
+    at = (worlds.NOW - datetime.timedelta(seconds=seconds)).isoformat()
+    placed = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": at}]
+    new = {"metadata": {"name": "new"}, "spec": {"nodeName": "jetson-7"}, "status": {"conditions": placed}}
+    trouble = await look([], current=new)
+    assert (trouble is not None) == told
+    if trouble is not None:
+        assert trouble.reason is Reason.DEVICE_UNREACHABLE and "jetson-7 does not answer" in trouble.message
