@@ -143,19 +143,23 @@ GUIDES: Mapping[Reason, Guide] = {
     ),
     Reason.INSPECTION_FAILED: Guide(
         "The inspect Job crashed or answers in a form that this operator does not know.",
-        "Read the Job's log; check that MILLINER_RUNTIME_IMAGE is of the operator's version.",
+        "Read the Job's log; check that the runtime image (chart value runtimeImage) is of the operator's version.",
     ),
     Reason.INSUFFICIENT_CAPACITY: Guide(
         "No node has enough of what the pods ask for.", "Add nodes, or lower requests or accelerator.count."
     ),
     Reason.UNSCHEDULABLE: Guide(
-        "No node matches the pods' selectors, tolerations or volumes.", "Correct nodeSelector, affinity or tolerations."
+        "No node matches the pods' selectors, tolerations or volumes, or has their host port free.",
+        "Correct nodeSelector, affinity, tolerations or api.port, or create the claim that the message names.",
     ),
     Reason.NO_MATCHING_NODES: Guide(
-        "A pool without replicas matches no node.", "Label the device nodes, or correct the pool's nodeSelector."
+        "A pool without replicas matches no node.",
+        "Label the device nodes, or correct the pool's nodeSelector, affinity or tolerations.",
     ),
     Reason.IMAGE_PULL_FAILED: Guide(
-        "A node cannot pull the image.", "Check image name, registry access and MILLINER_IMAGE_PULL_SECRETS."
+        "A node cannot pull the image.",
+        "Check the chart's values runtimeImage and imagePullSecrets (MILLINER_RUNTIME_IMAGE, "
+        "MILLINER_IMAGE_PULL_SECRETS), and that nodes reach the registry.",
     ),
     Reason.CRASH_LOOP: Guide("A container ends again and again.", "Read `kubectl logs --previous` of the pod named."),
     Reason.VOLUME_NOT_MOUNTED: Guide(

@@ -74,9 +74,9 @@ def _event(document: Manifest, condition: Mapping[str, Any], *, now: str) -> Man
 def _message(condition: Mapping[str, Any], *, remedy: str) -> str:
     """What is the matter, cut to what the API server takes, and what to do."""
     told = str(condition.get("message") or f"{condition['type']} is {condition['status']}")
-    after = f" What to do: {remedy}" if remedy else ""
+    after = f". What to do: {remedy}" if remedy else ""
     room = _MESSAGE_BYTES - len(after.encode())
-    return told.encode()[:room].decode("utf-8", "ignore") + after
+    return told.removesuffix(".").encode()[:room].decode("utf-8", "ignore") + after
 
 
 def _condition(status: Mapping[str, Any], kind: Type) -> Mapping[str, Any]:

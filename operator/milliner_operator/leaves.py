@@ -127,7 +127,7 @@ def _pool(seen: Seen, role: RolePlan) -> Condition:
     trouble = seen.troubles.get(names.ROLE_DEVICE) or seen.sightings.troubles.get(role.workload)
     progress = seen.progress(role)
     if role.workload[0] == "DaemonSet" and progress.observed and progress.desired == 0:
-        message = f"{prefix}no node matches its nodeSelector"
+        message = f"{prefix}no node matches its nodeSelector, or their taints are not tolerated"
         return Condition(Type.DEVICES_READY, False, Reason.NO_MATCHING_NODES, message)
     return _tier(Type.DEVICES_READY, role, progress, trouble, prefix=prefix)
 

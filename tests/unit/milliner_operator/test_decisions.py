@@ -209,7 +209,7 @@ def test_an_event_of_what_goes_wrong_says_what_to_do() -> None:
     after = ready("False", "CrashLoop", "pod chat-cloud-1: exit code 1, restarted 4 times")
     [event] = events.of_transitions(worlds.document(), before={}, after=after, now=worlds.STAMP)
     assert event["message"].startswith(
-        "pod chat-cloud-1: exit code 1, restarted 4 times What to do: Read `kubectl logs"
+        "pod chat-cloud-1: exit code 1, restarted 4 times. What to do: Read `kubectl logs"
     )
     [event] = events.of_transitions(
         worlds.document(), before=after, after=ready("True", "AllRolesReady", "all roles serve"), now=worlds.STAMP
