@@ -101,12 +101,12 @@ def _of_pod(pod: Manifest) -> Trouble | None:
         short = Reason.INSUFFICIENT_CAPACITY if "Insufficient" in message else Reason.UNSCHEDULABLE
         return _trouble(short, name, message)
     statuses: Sequence[Mapping[str, Any]] = (pod.get("status") or {}).get("containerStatuses") or ()
+    if statuses and all(each.get("ready") for each in statuses):  # which may have restarted before
+        node = pod["spec"].get("nodeName", "its node")
+        return _trouble(Reason.DEVICE_UNREACHABLE, name, f"{node} does not answer")
     for status in statuses:
         if (found := _of_container(name, status)) is not None:
             return found
-    if statuses and all(each.get("ready") for each in statuses):
-        node = pod["spec"].get("nodeName", "its node")
-        return _trouble(Reason.DEVICE_UNREACHABLE, name, f"{node} does not answer")
     return _trouble(Reason.PODS_NOT_READY, name, _not_ready_message(pod))
 
 

@@ -157,6 +157,18 @@ def test_a_device_whose_old_pod_is_not_told_to_end_yet_is_named_too() -> None:
     assert pods.unreachable([serving], now=worlds.NOW) is None
 
 
+def test_a_restart_of_long_ago_is_not_why_a_pod_on_a_silent_node_is_not_ready() -> None:
+    """A node that had been without power once, and was cut off later, was told as CrashLoop."""
+    running = {
+        "ready": True,
+        "restartCount": 1,
+        "state": {"running": {}},
+        "lastState": {"terminated": {"exitCode": 255}},
+    }
+    found = pods.trouble([pod(statuses=[running], PodScheduled=True, Ready="")])
+    assert found is not None and found.reason is Reason.DEVICE_UNREACHABLE
+
+
 def test_pods_that_end_are_no_trouble() -> None:
     leaving = CASES[0][0] | {"metadata": {"name": "p", "deletionTimestamp": "2026-11-21T12:00:00Z"}}
     assert pods.trouble([leaving]) is None
