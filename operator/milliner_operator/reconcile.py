@@ -12,7 +12,7 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from milliner_operator import (
@@ -202,7 +202,10 @@ class Reconciler:
 
     async def _release(self, document: Manifest, objects: Mapping[Ref, Manifest]) -> float | None:
         """The topology is being deleted: other clusters are cleaned up, the rest is the garbage collector's."""
-        if FINALIZER not in (document["metadata"].get("finalizers") or []):
+        finalizers = document["metadata"].get("finalizers") or []
+        if FINALIZER not in finalizers:
+            if finalizers:
+                await self._tell_ending(document, finalizers)
             return None
         problems = await leaving.clean_up(self._client, self._clusters, document, objects)
         if not problems:
@@ -213,6 +216,18 @@ class Reconciler:
         after = status.leaving(generation, problems=problems, before=before, now=self._stamp())
         await self._tell(document, before=before, after=after)
         return _UNSETTLED_S
+
+    async def _tell_ending(self, document: Manifest, finalizers: Iterable[str]) -> None:
+        """Says once that the topology only waits for others; without an Event, as it is what was asked for."""
+        before, generation = document.get("status") or {}, document["metadata"]["generation"]
+        after = status.ending(generation, finalizers=finalizers, before=before, now=self._stamp())
+        self._note_ready(document["metadata"]["namespace"], document["metadata"]["name"], after)
+        if after == before:
+            return
+        try:
+            await self._write_status(document, after)
+        except errors.NotFound:
+            return  # gone meanwhile
 
     async def _tell(self, document: Manifest, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Writes the status if it changed, and posts what changed in it."""

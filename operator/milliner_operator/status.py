@@ -53,6 +53,17 @@ def leaving(generation: int, *, problems: Iterable[str], before: Mapping[str, An
     }
 
 
+def ending(generation: int, *, finalizers: Iterable[str], before: Mapping[str, Any], now: str) -> dict[str, Any]:
+    """The status of a topology that is deleted but for finalizers of others: its children go meanwhile, as in a
+    deletion in the foreground, and nobody looks after them. Equal to `before` when nothing changed."""
+    message = f"it is being deleted, and waits for {', '.join(finalizers)}"
+    found = [Condition(Type.READY, False, Reason.RECONCILING, message)]
+    return {
+        "observedGeneration": generation,
+        "conditions": conditions.merged(found, before=before.get("conditions") or (), generation=generation, now=now),
+    }
+
+
 def build(seen: Seen, *, before: Mapping[str, Any], now: str) -> dict[str, Any]:
     """The status document; equal to `before` when nothing changed."""
     found = all_conditions(seen)
