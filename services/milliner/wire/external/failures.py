@@ -68,7 +68,8 @@ def of_event(event: Mapping[str, Any], *, where: str) -> errors.MillinerError | 
 
 def of_transport(error: httpx.HTTPError, *, where: str) -> errors.MillinerError:
     """The error that a failed connection stands for."""
-    told = f"{where}: {type(error).__name__} {error}".rstrip()
+    why = str(error) or ("the connection broke off" if isinstance(error, httpx.NetworkError) else "")
+    told = f"{where}: {type(error).__name__} {why}".rstrip()
     if isinstance(error, httpx.TimeoutException):
         return errors.DeadlineExceeded(told, field=FIELD)
     if isinstance(error, httpx.UnsupportedProtocol):
