@@ -1,4 +1,4 @@
-"""`milliner bench`: the strategies side by side on an emulated link, the engine's overhead, the drafter's acceptance.
+"""`milliner bench`: the strategies side by side on an emulated link; `bench_parts` has the benches of single parts.
 
 Every bench prints a table and, with `--json FILE`, writes the report of `bench.report`. The benches themselves are in
 `milliner.bench`; they are imported inside the commands, so that `--help` answers at once.
@@ -7,40 +7,23 @@ Every bench prints a table and, with `--json FILE`, writes the report of `bench.
 from __future__ import annotations
 
 import pathlib
-import shlex
-import sys
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import rich.console
 import typer
 
 from milliner.bench import plan
+from milliner.cli import bench_options, bench_parts
 from milliner.core import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from milliner.bench import paper_wifi, report
-
-T = TypeVar("T")
 
 STRATEGIES = ",".join(plan.StrategyName)
 app = typer.Typer(name="bench", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
+bench_parts.add_to(app)
 
 
-def _writable(path: pathlib.Path | None) -> pathlib.Path | None:
-    """Refuses what could not be written before anything is measured."""
-    if path is not None:
-        from milliner.bench import report
-
-        report.check_writable(path)
-    return path
-
-
-JsonFile = Annotated[
-    pathlib.Path | None,
-    typer.Option("--json", metavar="FILE", help="Write the report there as JSON too.", callback=_writable),
-]
 Preset = Annotated[str, typer.Option(help="The emulated world: paper-wifi (Hat), or pd (P/D-Device).")]
 Strategies = Annotated[str, typer.Option(metavar="NAMES", help="What to compare, comma-separated.", show_default=True)]
 Codecs = Annotated[str, typer.Option(metavar="NAMES", help="Codecs of the prompt: float16, int8, int4, …")]
@@ -95,7 +78,7 @@ def strategies(
     adapter: Adapter = None,
     medusa: Medusa = None,
     text: Text = None,
-    json_file: JsonFile = None,
+    json_file: bench_options.JsonFile = None,
 ) -> None:
     """Compare strategies on the same prompts, real processes, link and compute emulated as the preset says.
 
@@ -119,7 +102,7 @@ def strategies(
     if context.invoked_subcommand is not None:
         return
     if preset == "pd":
-        _deliver(_run_pd(requests=requests, quick=quick, time_scale=time_scale), json_file)
+        bench_options.deliver(_run_pd(requests=requests, quick=quick, time_scale=time_scale), json_file)
         return
     if quick:
         requests, prompt_tokens, codecs, temperatures = 1, "512", "float16", "0"
@@ -128,23 +111,25 @@ def strategies(
     if modelled:
         temperatures = "0"
     run_plan = plan.Plan(
-        strategies=_list("--strategies", strategies, _strategy),
-        codecs=_list("--codecs", codecs, str),
-        prompt_tokens=_list("--prompt-tokens", prompt_tokens, int),
-        temperatures=_list("--temperatures", temperatures, float),
+        strategies=bench_options.values("--strategies", strategies, _strategy),
+        codecs=bench_options.values("--codecs", codecs, str),
+        prompt_tokens=bench_options.values("--prompt-tokens", prompt_tokens, int),
+        temperatures=bench_options.values("--temperatures", temperatures, float),
         requests=requests,
         new_tokens=new_tokens,
     )
     if modelled:
         from milliner.bench import paper_wifi_modelled
 
-        result = paper_wifi_modelled.run(run_plan, preset_name=preset, agreement=agreement, command=_command())
+        result = paper_wifi_modelled.run(
+            run_plan, preset_name=preset, agreement=agreement, command=bench_options.command_line()
+        )
     else:
         run_inputs = _inputs(model, adapter=adapter, medusa=medusa, texts=text or [])
         result = _run_real(
             run_plan, preset=preset, time_scale=None if virtual_time else time_scale, run_inputs=run_inputs
         )
-    _deliver(result, json_file)
+    bench_options.deliver(result, json_file)
 
 
 def _run_pd(*, requests: int, quick: bool, time_scale: float) -> report.Report:
@@ -158,7 +143,7 @@ def _run_pd(*, requests: int, quick: bool, time_scale: float) -> report.Report:
         requests=requests,
         quick=quick,
         time_scale=time_scale,
-        command=_command(),
+        command=bench_options.command_line(),
         console=rich.console.Console(stderr=True),
     )
 
@@ -172,7 +157,7 @@ def _run_real(
         from milliner.bench import paper_wifi_virtual
 
         return paper_wifi_virtual.run(
-            run_plan, preset_name=preset, command=_command(), console=console, run_inputs=run_inputs
+            run_plan, preset_name=preset, command=bench_options.command_line(), console=console, run_inputs=run_inputs
         )
     from milliner.bench import paper_wifi
 
@@ -180,7 +165,7 @@ def _run_real(
         run_plan,
         preset_name=preset,
         time_scale=time_scale,
-        command=_command(),
+        command=bench_options.command_line(),
         console=console,
         run_inputs=run_inputs,
     )
@@ -207,142 +192,5 @@ def _inputs(
     return paper_wifi.inputs(model=model, adapter=adapter, medusa=medusa, texts=texts)
 
 
-@app.command("engine")
-def engine(
-    turns: Annotated[int, typer.Option(min=1, help="Measurements per cell and side.")] = 10,
-    layers: Annotated[int, typer.Option(min=1, help="Layers of the random model; fewer are quicker.")] = 24,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as many as it takes by itself.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    json_file: JsonFile = None,
-) -> None:
-    """Compare the cloud engine (scheduling, paging, ragged attention) with bare transformers layers.
-
-    Both run the same random model of Qwen2-0.5B's shape on the same batch, turn by turn: a prompt of 512 tokens, and
-    one token for 1 and for 16 sessions. Takes about 1.6 GB of memory and a few minutes on two cores.
-
-    Examples:
-
-      [bold]milliner bench engine[/bold]
-
-      [bold]milliner bench engine --device cuda --dtype bfloat16 --turns 100 --json engine.json[/bold]
-    """
-    from milliner.bench import engine as engine_bench
-    from milliner.bench import engine_model
-
-    options = engine_bench.Options(
-        shape=engine_model.Shape(layers=layers),
-        turns=turns,
-        threads=threads or None,
-        torch_device=device,
-        dtype=dtype,
-    )
-    _deliver(engine_bench.run(options, command=_command(), console=rich.console.Console()), json_file)
-
-
-@app.command("acceptance")
-def acceptance(
-    model: Annotated[
-        pathlib.Path | None,
-        typer.Option(metavar="DIR", help="Another model than the demo; needs --adapter and --text."),
-    ] = None,
-    adapter: Annotated[
-        list[pathlib.Path] | None,
-        typer.Option(metavar="DIR", help="Adapter to measure; repeatable. Default: every form of the demo's."),
-    ] = None,
-    text: Annotated[
-        list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")
-    ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Documents to draft along, one prompt from each.")] = 24,
-    seed: Annotated[int, typer.Option(help="Of the sampled answers.")] = 1,
-    json_file: JsonFile = None,
-) -> None:
-    """Measure how many tokens a round of drafting yields: accepted drafts + 1, at most 8 drafts, no early exit.
-
-    Along held-out text itself, in answers sampled at temperature 0.8, and in greedy answers (which flatter: a small
-    model's run into loops).
-
-    Examples:
-
-      [bold]milliner bench acceptance[/bold]
-
-      [bold]milliner bench acceptance --documents 4 --json acceptance.json[/bold]
-    """
-    from milliner.bench import acceptance as acceptance_bench
-
-    if model is not None and (not adapter or not text):
-        raise errors.ConfigError("is needed with --model", field="--text" if adapter else "--adapter")
-    options = acceptance_bench.Options(
-        model=model, adapters=tuple(adapter or ()), texts=tuple(text or ()), documents=documents, seed=seed
-    )
-    console = rich.console.Console(stderr=True)
-    with console.status("measuring") as status:
-        result = acceptance_bench.run(options, command=_command(), advance=lambda what: status.update(f"done: {what}"))
-    _deliver(result, json_file)
-
-
-@app.command("refine")
-def refine(
-    model: Annotated[
-        pathlib.Path | None, typer.Option(metavar="DIR", help="Another model than the demo; needs --text.")
-    ] = None,
-    keep: Annotated[str, typer.Option(metavar="NUMBERS", help="Percentages of the prompt to keep.")] = "30,50,70",
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to measure.")] = 24,
-    prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of each prompt.")] = 512,
-    text: Annotated[
-        list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")
-    ] = None,
-    json_file: JsonFile = None,
-) -> None:
-    """Measure what a refined prompt is worth: how well the whole prompt's answer fits behind what is kept of it.
-
-    Beside the refiner's choice: as many positions at random, from head and tail, from the tail, and from the head.
-
-    Examples:
-
-      [bold]milliner bench refine[/bold]
-
-      [bold]milliner bench refine --keep 20,40 --prompts 12 --json refine.json[/bold]
-    """
-    from milliner.bench import refine as refine_bench
-
-    if model is not None and not text:
-        raise errors.ConfigError("is needed with --model", field="--text")
-    options = refine_bench.Options(
-        model=model,
-        texts=tuple(text or ()),
-        keep_percents=tuple(_list("--keep", keep, int)),
-        prompts=prompts,
-        prompt_tokens=prompt_tokens,
-    )
-    console = rich.console.Console(stderr=True)
-    with console.status("measuring") as status:
-        result = refine_bench.run(options, command=_command(), advance=lambda what: status.update(f"done: {what}"))
-    _deliver(result, json_file)
-
-
 def _strategy(name: str) -> plan.StrategyName:
     return {known.lower(): known for known in plan.StrategyName}[name.lower()]
-
-
-def _list(option: str, text: str, read: Callable[[str], T]) -> list[T]:
-    """The comma-separated values of an option. Raises `plan.PlanError` naming the one that cannot be read."""
-    values: list[T] = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        try:
-            values.append(read(part))
-        except (KeyError, ValueError):
-            known = f": use {', '.join(plan.StrategyName)}" if option == "--strategies" else ": a number is needed"
-            raise plan.PlanError(f"cannot read {part!r}{known}", field=option) from None
-    return values
-
-
-def _command() -> str:
-    """The command line as it was typed, for the report."""
-    return shlex.join(["milliner", *sys.argv[1:]])
-
-
-def _deliver(result: report.Report, json_file: pathlib.Path | None) -> None:
-    result.print(rich.console.Console())
-    if json_file is not None:
-        result.write_json(json_file)
