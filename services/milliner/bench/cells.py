@@ -86,9 +86,9 @@ def row(cell: plan.Cell, observations: Sequence[Observation], *, ttft_optimum_s:
     tpots = [o.summary.tpot_s for o in observations if o.summary.tpot_s is not None]
     tbts = [mean_gap_s(o) for o in observations]
     gaps = [gap for o in observations for gap in o.summary.tbt_s]
-    device_share = _overrun_share([o.device for o in observations])
-    cloud_share = _overrun_share([o.cloud for o in observations])
-    overrun_share = max(device_share, cloud_share)
+    device_share = overrun_share([o.device for o in observations])
+    cloud_share = overrun_share([o.cloud for o in observations])
+    worst_share = max(device_share, cloud_share)
     return CellRow(
         strategy=cell.variant.strategy,
         codec=cell.variant.codec,
@@ -110,9 +110,9 @@ def row(cell: plan.Cell, observations: Sequence[Observation], *, ttft_optimum_s:
         cloud_busy_ms_per_token=1e3 * sum(o.cloud.busy_s for o in observations) / tokens,
         token_agreement=token_agreement(observations),
         hidden_draft_share=hidden_draft_share(observations),
-        compute_overrun_share=overrun_share,
+        compute_overrun_share=worst_share,
         ttft_over_optimum=percentile(ttfts, 0.5) / ttft_optimum_s,
-        invalid_because=_invalid_because(device_share=device_share, cloud_share=cloud_share),
+        invalid_because=invalid_because_of(device_share=device_share, cloud_share=cloud_share),
     )
 
 
@@ -163,12 +163,14 @@ def _total(observations: Sequence[Observation], counter: str) -> int:
     return sum(o.summary.counters.get(counter, 0) for o in observations)
 
 
-def _overrun_share(counters: Sequence[ComputeCounters]) -> float:
+def overrun_share(counters: Sequence[ComputeCounters]) -> float:
+    """Share of all calls that took longer than modelled."""
     calls = sum(c.calls for c in counters)
     return sum(c.overruns for c in counters) / calls if calls else 0.0
 
 
-def _invalid_because(*, device_share: float, cloud_share: float) -> str:
+def invalid_because_of(*, device_share: float, cloud_share: float) -> str:
+    """Why a row says nothing, or ""."""
     shares = {"the device": device_share, "the cloud": cloud_share}
     told = [f"{share:.1%} of {tier}'s calls" for tier, share in shares.items() if share > OVERRUN_LIMIT]
     return f"real compute took longer than modelled in {' and '.join(told)}: raise --time-scale" if told else ""

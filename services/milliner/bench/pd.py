@@ -22,7 +22,7 @@ from pathlib import Path
 import rich.console
 import tokenizers
 
-from milliner.bench import pd_preset, pd_system, progress, report
+from milliner.bench import cells, pd_preset, pd_system, progress, report
 from milliner.bench import prompts as prompt_cutter
 from milliner.core import clock, errors, generation, types
 from milliner.strategies import base
@@ -48,6 +48,7 @@ COLUMNS = (
     report.Column("requests_per_s_bound", "bound", digits=2),
     report.Column("throughput_over_cloud_only", "over CloudOnly", digits=1),
     report.Column("throughput_bound", "bound", digits=1),
+    report.Column("compute_overrun_share", "overruns %", scale=1e2, digits=1),
 )
 
 
@@ -77,16 +78,16 @@ def run(
     """Measures all cells. Raises `ConfigError`s for what cannot run."""
     if time_scale <= 0:
         raise errors.ConfigError(f"is {time_scale:g}: a factor above 0 is needed", field="--time-scale")
-    cells = QUICK_CELLS if quick else CELLS
+    wanted = QUICK_CELLS if quick else CELLS
     preset = pd_preset.PDPreset().scaled(time_scale)
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     cut = prompt_cutter.cut(
         texts,
         encode=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-        lengths=sorted({prompt for prompt, _ in cells}),
+        lengths=sorted({prompt for prompt, _ in wanted}),
         count=requests,
     )
-    rows = asyncio.run(_measure(cells, model=model, preset=preset, prompts=cut, console=console))
+    rows = asyncio.run(_measure(wanted, model=model, preset=preset, prompts=cut, console=console))
     return report.Report(
         command=command,
         title=f"pd, time scale {time_scale:g}",
@@ -97,7 +98,7 @@ def run(
 
 
 async def _measure(
-    cells: Sequence[tuple[int, int]],
+    wanted: Sequence[tuple[int, int]],
     *,
     model: Path,
     preset: pd_preset.PDPreset,
@@ -106,9 +107,10 @@ async def _measure(
 ) -> list[report.Row]:
     rows: list[report.Row] = []
     with progress.bar(console) as bar:
-        task = bar.add_task("measuring", total=4 * len(cells), note="starting both tiers")
+        task = bar.add_task("measuring", total=4 * len(wanted), note="starting both tiers")
         async with pd_system.running(model, preset) as system:
-            for prompt_tokens, answer_tokens in cells:
+            for prompt_tokens, answer_tokens in wanted:
+                before = await system.counters()
                 label = f"{prompt_tokens}/{answer_tokens}"
                 alone, handed, refined = list[_Seen](), list[_Seen](), list[_Seen]()
                 for prompt in prompts[prompt_tokens]:
@@ -120,12 +122,27 @@ async def _measure(
                 cloud_only = await _capacity(system, preset, first, cloud_tokens=answer_tokens, kept=1.0)
                 bar.update(task, advance=1, note=f"{label}: CloudOnly")
                 cell = _Cell(preset, prompt_tokens, answer_tokens, alone, cloud_only)
+                pair: list[report.Row] = []
                 for seen in (handed, refined):
                     given, kept = _median_given(seen), statistics.median(each.kept for each in seen)
                     rate = await _capacity(system, preset, first, cloud_tokens=given, kept=kept)
                     bar.update(task, advance=1, note=f"{label}: {given} cloud tokens each")
-                    rows.append(cell.row(seen, rate))
+                    pair.append(cell.row(seen, rate))
+                overruns = _overruns(before, await system.counters())
+                rows += [{**row, **overruns} for row in pair]
     return rows
+
+
+_Counters = tuple[cells.ComputeCounters, cells.ComputeCounters]
+
+
+def _overruns(before: _Counters, after: _Counters) -> report.Row:
+    """Whether the real compute of a cell kept within the modelled one, on either tier."""
+    device, cloud = (cells.overrun_share([now.since(then)]) for then, now in zip(before, after, strict=True))
+    return {
+        "compute_overrun_share": max(device, cloud),
+        "invalid_because": cells.invalid_because_of(device_share=device, cloud_share=cloud),
+    }
 
 
 async def _one(strategy: base.Generator, prompt: prompt_cutter.Prompt, new_tokens: int) -> _Seen:
@@ -251,6 +268,7 @@ def _summary(rows: Sequence[report.Row], time_scale: float) -> report.Summary:
     whole, refined = rows[::2], rows[1::2]  # in pairs, a pair for each cell
     return {
         "time_scale": time_scale,
+        "invalid_rows": sum(bool(row["invalid_because"]) for row in rows),
         "ttft_over_device_only": max(of("ttft_over_device_only")),
         "share_within_tpot": min(of("share_within_tpot")),
         "cloud_tokens_over_optimum": _worst(of("cloud_tokens", whole), of("cloud_tokens_optimum", whole)),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from milliner.bench import cloud_process, pd_preset
+from milliner.bench import cells, cloud_process, pd_preset
 from milliner.contract import emulation, kinds, role_config
 from milliner.core import clock, generation, types
 from milliner.engine import engine as engines
@@ -39,6 +39,12 @@ class PDSystem:
     cloud: cloud_process.CloudProcess
     worker: executor.ComputeExecutor
     info: generation.WholeModelInfo
+
+    async def counters(self) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
+        """What the device's and the cloud's executors have counted until now."""
+        worker = self.worker
+        device = cells.ComputeCounters(calls=worker.calls, overruns=worker.overruns, busy_s=worker.busy_s)
+        return device, await self.cloud.counters()
 
 
 @contextlib.asynccontextmanager

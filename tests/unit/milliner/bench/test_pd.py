@@ -7,7 +7,7 @@ import io
 import pytest
 import rich.console
 
-from milliner.bench import paper_wifi, pd, pd_preset
+from milliner.bench import cells, paper_wifi, pd, pd_preset
 
 PRESET = pd_preset.PDPreset()
 
@@ -34,6 +34,16 @@ def test_a_slower_world_keeps_its_ratios() -> None:
     )
 
 
+def test_a_cell_whose_compute_was_slower_than_modelled_says_nothing() -> None:
+    before = cells.ComputeCounters(calls=50, overruns=50), cells.ComputeCounters(calls=10)
+    after = cells.ComputeCounters(calls=150, overruns=51), cells.ComputeCounters(calls=110, overruns=2)
+    found = pd._overruns(before, after)
+    assert found["compute_overrun_share"] == pytest.approx(0.02)
+    assert found["invalid_because"] == (
+        "real compute took longer than modelled in 2.0% of the cloud's calls: raise --time-scale"
+    )
+
+
 def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pd, "QUICK_CELLS", ((128, 24),))
     found = paper_wifi.demo_inputs()
@@ -52,5 +62,7 @@ def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in (whole, refined):
         assert row["prompt_tokens"] == 128
         assert 1 <= int(row["cloud_tokens"] or 0) <= 24
-        assert float(row["requests_per_s"] or 0.0) > float(row["requests_per_s_cloud_only"] or 0.0)
+        assert float(row["requests_per_s"] or 0.0) > 0.0
+        assert bool(row["invalid_because"]) == (float(row["compute_overrun_share"] or 0.0) > cells.OVERRUN_LIMIT)
+    assert result.summary["invalid_rows"] in (0, 2)
     assert set(result.summary) >= {"ttft_over_device_only", "share_within_tpot", "throughput_over_cloud_only"}
