@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import ipaddress
+import urllib.parse
 
 from milliner.contract import addresses, errors, kinds, names, plan, topology
 from milliner_operator import acceptance, models, tiers, tls
@@ -156,8 +158,23 @@ def _check_cluster(wanted: topology.InferenceTopology) -> None:
                 )
                 problems.append(errors.Problem("spec.cloud.service.type", message))
                 break
+    external = tiers.external(wanted)
+    if external is not None and _is_loopback(external.url):
+        message = (
+            f"cloud.engine.external.url is {external.url}, which is each pod itself: name the engine's Service or an "
+            "address of its host"
+        )
+        problems.append(errors.Problem("spec.cloud.engine.external.url", message))
     if problems:
         raise errors.SpecInvalid(problems)
+
+
+def _is_loopback(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _accepted(certified: plans.Tls) -> tuple[Condition, ...]:

@@ -10,6 +10,7 @@ from tests.unit.milliner_operator import test_status, test_whole_models, worlds
 
 from milliner.wire.external import failures
 from milliner_operator import leaves, observed, plan, probes, sightings
+from milliner_operator.conditions import Type
 from milliner_operator.observed import Probe
 from milliner_operator.seen import Seen
 
@@ -50,6 +51,14 @@ def test_the_key_is_mounted_where_the_configuration_says() -> None:
     assert mounts["engine-key"] == "/etc/milliner-engine"
     without = test_whole_models.planned(changes())
     assert "engine-key" not in json.dumps(worlds.child(without, "Deployment", "chat-device-local"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "engine.localhost"])
+def test_an_address_that_is_each_pod_itself_is_refused(host: str) -> None:
+    made = test_whole_models.planned(changes(url=f"http://{host}:8000/v1"))
+    condition = made.condition(Type.SPEC_VALID)
+    assert condition is not None and condition.status is False
+    assert f"http://{host}:8000/v1, which is each pod itself" in condition.message
 
 
 @pytest.mark.parametrize(
