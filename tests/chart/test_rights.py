@@ -15,7 +15,7 @@ WATCHED = charts.OPERATOR_CHART / "ci" / "watched-values.yaml"
 
 ANY_CHILD = (*kinds.CHILDREN, kinds.CERTIFICATE)
 # Where clients of other clusters are used.
-MODULES_ELSEWHERE = ("executor", "remote", "rollouts", "sightings")
+MODULES_ELSEWHERE = ("executor", "refusals", "remote", "rollouts", "sightings")
 
 
 @pytest.mark.parametrize(("values", "kind"), [(None, "ClusterRole"), (WATCHED, "ClusterRole"), (NAMESPACED, "Role")])
