@@ -107,7 +107,8 @@ class Swapping:
         self, owner: session.Session, pages: int, candidates: Iterable[session.Session]
     ) -> list[work.Move] | None:
         """Takes out as many `candidates` as need be, in their order; None, changing nothing, if that is not enough."""
-        more = pages - owner.held_pages
+        # A frame may begin well before the end of what was moved out, and all of that comes in.
+        more = max(pages, owner.swapped_pages) - owner.held_pages
         room, swap_room = self._room, self._places.free_swap_pages
         leaving = []
         for candidate in candidates:

@@ -91,6 +91,18 @@ def test_what_finds_no_room_waits_and_displaces_nobody() -> None:
     assert world.run({"0": 16, "1": 4, "2": 4}) == ({"1", "2"}, [])
 
 
+def test_one_that_goes_back_behind_what_was_moved_out_needs_room_for_all_of_it() -> None:
+    world = World(num_pages=4, swap_pages=16)
+    first, second, third = world.open(16), world.open(16), world.open(8)
+    world.run({"0": 12, "1": 4})
+    world.sessions = [third, second, first]
+    assert world.run({"2": 8}) == (set(), [("0", True)])
+    _waits(first, 1)  # a rollback: its next frame ends in its first page, but three come in
+    world.sessions = [first, third, second]
+    assert world.run({"0": 2}) == (set(), [("1", True), ("2", True), ("0", False)])
+    assert (first.held_pages, second.away, third.away) == (3, True, True)
+
+
 def test_the_next_in_the_queue_come_in_while_the_others_run() -> None:
     world = World(num_pages=4, swap_pages=16)
     first, second, third = world.open(16), world.open(16), world.open(8)
