@@ -188,7 +188,7 @@ GUIDES: Mapping[Reason, Guide] = {
         "Correct cloud.engine.external.model, or name in model.source what the server has.",
     ),
     Reason.CERTIFICATE_NOT_READY: Guide(
-        "Certificates are missing, expired, or not issued by cert-manager.",
+        "Certificates are missing, expired, not issued by cert-manager, or not yet with the pods.",
         "Wait; if it lasts, see the message, and with cert-manager `kubectl describe certificate`.",
     ),
     Reason.CHILD_NOT_OWNED: Guide(
