@@ -214,6 +214,7 @@ def test_a_rollout_that_hangs_keeps_what_old_pods_start_with_and_a_revert_finds_
     nowhere = {"nodeSelector": {"type": "nowhere"}}
     fake.apply("fake", **cloud(engine={"maxSessions": 5}, pod=fake_nodes.OPTIONS | nowhere))
     fake.until_condition("fake", "CloudReady", "False", "Unschedulable")
+    fake.passes("fake", 1)  # what the pass that told it writes after the status
     hanging, writes = configurations(), fake.operator.metric("milliner_operator_writes_total")
     assert before.items() < hanging.items()
     fake.passes("fake", 2)
