@@ -111,7 +111,7 @@ def _ready(
             return identity
         if identity.expires <= until:
             verb = "expired" if identity.expires <= now else "is not renewed and expires"
-            return _not_ready(f"Secret {name}: its certificate {verb} at {identity.expires:%Y-%m-%dT%H:%M:%SZ}")
+            return _not_ready(f"Secret {name}: its certificate {verb} at {observed.stamp(identity.expires)}")
         found[name] = identity
     for name, other in ((cloud, device), (device, cloud)):
         if not certificates.is_trusted(found[name].certificate, roots=found[other].ca):
@@ -120,7 +120,7 @@ def _ready(
                 "tiers verify one another; an issuer of type SelfSigned has none"
             )
     expires = min(each.expires for each in found.values())
-    return Condition(Type.TLS_READY, True, Reason.CERTIFICATES_VALID, f"valid until {expires:%Y-%m-%dT%H:%M:%SZ}")
+    return Condition(Type.TLS_READY, True, Reason.CERTIFICATES_VALID, f"valid until {observed.stamp(expires)}")
 
 
 def _requested(world: World, name: str) -> Condition | None:

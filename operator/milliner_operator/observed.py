@@ -6,6 +6,7 @@ Objects stay the API server's own documents (`Manifest`); the readers below are 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,6 +102,11 @@ def controller_uid(manifest: Mapping[str, Any]) -> str:
     """The uid of the object's controller, or ''."""
     owners = manifest["metadata"].get("ownerReferences") or []
     return next((str(each["uid"]) for each in owners if each.get("controller")), "")
+
+
+def stamp(time: datetime.datetime) -> str:
+    """A time in UTC as the API server writes it; such texts are in the order of their times."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def not_before_creation(manifest: Mapping[str, Any], time: str | None) -> str:

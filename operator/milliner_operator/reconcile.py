@@ -288,4 +288,4 @@ class Reconciler:
         return ready
 
     def _stamp(self) -> str:
-        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return observed.stamp(self._now())

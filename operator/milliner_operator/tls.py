@@ -19,7 +19,6 @@ from milliner_operator.observed import Ref, World
 
 # Within two minutes kubelets bring a changed Secret to its pods: they look at each every 60 to 90 s.
 _DELIVERED = datetime.timedelta(seconds=120)
-_STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def plan(wanted: topology.InferenceTopology, *, scope: common.Scope, world: World, now: datetime.datetime) -> plans.Tls:
@@ -36,7 +35,7 @@ def plan(wanted: topology.InferenceTopology, *, scope: common.Scope, world: Worl
         children=tuple(plain.tls_secret(scope, name, data=data) for name, data in pairs),
         unwanted=(*certificates, *_written_by_others(wanted, world)),
         ready=_undelivered(wanted, world, now)
-        or Condition(Type.TLS_READY, True, Reason.CERTIFICATES_VALID, f"valid until {found.expires.strftime(_STAMP)}"),
+        or Condition(Type.TLS_READY, True, Reason.CERTIFICATES_VALID, f"valid until {observed.stamp(found.expires)}"),
         device=found.device,
     )
 
@@ -46,7 +45,7 @@ def _undelivered(wanted: topology.InferenceTopology, world: World, now: datetime
     so that nobody who has the new ones trusts anybody who has the old."""
     secrets = [world.objects.get(("Secret", name)) for name in tiers.tls_names(wanted.name)]
     stamps = [str(each["metadata"].get("creationTimestamp") or "") if each else "" for each in secrets]
-    made = min(stamp or now.strftime(_STAMP) for stamp in stamps)
+    made = min(stamp or observed.stamp(now) for stamp in stamps)
     deployments = [names.cloud_name(wanted.name, stage=stage) for stage in tiers.stages(wanted)]
     rolled_out = [
         observed.condition(world.objects.get((kinds.DEPLOYMENT.kind, name)), "Progressing").get("lastUpdateTime")
@@ -57,7 +56,7 @@ def _undelivered(wanted: topology.InferenceTopology, world: World, now: datetime
         return None
     message = (
         f"Secrets {', '.join(tiers.tls_names(wanted.name))} were made anew: pods that run have them by "
-        f"{until.strftime(_STAMP)} at the latest"
+        f"{observed.stamp(until)} at the latest"
     )
     return Condition(Type.TLS_READY, False, Reason.CERTIFICATE_NOT_READY, message)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from milliner.core import refinement
+
 MOST_TOKENS = 256  # of one message; arbitrary: about a page of instructions
 
 Spans = tuple[tuple[int, int], ...]
@@ -16,7 +18,7 @@ Spans = tuple[tuple[int, int], ...]
 def spans(text: str, offsets: Sequence[tuple[int, int]], messages: Sequence[Mapping[str, str]]) -> Spans:
     """Spans [start, end) of tokens, sorted and disjoint. `offsets` are each token's [start, end) in the prompt's
     `text`. A message that the template has not taken over as it is has none."""
-    found = []
+    found, last_user = [], _last_user(messages)
     for index, message in enumerate(messages):
         content = message["content"].strip()
         if not content:
@@ -24,10 +26,10 @@ def spans(text: str, offsets: Sequence[tuple[int, int]], messages: Sequence[Mapp
         if message["role"] == "system" and (at := text.find(content)) >= 0:
             start, end = _tokens(offsets, at, at + len(content))
             found.append((start, min(end, start + MOST_TOKENS)))
-        elif index == _last_user(messages) and (at := text.rfind(content)) >= 0:
+        elif index == last_user and (at := text.rfind(content)) >= 0:
             start, end = _tokens(offsets, at, at + len(content))
             found.append((max(start, end - MOST_TOKENS), end))
-    return _merged(found)
+    return refinement.spans(refinement.mark(found, num_tokens=len(offsets)))
 
 
 def _last_user(messages: Sequence[Mapping[str, str]]) -> int:
@@ -38,15 +40,3 @@ def _tokens(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[i
     """The tokens that have a part in the characters [start, end); both bounds equal where there are none."""
     inside = [index for index, (first, last) in enumerate(offsets) if first < end and last > start]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
-
-
-def _merged(found: Sequence[tuple[int, int]]) -> Spans:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(found):
-        if start >= end:
-            continue
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return tuple(merged)

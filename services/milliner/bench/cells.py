@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 
 from milliner.bench import plan
+from milliner.engine import executor
 from milliner.telemetry import summary
 
 OVERRUN_LIMIT = 0.01  # a row with a greater share of overruns is invalid (docs/algorithms.md, targets)
@@ -27,6 +28,11 @@ class ComputeCounters:
     calls: int = 0
     overruns: int = 0
     busy_s: float = 0.0
+
+    @classmethod
+    def of(cls, worker: executor.ComputeExecutor) -> ComputeCounters:
+        """What an executor of this process has counted until now."""
+        return cls(calls=worker.calls, overruns=worker.overruns, busy_s=worker.busy_s)
 
     def since(self, earlier: ComputeCounters) -> ComputeCounters:
         return ComputeCounters(

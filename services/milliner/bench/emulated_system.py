@@ -47,9 +47,7 @@ class EmulatedSystem:
         return self._generators.of(variant)
 
     async def counters(self, variant: plan.Variant) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
-        worker = self._worker
-        device = cells.ComputeCounters(calls=worker.calls, overruns=worker.overruns, busy_s=worker.busy_s)
-        return device, await self._cloud.counters()
+        return cells.ComputeCounters.of(self._worker), await self._cloud.counters()
 
 
 @contextlib.asynccontextmanager

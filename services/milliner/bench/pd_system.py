@@ -42,9 +42,7 @@ class PDSystem:
 
     async def counters(self) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
         """What the device's and the cloud's executors have counted until now."""
-        worker = self.worker
-        device = cells.ComputeCounters(calls=worker.calls, overruns=worker.overruns, busy_s=worker.busy_s)
-        return device, await self.cloud.counters()
+        return cells.ComputeCounters.of(self.worker), await self.cloud.counters()
 
 
 @contextlib.asynccontextmanager

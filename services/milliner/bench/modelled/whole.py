@@ -12,7 +12,7 @@ import collections
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 
-from milliner.core import compute, errors, generation, ports, refinement, types
+from milliner.core import compute, errors, generation, ports, types
 from milliner.core import refinement as refinements
 
 INFO = generation.WholeModelInfo(
@@ -269,4 +269,4 @@ def _kept(prompt_tokens: int, share: float) -> tuple[tuple[int, int], ...] | Non
     if share >= 1.0:
         return None
     scores = [position * _SCATTER % 101 for position in range(prompt_tokens)]
-    return refinement.select(scores, refinement.Refinement(share))
+    return refinements.select(scores, refinements.Refinement(share))

@@ -32,6 +32,23 @@ class Asked:
         """Whether the server shall go on past the end of text: nothing is a stop token, so that is none either."""
         return not self.stop_token_ids
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How tokens are chosen, in the words that vLLM and SGLang share; what could change them besides is off."""
+        params = self.sampler.params
+        return {
+            "temperature": 0.0 if params.greedy else params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k or -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "ignore_eos": self.ignores_end,
+            "stop_token_ids": sorted(self.stop_token_ids),
+            "skip_special_tokens": True,
+        }
+
 
 class Finish(enum.StrEnum):
     """Why a server's answer ended."""

@@ -42,16 +42,7 @@ class Completions:
             "max_tokens": asked.max_tokens,
             "stream": stream,
             "n": 1,
-            "temperature": 0.0 if params.greedy else params.temperature,
-            "top_p": params.top_p,
-            "top_k": params.top_k or -1,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "ignore_eos": asked.ignores_end,
-            "stop_token_ids": sorted(asked.stop_token_ids),
-            "skip_special_tokens": True,
+            **asked.sampling,
         }
         if not params.greedy:
             body["seed"] = asked.sampler.seed

@@ -29,22 +29,13 @@ class Generate:
         return True
 
     def body(self, asked: dialects.Asked, *, stream: bool) -> dict[str, Any]:
-        params, wanted = asked.sampler.params, asked.sampler.num_logprobs
+        wanted = asked.sampler.num_logprobs
         body: dict[str, Any] = {
             "input_ids": list(asked.token_ids),
             "stream": stream,
             "sampling_params": {
                 "max_new_tokens": asked.max_tokens,
-                "temperature": 0.0 if params.greedy else params.temperature,
-                "top_p": params.top_p,
-                "top_k": params.top_k or -1,
-                "min_p": 0.0,
-                "repetition_penalty": 1.0,
-                "presence_penalty": 0.0,
-                "frequency_penalty": 0.0,
-                "ignore_eos": asked.ignores_end,
-                "stop_token_ids": sorted(asked.stop_token_ids),
-                "skip_special_tokens": True,
+                **asked.sampling,
             },
         }
         if asked.salt:
