@@ -8,12 +8,11 @@ its last token to be sent. Event loop only, torch-free; the codec's parts run on
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from milliner.core import errors, generation, types
+from milliner.core import generation, types
 from milliner.core import refinement as refinements
 from milliner.engine import engine as engines
 from milliner.engine import work
@@ -168,7 +167,7 @@ class EngineSession:
         run = self._run = _Run(
             self, missing[tail_start:], limit=self._limit, stop_token_ids=stop_token_ids, left_out=left_out
         )
-        first = asyncio.ensure_future(self._engine.forward(run.first))
+        first = asyncio.ensure_future(self._begin(run))
         try:
             last = False
             while not last:
@@ -178,8 +177,7 @@ class EngineSession:
         finally:
             run.limit = 0
             first.cancel()
-            with contextlib.suppress(asyncio.CancelledError, errors.MillinerError):
-                await first
+            await asyncio.gather(first, return_exceptions=True)
 
     def set_limit(self, limit: int) -> None:
         """See `core.generation.WholeSession.set_limit`."""
@@ -194,6 +192,13 @@ class EngineSession:
     async def close(self) -> None:
         """See `core.generation.WholeSession.close`."""
         await self._engine.close(self._id, held=work.KnownTokens(self._fed, self._salt))
+
+    async def _begin(self, run: _Run) -> None:
+        """Gives the engine the run's first frame, and the run's reader the reason where it does not take it."""
+        try:
+            await self._engine.forward(run.first)
+        except Exception as error:
+            run.failed(error)
 
     def _skip(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Those of `token_ids` whose positions were not in the cache when the session was opened."""
