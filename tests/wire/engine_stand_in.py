@@ -124,6 +124,10 @@ class StandIn:
         self.answers_looks.set()
         self.bodies: list[Any] = []
         self.headers: list[dict[str, str]] = []
+        self.ports: list[int] = []  # of the clients' connections, by request
+        self.trickle: bytes = b""  # sent again and again where tokens wait for the gate
+        self.lingers = asyncio.Event()  # cleared: an answer's last token is there, its end is not
+        self.lingers.set()
         self.given: list[int] = []  # tokens computed, by answer
         self.ended: list[int] = []  # answers that are over, however
 
@@ -236,6 +240,8 @@ class StandIn:
 
     async def _read(self, request: requests.Request, kind: type[_Strict]) -> tuple[Any, responses.Response | None]:
         self.headers.append(dict(request.headers))
+        assert request.client is not None
+        self.ports.append(request.client.port)
         if (refusal := self._unauthorized(request) or self.refuse) is not None:
             return None, refusal
         try:
@@ -254,6 +260,9 @@ class StandIn:
             untold: list[int] = []
             try:
                 for index in range(max_tokens):
+                    while index >= self.free and self.trickle and not self.gate.is_set():
+                        yield self.trickle
+                        await asyncio.sleep(0.01)
                     if index >= self.free:
                         await self.gate.wait()
                     if (instead := self.before.get(index)) is not None:
@@ -277,6 +286,7 @@ class StandIn:
                     yield _written(event(told, finish, list(so_far)))
                     if finish is not None:
                         break
+                await self.lingers.wait()
                 if done:
                     yield b"data: [DONE]\n\n"
             finally:
@@ -321,5 +331,6 @@ async def serving(stand_in: StandIn, *, port: int = 0) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
     finally:
         stand_in.gate.set()
+        stand_in.lingers.set()
         server.force_exit = True
         await server.shutdown(sockets=[listening])

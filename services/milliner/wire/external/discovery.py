@@ -109,6 +109,7 @@ async def _answer(server: servers.HttpServer, dialect: dialects.Dialect, asked: 
         async for event in events:
             pieces.append(reader.read(event))
             if pieces[-1].finish is not None:
+                events.finished()
                 break
     return pieces
 

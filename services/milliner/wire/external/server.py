@@ -1,28 +1,27 @@
 """The HTTP server of an external engine as one client sees it: addresses, key, deadlines, typed ends.
 
 Nothing waits for ever. A stream that is silent for `quiet_s` has its server asked for something else, as a replica of
-ours has a heartbeat: one that does not answer is given up at once, one that does gets `busy_s` in all. Runs on the
-device's event loop.
+ours has a heartbeat: one that does not answer is given up at once, one that does gets `busy_s` in all. Comments that a
+gateway sends to keep a stream open, and events without a token, are no sign that it will go on. Runs on the device's
+event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, Self, cast
 
 import httpx
 
 from milliner.contract import role_config
 from milliner.core import errors
-from milliner.wire.external import events, failures, key_file
+from milliner.wire.external import connections, events, failures, key_file
 
 _MOST_BODY_BYTES = 16 << 20  # of an answer that is no stream; arbitrary
-# Of a connection before it is closed here. uvicorn, on which vLLM and SGLang run, closes it after 5 s, and a request at
-# that moment would find a living server "disconnected". Arbitrary.
-_IDLE_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Timeouts:
     connect_s: float = 5.0  # TCP and TLS
     look_s: float = 5.0  # a question that computes nothing
     quiet_s: float = 5.0  # silence after which a server is asked whether it lives
-    busy_s: float = 120.0  # until an answer begins, and between two events of it
+    busy_s: float = 120.0  # until an answer begins, and between two tokens of it
 
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -61,12 +60,7 @@ class HttpServer:
         self._route = route
         self._dial: httpx.URL | None = None  # the other end of the route
         self._routing = asyncio.Lock()
-        self._client = httpx.AsyncClient(
-            headers={"Accept-Encoding": "identity", "User-Agent": "milliner"},
-            timeout=httpx.Timeout(None, connect=timeouts.connect_s),
-            verify=self._base.scheme == "https",  # reading the certificates takes a while
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=_IDLE_S),
-        )
+        self._connections = connections.Connections(connect_s=timeouts.connect_s, tls=self._base.scheme == "https")
 
     @property
     def where(self) -> str:
@@ -74,7 +68,7 @@ class HttpServer:
         return str(self._base)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._connections.close()
 
     async def look(self) -> Mapping[str, Any]:
         """The models that it lists. Raises what `failures` makes of a refusal, `DeadlineExceeded`."""
@@ -96,36 +90,33 @@ class HttpServer:
     @contextlib.asynccontextmanager
     async def stream(
         self, path: str, *, body: object, below_root: bool, headers: Mapping[str, str]
-    ) -> AsyncIterator[AsyncGenerator[Mapping[str, Any], None]]:
-        """The events of an answer that has begun. Leaving the block ends the answer on the server too: it sees the
-        connection close. Raises as `ask` does."""
+    ) -> AsyncIterator[EventStream]:
+        """The events of an answer that has begun. Leaving the block ends the answer on the server too, which sees the
+        connection close, unless it was said to be `finished`. Raises as `ask` does."""
         connecting = self._answer("POST", path, body=body, below_root=below_root, headers=headers)
         async with contextlib.AsyncExitStack() as stack:
-            response = await self._watched(asyncio.ensure_future(stack.enter_async_context(connecting)))
+            head = asyncio.ensure_future(stack.enter_async_context(connecting))
+            response = await self.watched(head, deadline_s=self.deadline_s())
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise errors.ProtocolError(
                     f"{self.where} was asked for a stream of events and sends "
                     f"{response.headers.get('content-type', 'no content type')}",
                     field=failures.URL_FIELD,
                 )
-            yield await stack.enter_async_context(contextlib.aclosing(self._events(response)))
+            chunks = cast(AsyncGenerator[bytes, None], response.aiter_raw())
+            await stack.enter_async_context(contextlib.aclosing(chunks))
+            found = EventStream(self, chunks)
+            yield found
+            if found.is_finished:
+                self._connections.take_rest(chunks, stack.pop_all())
 
-    async def _events(self, response: httpx.Response) -> AsyncGenerator[Mapping[str, Any], None]:
-        parser = events.EventParser()
-        chunks = response.aiter_raw()
-        while (chunk := await self._watched(asyncio.ensure_future(anext(chunks, None)))) is not None:
-            for data in parser.feed(chunk):
-                if data == events.DONE:
-                    return
-                event = events.document(data)
-                if (error := failures.of_event(event, where=self.where)) is not None:
-                    raise error
-                yield event
+    def deadline_s(self) -> float:
+        """When a server that lives is given up for a token that does not come, counted from now."""
+        return asyncio.get_running_loop().time() + self.timeouts.busy_s
 
-    async def _watched(self, waiting: asyncio.Future[Any]) -> Any:
+    async def watched(self, waiting: asyncio.Future[Any], *, deadline_s: float) -> Any:
         """The result of `waiting`, given up as the module says. Ends it whatever happens."""
         loop, times = asyncio.get_running_loop(), self.timeouts
-        deadline_s = loop.time() + times.busy_s
         try:
             while not waiting.done():
                 left_s = deadline_s - loop.time()
@@ -169,7 +160,7 @@ class HttpServer:
         if key := self._key.read():
             sent["Authorization"] = f"Bearer {key}"
         try:
-            async with self._client.stream(method, url, json=body, headers=sent, extensions=extensions) as response:
+            async with self._connections.send(method, url, body=body, headers=sent, extensions=extensions) as response:
                 if response.status_code != httpx.codes.OK:
                     raise failures.of_status(
                         response.status_code,
@@ -201,6 +192,45 @@ class HttpServer:
 
     def _late(self, seconds: float) -> errors.DeadlineExceeded:
         return errors.DeadlineExceeded(f"{self.where} was silent for {seconds:g} s", field=failures.FIELD)
+
+
+class EventStream:
+    """The events of one answer, in order. Who reads says when one brought a token, and when nothing is missing."""
+
+    def __init__(self, server: HttpServer, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._server = server
+        self._chunks = chunks
+        self._parser = events.EventParser()
+        self._found: collections.deque[str] = collections.deque()
+        self._deadline_s = server.deadline_s()
+        self.is_finished = False
+
+    def progressed(self) -> None:
+        """A token came: there is time for the next."""
+        self._deadline_s = self._server.deadline_s()
+
+    def finished(self) -> None:
+        """The server has given all that it was asked for: what else it sends is short and of no interest."""
+        self.is_finished = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Mapping[str, Any]:
+        while not self._found:
+            waiting = asyncio.ensure_future(anext(self._chunks, None))
+            chunk = await self._server.watched(waiting, deadline_s=self._deadline_s)
+            if chunk is None:
+                raise StopAsyncIteration
+            self._found.extend(self._parser.feed(chunk))
+        data = self._found.popleft()
+        if data == events.DONE:
+            self.finished()
+            raise StopAsyncIteration
+        event = events.document(data)
+        if (error := failures.of_event(event, where=self._server.where)) is not None:
+            raise error
+        return event
 
 
 def _base(text: str) -> httpx.URL:

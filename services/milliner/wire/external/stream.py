@@ -135,8 +135,13 @@ class ExternalStream:
                 piece = reader.read(event)
                 if piece.missing:
                     return True
+                if piece.token_ids:
+                    events.progressed()
                 self._take(piece)
-                if self._complete or piece.finish is not None:
+                if piece.finish is not None or len(self._given) >= self._asked_to:
+                    events.finished()
+                    return False
+                if self._complete:  # at a token that only the device knows as the last: the server would go on
                     return False
         raise errors.UnavailableError(
             f"{self._server.where} ended the answer after {len(self._given)} tokens", field=failures.FIELD
