@@ -73,6 +73,7 @@ class SglangParams(_Strict):
     ignore_eos: bool
     stop_token_ids: list[int]
     skip_special_tokens: bool
+    sampling_seed: int | None = pydantic.Field(default=None, lt=2**31)
 
 
 class SglangBody(_Strict):
@@ -112,6 +113,7 @@ class StandIn:
         self.key = ""
         self.letters = "abcdefghij"  # token t is written as the letter t % 10
         self.can_tokenize = True
+        self.takes_seeds = True  # SGLang before 0.5.3 does not
         self.tokenized: list[int] | None = None  # None: as the device
         self.leaves_stop_out = False  # of the ids, when a stop token ends an answer
         self.half_characters: set[int] = set()  # tokens that end within a character
@@ -205,6 +207,8 @@ class StandIn:
         if refusal is not None:
             return refusal
         params = body.sampling_params
+        if params.sampling_seed is not None and not self.takes_seeds:
+            return self._breaking_off()
 
         def event(found: list[int], finish: str | None, so_far: list[int]) -> dict[str, Any]:
             told = found if self.speaks is Speaks.SGLANG_INCREMENTAL else so_far
@@ -291,6 +295,14 @@ class StandIn:
                     yield b"data: [DONE]\n\n"
             finally:
                 self.ended.append(answer)
+
+        return responses.StreamingResponse(events(), media_type="text/event-stream")
+
+    @staticmethod
+    def _breaking_off() -> responses.Response:
+        async def events() -> AsyncIterator[bytes]:
+            raise TypeError("got an unexpected keyword argument")
+            yield b""
 
         return responses.StreamingResponse(events(), media_type="text/event-stream")
 

@@ -172,6 +172,16 @@ async def test_sampling_and_salt_are_asked_for_in_the_servers_words(speaks: Spea
     assert told_apart == "tenant" or body.cache_prompt is False
 
 
+@pytest.mark.parametrize("takes_seeds", [True, False])
+async def test_sglang_is_given_a_seed_where_it_takes_one(takes_seeds: bool) -> None:
+    stand_in = StandIn(Speaks.SGLANG)
+    stand_in.takes_seeds = takes_seeds
+    sampler = generation.Sampler(types.SamplingParams(temperature=0.7), seed=2**62 + 5)
+    async with connected(stand_in) as cloud:
+        assert await toy_tokens.the_rest(await cloud.open(wanted(2, sampler=sampler))) == [101, 102]
+    assert stand_in.bodies[-1].sampling_params.sampling_seed == (5 if takes_seeds else None)
+
+
 async def test_the_key_is_read_anew_and_the_trace_goes_along(tmp_path: pathlib.Path) -> None:
     stand_in = StandIn(Speaks.VLLM)
     stand_in.key = "first"

@@ -21,6 +21,8 @@ DIALECTS: tuple[dialects.Dialect, ...] = (
     sglang.Generate(),
     llama_cpp.Completion(),
 )
+# What may be asked for besides in newer versions, which older ones answer in any way: taken where it works.
+_BETTER: Mapping[dialects.Dialect, dialects.Dialect] = {sglang.Generate(): sglang.Generate(seeded=True)}
 # Words, digits, accents, an emoji, code and white space: tokenizers of two families differ somewhere in it.
 REFERENCE_TEXT = "The quick brown fox, 12345 times – déjà vu 🎩 naïve\n\tdef f(x):  return x  # 東京"
 _PROBE_TOKENS = 4
@@ -66,7 +68,7 @@ async def discover(server: servers.HttpServer, *, wanted: str | None, tokenizer:
             _check_vocabulary(pieces, tokenizer)
             if not await _tokenizes_alike(server, model, tokenizer):
                 _check_text(pieces, tokenizer)
-            return Found(model, dialect, max_positions)
+            return Found(model, await _better(server, dialect, asked), max_positions)
         refusals.append(f"{dialect.name}: it gives no token ids")
     raise errors.ProtocolError(
         f"{server.where} takes no token ids or gives none back; vLLM, SGLang and llama.cpp's server do "
@@ -112,6 +114,17 @@ async def _answer(server: servers.HttpServer, dialect: dialects.Dialect, asked: 
                 events.finished()
                 break
     return pieces
+
+
+async def _better(server: servers.HttpServer, dialect: dialects.Dialect, asked: dialects.Asked) -> dialects.Dialect:
+    """The newer form of a dialect that was found, where the server knows it."""
+    if (better := _BETTER.get(dialect)) is None:
+        return dialect
+    try:
+        pieces = await _answer(server, better, asked)
+    except errors.MillinerError:
+        return dialect
+    return better if any(piece.token_ids for piece in pieces) else dialect
 
 
 def _check_vocabulary(pieces: Sequence[dialects.Piece], tokenizer: Tokenizer) -> None:

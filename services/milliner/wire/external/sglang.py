@@ -6,19 +6,27 @@ before that `--stream-output`): `meta_info.completion_tokens` tells them apart.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from milliner.core import errors
 from milliner.wire.external import dialects, failures
 
+_SEED_BITS = 31  # the first versions that take a seed keep it in 32 signed bits
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Generate:
-    """Implements `dialects.Dialect`. A sampled answer has no seed: SGLang takes none in most versions."""
+    """Implements `dialects.Dialect`. In versions from before October 2025 a request with a seed breaks off. Later ones
+    sample by it if started with `--enable-deterministic-inference`, where all requests without one have the same; else
+    it is ignored."""
+
+    seeded: bool = False
 
     @property
     def name(self) -> str:
-        return "SGLang /generate"
+        return "SGLang /generate with sampling_seed" if self.seeded else "SGLang /generate"
 
     @property
     def path(self) -> str:
@@ -38,6 +46,8 @@ class Generate:
                 **asked.sampling,
             },
         }
+        if self.seeded:
+            body["sampling_params"]["sampling_seed"] = asked.sampler.seed & ((1 << _SEED_BITS) - 1)
         if asked.salt:
             body["extra_key"] = asked.salt
         if wanted is not None:
