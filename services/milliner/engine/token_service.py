@@ -17,11 +17,11 @@ from milliner.engine import cloud_seconds
 
 @dataclasses.dataclass(slots=True)
 class _Session:
-    """One sequence; `room` is how many tokens it has been admitted for."""
+    """One sequence; `limit` is how many tokens it may give, for which it has been promised room and time."""
 
     request: generation.GenerationOpen
     whole: generation.WholeSession
-    room: int
+    limit: int
     num_generated: int = 0
 
 
@@ -72,7 +72,7 @@ class EngineTokenService:
         except BaseException:
             self._release(request.session_id)
             raise
-        self._sessions[request.session_id] = _Session(request, whole, room=request.max_tokens)
+        self._sessions[request.session_id] = _Session(request, whole, limit=request.max_tokens)
         return generation.GenerationOpened(
             session_id=request.session_id,
             model_digest=info.model_digest,
@@ -87,7 +87,7 @@ class EngineTokenService:
         request = session.request
         try:
             steps = session.whole.generate(
-                request.prompt_ids, limit=request.max_tokens, stop_token_ids=request.stop_token_ids
+                request.prompt_ids, limit=max(1, session.limit), stop_token_ids=request.stop_token_ids
             )
             async with contextlib.aclosing(steps):
                 async for step in steps:
@@ -105,14 +105,15 @@ class EngineTokenService:
         session = self._sessions.get(session_id)
         if session is None:  # it may just have ended by itself
             return
-        if max_tokens > session.room and not self._has_room(session_id, session, max_tokens):
+        if max_tokens > session.limit and not self._has_room(session_id, session, max_tokens):
             return
+        session.limit = max_tokens
         session.whole.set_limit(max_tokens)
         if self._seconds is not None:
             self._seconds.book(session_id, max_tokens - session.num_generated)
 
     def _has_room(self, session_id: str, session: _Session, max_tokens: int) -> bool:
-        """Whether there was room for `max_tokens`, which the session has then."""
+        """Whether there are time and room for `max_tokens`; of the latter the session has so much then."""
         needed = len(session.request.prompt_ids) + max_tokens
         if needed > self._model.info.max_positions:
             return False
@@ -122,7 +123,6 @@ class EngineTokenService:
             session.whole.extend(needed)
         except errors.CapacityError:
             return False
-        session.room = max_tokens
         return True
 
     async def close(self, session_id: str) -> None:

@@ -101,3 +101,34 @@ def test_a_saturated_replica_promises_no_more_than_it_may_and_everybody_gets_in_
     assert most_s <= 3.0
     assert refusals >= 14, "twenty came, six of half a second each fit"
     assert took_s <= 10.0 * 1.2, "ten seconds of work, and little idling between hint and return"
+
+
+def test_what_a_stopped_session_gave_back_is_not_taken_again_once_it_is_promised_to_others() -> None:
+    async def run() -> tuple[int, float]:
+        seconds = account(2.0)
+        model = whole.ModelledDeviceModel(whole.DeviceCosts(prefill_s=0.0, step_s=0.01), clock=CLOCK)
+        service = token_service.EngineTokenService(
+            model, load=lambda: LOAD, max_positions=lambda: 4096, seconds=seconds
+        )
+        await service.open(opening(0, max_tokens=180))
+        await service.set_limit("s0", 20)
+        for number in range(1, SEQUENCES + 1):
+            await service.open(opening(number, max_tokens=45))  # 2 s with what is left of the first one's
+        await service.set_limit("s0", 180)
+        promised_s = seconds.promised_s
+        return len([token async for token in service.generate("s0")]), promised_s
+
+    given, promised_s = virtual_time.run(run())
+    assert promised_s <= 2.0
+    assert given == 20
+
+
+def test_a_limit_that_moves_before_the_first_token_counts() -> None:
+    async def run() -> int:
+        model = whole.ModelledDeviceModel(whole.DeviceCosts(prefill_s=0.0, step_s=0.01), clock=CLOCK)
+        service = token_service.EngineTokenService(model, load=lambda: LOAD, max_positions=lambda: 4096)
+        await service.open(opening(0, max_tokens=50))
+        await service.set_limit("s0", 5)
+        return len([token async for token in service.generate("s0")])
+
+    assert virtual_time.run(run()) == 5
