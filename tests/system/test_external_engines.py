@@ -98,6 +98,7 @@ def ports(device: whole_tiers.Tier, cloud: transport.ExternalTransport) -> cloud
         info=device.model.info,
         new_session_id=lambda: secrets.token_hex(8),
         openings=openings.Openings(max_wait_s=5.0),
+        max_positions=lambda: cloud.max_positions,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import secrets
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.system import split_topology, whole_tiers
 
-from milliner.core import clock, compute, errors, types
+from milliner.core import clock, compute, errors, generation, types
 from milliner.strategies import base, cloud_tokens, openings, whole_request
 from milliner.strategies import options as strategy_options
 from milliner.strategies.cloud_only import strategy as cloud_only
@@ -109,6 +110,33 @@ async def test_the_cloud_alone_gives_the_models_answer_through_the_loss_of_a_str
             assert ids(tokens) == split_topology.reference(folder, PROMPT, NEW_TOKENS)
             assert sum(transport.given) == NEW_TOKENS
         assert cloud.engine.load().running_sessions == 0
+
+
+@pytest.mark.parametrize(("room", "asked"), [(7, 7), (0, 1)])
+async def test_a_cloud_without_room_for_all_is_asked_for_what_fits(folder: pathlib.Path, room: int, asked: int) -> None:
+    """Where nothing fits it is asked all the same: it may have grown."""
+    holds = len(PROMPT) + room
+    found: list[int] = []
+
+    class Small(whole_tiers.DirectTransport):
+        async def open(self, request: generation.GenerationOpen) -> whole_tiers.DirectStream:
+            found.append(request.max_tokens)
+            if len(request.prompt_ids) + request.max_tokens > holds:
+                raise errors.PromptTooLong("too long", field="prompt")
+            return await super().open(request)
+
+    async with (
+        whole_tiers.tier(folder, origin=types.TokenOrigin.CLOUD) as cloud,
+        whole_tiers.tier(folder, origin=types.TokenOrigin.DEVICE, cost=SLOW) as device,
+    ):
+        transport = Small(whole_tiers.service(cloud))
+        scope = dataclasses.replace(cloud_ports(cloud, transport), max_positions=lambda: holds)
+        fixed = dataclasses.replace(QUICK, fixed_cloud_tokens=True)
+        for options in (fixed, QUICK):
+            tokens, _ = await answer(pd_device.PDDevice(scope, device_ports(device), options))
+            assert ids(tokens) == split_topology.reference(folder, PROMPT, NEW_TOKENS)
+        assert found[0] == max(found) == asked
+        assert sum(transport.given) <= 2 * room
 
 
 async def test_a_cloud_that_stays_away_fails_the_answer_in_time(folder: pathlib.Path) -> None:

@@ -142,10 +142,21 @@ async def test_ids_of_half_characters_are_asked_for_again() -> None:
         assert await toy_tokens.the_rest(stream) == list(range(101, 141))
 
 
-async def test_a_prompt_that_the_server_cannot_hold_is_not_sent() -> None:
-    async with connected(StandIn(Speaks.VLLM)) as cloud:
-        with pytest.raises(errors.PromptTooLong, match="500"):
-            await cloud.open(wanted(499))
+@pytest.mark.parametrize(
+    ("max_tokens", "prompt_tokens", "field", "remedy"),
+    [(499, 2, "max_tokens", "ask for at most 498 tokens"), (1, 500, "prompt", "shorten the prompt")],
+)
+async def test_what_the_server_cannot_hold_is_not_sent(
+    max_tokens: int, prompt_tokens: int, field: str, remedy: str
+) -> None:
+    stand_in = StandIn(Speaks.VLLM)
+    async with connected(stand_in) as cloud:
+        await cloud.find()
+        asked = len(stand_in.bodies)
+        with pytest.raises(errors.PromptTooLong, match="exceed the 500") as refused:
+            await cloud.open(wanted(max_tokens, prompt_ids=(100,) * prompt_tokens))
+        assert (refused.value.field, len(stand_in.bodies)) == (field, asked)
+        assert refused.value.message.endswith(remedy)
 
 
 @pytest.mark.parametrize("speaks", [each for each in DIALECTS if each is not Speaks.LLAMA_CPP])

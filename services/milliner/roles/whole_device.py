@@ -136,6 +136,7 @@ async def _cloud(
         transport=transport,
         info=expected,
         new_session_id=lambda: secrets.token_hex(factory.SESSION_ID_BYTES),
+        max_positions=lambda: transport.max_positions,
     )
     return _Cloud(scope, transport)
 

@@ -13,7 +13,8 @@ from milliner.telemetry import record as records
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CloudPorts:
-    """A cloud that runs a model whole. `info` is what the device expects of it."""
+    """A cloud that runs a model whole. `info` is what the device expects of it; `max_positions` the most that it holds
+    of prompt and answer together, as far as it has said (0: it has not)."""
 
     clock: ports.Clock
     transport: generation.TokenTransport
@@ -21,6 +22,7 @@ class CloudPorts:
     new_session_id: Callable[[], str]
     new_seed: Callable[[], int] = lambda: secrets.randbits(whole_request.SEED_BITS)
     openings: openings.Openings = dataclasses.field(default_factory=openings.Openings)
+    max_positions: Callable[[], int] = lambda: 0
 
 
 async def open_stream(

@@ -24,7 +24,7 @@ _WORTH_SHARE = 0.05  # of the limit: smaller moves are not worth a message (arbi
 
 class CloudShare:
     """One request's stream from the cloud. `limit` is how many tokens the cloud was asked for; `on_kept` hears what it
-    keeps of the prompt, if it says so, just before `has_begun`."""
+    keeps of the prompt, if it says so, just before `has_begun`. The device can read `vocab_size` tokens."""
 
     def __init__(
         self,
@@ -35,9 +35,11 @@ class CloudShare:
         known: relay.Relay,
         measured: profile.Profile,
         record: records.RequestRecord,
+        vocab_size: int,
         on_kept: Callable[[tuple[tuple[int, int], ...]], None],
     ) -> None:
         self._on_kept = on_kept
+        self._vocab_size = vocab_size
         self._scope = scope
         self._request = request
         self._sampler = sampler
@@ -54,7 +56,8 @@ class CloudShare:
     async def read(self, max_tokens: int, *, keep_share: float) -> None:
         """Asks for the first `max_tokens` of the answer and reads until the cloud has given them, or `aim_for`'s.
 
-        Raises `MillinerError`s where it does not; a full cloud is no reason to wait, as the device goes on.
+        Raises `MillinerError`s where it does not, and where the device could not go on from what it gives; a full cloud
+        is no reason to wait, as the device goes on.
         """
         self.limit, self._refines = max_tokens, keep_share < 1.0
         asked = dataclasses.replace(self._request, max_new_tokens=max_tokens, waits_for_room=False)
@@ -85,6 +88,11 @@ class CloudShare:
             self._moved.set()
 
     def _take(self, token: generation.CloudToken) -> None:
+        token_id = token.step.token.token_id
+        if False and token_id >= self._vocab_size:  # models of one tokenizer are padded to different sizes
+            raise errors.ProtocolError(
+                f"the cloud gave token {token_id}, the device's model has {self._vocab_size}", field="token_id"
+            )
         prompt_tokens = len(self._request.prompt_ids)
         self._profile.cloud_computed(prompt_tokens, token)
         if token.index == 0:

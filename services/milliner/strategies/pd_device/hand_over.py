@@ -57,6 +57,7 @@ class HandOver:
             known=self._relay,
             measured=measured,
             record=record,
+            vocab_size=device.model.info.vocab_size,
             on_kept=self._feed.select,
         )
         self._device = device_share.DeviceShare(
@@ -69,7 +70,7 @@ class HandOver:
             measured=measured,
             chosen=chosen,
             aims=aims_of(options),
-            most_tokens=most_cloud_tokens(options, request),
+            most_tokens=most_cloud_tokens(options, request, cloud),
         )
         self._pacing = pacing.Pacing(min_s=options.min_interval_s, max_s=options.max_interval_s)
         self._answer = answers.Answer(request)
@@ -163,6 +164,11 @@ def aims_of(options: strategy_options.PDDeviceOptions) -> settings.Aims:
     return settings.Aims(first_token_s=options.first_token_s, token_s=options.max_interval_s)
 
 
-def most_cloud_tokens(options: strategy_options.PDDeviceOptions, request: types.GenerationRequest) -> int:
-    """The most that the cloud may give of an answer."""
-    return min(options.max_cloud_tokens, request.max_new_tokens)
+def most_cloud_tokens(
+    options: strategy_options.PDDeviceOptions, request: types.GenerationRequest, cloud: cloud_tokens.CloudPorts
+) -> int:
+    """The most that the cloud may give of an answer: what it has room for behind the prompt. One where that does not
+    fit: that it never fits is the cloud's to say, which may have grown since."""
+    most = min(options.max_cloud_tokens, request.max_new_tokens)
+    room = cloud.max_positions()
+    return max(1, min(most, room - len(request.prompt_ids))) if room else most

@@ -66,7 +66,7 @@ class PDDevice:
             self._device.openings.freed()
 
     def _choose(self, request: types.GenerationRequest, session: generation.WholeSession) -> settings.Settings:
-        options, most = self._options, hand_over.most_cloud_tokens(self._options, request)
+        options, most = self._options, hand_over.most_cloud_tokens(self._options, request, self._cloud)
         if options.fixed_cloud_tokens:
             return settings.Settings(cloud_tokens=most, holds_back=True)
         task = settings.Task(

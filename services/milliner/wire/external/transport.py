@@ -64,13 +64,7 @@ class ExternalTransport:
     async def open(self, request: generation.GenerationOpen) -> stream.ExternalStream:
         """An answer that has begun. Raises what the server refuses it with, `PromptTooLong` before it is asked."""
         found = await self.find()
-        most = found.max_positions
-        if most and len(request.prompt_ids) + request.max_tokens > most:
-            raise errors.PromptTooLong(
-                f"{len(request.prompt_ids)} tokens of prompt and {request.max_tokens} of answer do not fit into the "
-                f"{most} of {self._server.where}",
-                field="prompt",
-            )
+        self._check_room(request, found.max_positions)
         opened = stream.ExternalStream(
             self._server, found, request, vocab_size=self._tokenizer.vocab_size, on_end=self._ended
         )
@@ -82,6 +76,17 @@ class ExternalTransport:
         """Ends open answers and closes all connections."""
         await asyncio.gather(*(opened.close() for opened in list(self._streams)))
         await self._server.close()
+
+    def _check_room(self, request: generation.GenerationOpen, most: int) -> None:
+        prompt_tokens = len(request.prompt_ids)
+        if not most or prompt_tokens + request.max_tokens <= most:
+            return
+        room = most - prompt_tokens
+        raise errors.PromptTooLong(
+            f"{prompt_tokens} tokens of prompt and {request.max_tokens} of answer exceed the {most} that "
+            f"{self._server.where} holds: " + (f"ask for at most {room} tokens" if room > 0 else "shorten the prompt"),
+            field="max_tokens" if room > 0 else "prompt",
+        )
 
     def _ended(self, ended: stream.ExternalStream, error: Exception) -> None:
         self._streams.discard(ended)
