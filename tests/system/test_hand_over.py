@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import secrets
 
@@ -133,6 +134,47 @@ async def test_a_smaller_model_goes_on_from_the_larger_ones_tokens(
             assert sum(token.origin is CLOUD for token in tokens) == given
             prompt = (*PROMPT, *ids(tokens)[:given])
             assert ids(tokens)[given:] == split_topology.reference(tmp_path, prompt, NEW_TOKENS - given)
+
+
+class Padded(whole_tiers.DirectTransport):
+    """A cloud whose embedding has rows that the device's model lacks; it chooses one of them as token `at`."""
+
+    at = 0
+
+    async def open(self, request: generation.GenerationOpen) -> whole_tiers.DirectStream:
+        stream = await super().open(request)
+        receive = stream.receive
+
+        async def beyond() -> generation.CloudToken:
+            token = await receive()
+            if token.index < self.at:
+                return token
+            chosen = dataclasses.replace(token.step.token, token_id=100_000)
+            return dataclasses.replace(token, step=dataclasses.replace(token.step, token=chosen))
+
+        stream.receive = beyond  # type: ignore[method-assign]
+        return stream
+
+
+async def test_from_a_token_that_the_device_cannot_read_it_goes_on_alone(folder: pathlib.Path) -> None:
+    reference = split_topology.reference(folder, PROMPT, NEW_TOKENS)
+    options = strategy_options.PDDeviceOptions(
+        max_cloud_tokens=9, fixed_cloud_tokens=True, min_interval_s=0.0, max_interval_s=0.02
+    )
+    async with (
+        whole_tiers.tier(folder, origin=CLOUD) as cloud,
+        whole_tiers.tier(folder, origin=types.TokenOrigin.DEVICE) as device,
+    ):
+        transport = Padded(whole_tiers.service(cloud))
+        for transport.at in (0, 4):
+            strategy = pd_device.PDDevice(
+                test_whole_models.cloud_ports(cloud, transport), test_whole_models.device_ports(device), options
+            )
+            be_patient(strategy)
+            tokens, _ = await answer(strategy, PROMPT)
+            assert ids(tokens) == reference
+            assert sum(token.origin is CLOUD for token in tokens) == transport.at
+        await test_tokens_over_the_wire.all_freed(cloud)
 
 
 async def test_token_ids_of_another_tokenizer_are_refused_by_name(folder: pathlib.Path) -> None:

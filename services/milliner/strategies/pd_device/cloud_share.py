@@ -89,7 +89,7 @@ class CloudShare:
 
     def _take(self, token: generation.CloudToken) -> None:
         token_id = token.step.token.token_id
-        if False and token_id >= self._vocab_size:  # models of one tokenizer are padded to different sizes
+        if token_id >= self._vocab_size:  # models of one tokenizer are padded to different sizes
             raise errors.ProtocolError(
                 f"the cloud gave token {token_id}, the device's model has {self._vocab_size}", field="token_id"
             )
