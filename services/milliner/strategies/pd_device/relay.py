@@ -12,11 +12,11 @@ from milliner.core import ports, tasks, types
 
 
 class Relay:
-    """See the module. One per request; one reader."""
+    """See the module. One per request."""
 
     def __init__(self) -> None:
         self._tokens: list[types.EmittedToken] = []
-        self._news = asyncio.Event()
+        self._news = asyncio.Event()  # set by the next news, which another one follows
         self._error: Exception | None = None
         self.taken_over = False
         self.cloud_done = False  # no more tokens will come from the cloud
@@ -42,34 +42,37 @@ class Relay:
     def end_cloud(self) -> None:
         """The cloud gives no more: it has given its share, or it is lost."""
         self.cloud_done = True
-        self._news.set()
+        self._tell()
 
     def take_over(self) -> int:
         """From now on the device writes; returns how many tokens the cloud has given."""
         self.taken_over = True
-        self._news.set()
+        self._tell()
         return len(self._tokens)
 
     def fail(self, error: Exception) -> None:
-        """The answer cannot go on: whoever waits for more than is known gets `error`."""
+        """The answer ends with what is known: whoever waits for more gets `error`."""
         self._error = error
-        self._news.set()
+        self._tell()
 
     async def known(self, index: int) -> types.EmittedToken:
         """The token at `index`, once it is known. Raises what `fail` was called with."""
         while len(self._tokens) <= index:
             if self._error is not None:
                 raise self._error
-            self._news.clear()
             await self._news.wait()
         return self._tokens[index]
 
     async def news(self, *, within_s: float, clock: ports.Clock) -> None:
         """Until a token comes or a tier ends, `within_s` at most."""
-        self._news.clear()
         await tasks.set_within(self._news, within_s, clock=clock)
 
     def _put(self, index: int, token: types.EmittedToken) -> None:
-        if index == len(self._tokens):
+        if index == len(self._tokens) and self._error is None:
             self._tokens.append(token)
-            self._news.set()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wakes all that wait now, and nobody later: an event of several waiters must not be cleared by one of them."""
+        told, self._news = self._news, asyncio.Event()
+        told.set()

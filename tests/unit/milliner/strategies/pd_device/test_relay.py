@@ -63,3 +63,30 @@ async def test_news_end_a_wait_early() -> None:
     await known.news(within_s=30.0, clock=time)
     assert time.now() - start_s < 5.0
     await known.news(within_s=0.01, clock=time)
+
+
+async def test_one_waiter_does_not_take_the_news_from_another() -> None:
+    known, time = relay.Relay(), clock.LoopClock()
+
+    async def cloud() -> None:
+        known.put_cloud(0, token(1))
+
+    # one turn of the loop each: the first is about to wait, the token comes, the second begins to wait for the next one
+    first = asyncio.create_task(known.news(within_s=30.0, clock=time))
+    giving = asyncio.create_task(cloud())
+    second = asyncio.create_task(known.news(within_s=30.0, clock=time))
+    async with asyncio.timeout(10):
+        await asyncio.gather(first, giving)
+    assert not second.done()
+    known.end_cloud()
+    await second
+
+
+async def test_nothing_follows_a_failure() -> None:
+    known = relay.Relay()
+    known.put_cloud(0, token(1))
+    known.fail(errors.UnavailableError("the cloud is lost"))
+    known.take_over()
+    known.put_device(token(2, DEVICE))
+    with pytest.raises(errors.UnavailableError):
+        await known.known(1)
