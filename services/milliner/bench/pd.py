@@ -129,7 +129,7 @@ async def _measure(
                     bar.update(task, advance=1, note=f"{label}: {given} cloud tokens each")
                     pair.append(cell.row(seen, rate))
                 overruns = _overruns(before, await system.counters())
-                rows += [{**row, **overruns} for row in pair]
+                rows += [{**row, **overruns, "dtype": system.dtype.value} for row in pair]
     return rows
 
 

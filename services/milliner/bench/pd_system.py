@@ -1,4 +1,7 @@
-"""The tiers of preset pd for real: a cloud process, a link process, and the device's model in this process."""
+"""The tiers of preset pd for real: a cloud process, a link process, and the device's model in this process.
+
+Both compute in the type that this processor multiplies fastest (`fast_dtype`): only durations are measured here.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from milliner.bench import cells, cloud_process, pd_preset
+from milliner.bench import cells, cloud_process, fast_dtype, pd_preset
 from milliner.contract import emulation, kinds, role_config
 from milliner.core import clock, generation, types
 from milliner.engine import engine as engines
@@ -39,6 +42,7 @@ class PDSystem:
     cloud: cloud_process.CloudProcess
     worker: executor.ComputeExecutor
     info: generation.WholeModelInfo
+    dtype: kinds.Dtype
 
     async def counters(self) -> tuple[cells.ComputeCounters, cells.ComputeCounters]:
         """What the device's and the cloud's executors have counted until now."""
@@ -53,8 +57,11 @@ async def running(model: Path, preset: pd_preset.PDPreset) -> AsyncIterator[PDSy
         worker = executor.ComputeExecutor(name="bench device", torch_threads=1)
         stack.callback(worker.close)
         config = limits.EngineConfig(kv_cache_bytes=_KV_BYTES, max_frame_tokens=2048)
+        dtype, _ = await worker.run(fast_dtype.choose)
         loaded, _ = await worker.run(
-            lambda: whole_loading.load(model, dtype=torch.float32, torch_device=torch.device("cpu"), config=config)
+            lambda: whole_loading.load(
+                model, dtype=fast_dtype.TORCH[dtype], torch_device=torch.device("cpu"), config=config
+            )
         )
         engine = engines.Engine(
             loaded.backend,
@@ -69,7 +76,7 @@ async def running(model: Path, preset: pd_preset.PDPreset) -> AsyncIterator[PDSy
         stack.push_async_callback(engine.stop)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milliner-bench-")))
         file = folder / "prefill.json"
-        file.write_text(_cloud_config(model, loaded.info, preset).to_json())
+        file.write_text(_cloud_config(model, loaded.info, preset, dtype).to_json())
         cloud = await stack.enter_async_context(cloud_process.running(file, environment={}, role="prefill"))
         conditions = link_schedule.LinkConditions(
             uplink_bytes_per_s=preset.uplink_bytes_per_s,
@@ -104,11 +111,12 @@ async def running(model: Path, preset: pd_preset.PDPreset) -> AsyncIterator[PDSy
             cloud=cloud,
             worker=worker,
             info=loaded.info,
+            dtype=dtype,
         )
 
 
 def _cloud_config(
-    model: Path, info: generation.WholeModelInfo, preset: pd_preset.PDPreset
+    model: Path, info: generation.WholeModelInfo, preset: pd_preset.PDPreset, dtype: kinds.Dtype
 ) -> role_config.PrefillRoleConfig:
     layers = emulation.CallCost(
         fixed_microseconds=round(preset.cloud.fixed_s * 1e6),
@@ -117,9 +125,7 @@ def _cloud_config(
     return role_config.PrefillRoleConfig(
         topology="bench",
         name="bench-prefill",
-        model=role_config.ModelFiles(
-            path=str(model), served_name="bench", dtype=kinds.Dtype.FLOAT32, digest=info.model_digest
-        ),
+        model=role_config.ModelFiles(path=str(model), served_name="bench", dtype=dtype, digest=info.model_digest),
         layers=info.num_layers,
         torch_threads=1,
         engine=role_config.EngineLimits(
