@@ -72,7 +72,7 @@ async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Rep
             behind=_watched(own=own, behind=behind),
             alone=behind is None,
             refines=kind is kinds.StrategyType.PD_DEVICE and _least_kept(config) < 1.0,
-            cloud_positions=lambda: behind.transport.max_positions if behind is not None else 0,
+            cloud_positions=lambda: _cloud_positions(own=own, behind=behind),
             on_trouble=lambda heard: setattr(behind.transport, "on_trouble", heard) if behind is not None else None,
         )
         await answering.serve(found, config, running=running)
@@ -195,6 +195,12 @@ def _needed(config: role_config.WholeDeviceRoleConfig, *, own: _Own | None, behi
     if behind is None or (own is not None and not fails):
         return _NoCloudNeeded()
     return behind.transport
+
+
+def _cloud_positions(*, own: _Own | None, behind: _Cloud | None) -> int:
+    """What the cloud holds of prompt and answer, where that bounds an answer; 0: it does not. A device with a model of
+    its own goes on behind what the cloud has room for."""
+    return behind.transport.max_positions if behind is not None and own is None else 0
 
 
 def _watched(*, own: _Own | None, behind: _Cloud | None) -> proving.Behind | None:
