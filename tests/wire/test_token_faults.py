@@ -394,3 +394,20 @@ async def test_a_token_out_of_order_ends_the_stream(pair: conftest.TokenPair) ->
             await toy_tokens.the_rest(stream)
         await conftest.eventually(lambda: skipping.cloud.closed == ["s1"])
         await stream.close()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+async def test_a_duration_that_is_none_ends_the_stream(seconds: float) -> None:
+    """It would be in every estimate of the device from then on."""
+
+    class Untimed(toy_tokens.ToyTokens):
+        async def generate(self, session_id: str):  # type: ignore[no-untyped-def]
+            async for token in super().generate(session_id):
+                yield dataclasses.replace(token, step=dataclasses.replace(token.step, compute_s=seconds))
+
+    async with conftest.token_pair(Untimed()) as untimed:
+        stream = await untimed.transport.open(toy_tokens.token_open())
+        with pytest.raises(errors.ProtocolError) as caught:
+            await stream.receive()
+        assert caught.value.field == "compute_s"
+        await stream.close()

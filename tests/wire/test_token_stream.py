@@ -54,6 +54,13 @@ async def test_request_and_tokens_arrive_as_they_were_sent(pair: conftest.TokenP
     await stream.close()
 
 
+async def test_more_of_the_likeliest_than_any_vocabulary_has_is_all_of_them(pair: conftest.TokenPair) -> None:
+    sampler = generation.Sampler(types.SamplingParams(temperature=1.0, top_k=2**40), seed=0)
+    stream = await pair.transport.open(dataclasses.replace(toy_tokens.token_open(max_tokens=1), sampler=sampler))
+    assert pair.cloud.requests["s1"].sampler.params.top_k == 2**32 - 1
+    await stream.close()
+
+
 async def test_after_the_last_token_the_session_is_freed_and_nothing_more_comes(pair: conftest.TokenPair) -> None:
     stream = await pair.transport.open(toy_tokens.token_open())
     assert await toy_tokens.the_rest(stream) == [100, 101, 102, 103, 104]

@@ -21,6 +21,7 @@ MAX_PROMPT_TOKENS = 4 << 20  # arbitrary, beyond any context: 20 MiB at most, fa
 MAX_STOP_TOKENS = 4096  # arbitrary, like the next: many times what the HTTP interface takes
 MAX_TOP_LOGPROBS = 256
 MAX_SALT_CHARACTERS = 1024
+_MOST_TOP_K = 2**32 - 1  # that a message carries: all of any vocabulary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def write_open(request: generation.GenerationOpen) -> bytes:
         sampling=tokens_pb2.Sampling(
             temperature=params.temperature,
             top_p=params.top_p,
-            top_k=params.top_k,
+            top_k=min(params.top_k, _MOST_TOP_K),
             seed=request.sampler.seed,
             num_logprobs=request.sampler.num_logprobs,
         ),
@@ -197,6 +198,9 @@ def _read_token(message: tokens_pb2.Token) -> generation.CloudToken:
         logprob=message.logprob if message.HasField("logprob") else None,
         top_logprobs=tuple((likely.token_id, likely.logprob) for likely in message.top_logprobs),
     )
+    for field, seconds in (("queue_s", message.queue_s), ("compute_s", message.compute_s)):
+        if not 0.0 <= seconds < math.inf:
+            raise errors.ProtocolError(f"found {seconds}: send 0 or more", field=field)
     step = generation.Step(
         emitted, queue_s=message.queue_s, compute_s=message.compute_s, batched_tokens=message.batched_tokens
     )
