@@ -106,10 +106,17 @@ class PrefixCache:
         self._forget(kept)
 
     def _forget(self, kept: Kept) -> None:
+        """What it shares with others is found in the most recently used of them from now on."""
         del self._kept[id(kept.kv)]
-        for name in kept.blocks:
-            if self._by_block.get(name) is kept:
-                del self._by_block[name]
+        lost = {name for name in kept.blocks if self._by_block.get(name) is kept}
+        for name in lost:
+            del self._by_block[name]
+        for other in self._kept.values():
+            for name, own in zip(kept.blocks, other.blocks, strict=False):
+                if name != own:
+                    break  # a block's name holds all before it: behind the first that differs they share nothing
+                if name in lost:
+                    self._by_block[name] = other
 
 
 def block_names(token_ids: Sequence[int], *, salt: str) -> tuple[bytes, ...]:

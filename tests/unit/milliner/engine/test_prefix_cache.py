@@ -54,3 +54,23 @@ def test_the_least_recently_used_goes_first_and_what_is_pinned_stays() -> None:
     assert cache.shrink_to(0) == [handles[0]]
     assert cache.pages == 10
     assert cache.find(prompts[0], salt="") is None
+
+
+def test_a_beginning_that_several_caches_share_is_found_as_long_as_one_of_them_is_kept() -> None:
+    shared = ONE[: 2 * BLOCK]
+    first, second = [*shared, *OTHER[: 2 * BLOCK]], [*shared, *OTHER[5 * BLOCK : 7 * BLOCK]]
+    cache, early, late = prefix_cache.PrefixCache(), handle(), handle()
+    cache.keep(early, first, salt="", pages=10)
+    cache.keep(late, second, salt="", pages=10)
+    hit = cache.find([*first, 1], salt="")  # used again, so that the other goes first
+    assert hit is not None and hit.kept.kv is early
+    assert cache.shrink_to(10) == [late]
+    hit = cache.find([*first, 1], salt="")
+    assert hit is not None and hit.num_tokens == 4 * BLOCK
+    again = handle()
+    cache.keep(again, second, salt="", pages=10)
+    hit = cache.find([*second, 1], salt="")
+    assert hit is not None and hit.kept.kv is again
+    cache.take_over(hit.kept)
+    hit = cache.find([*shared, 1], salt="")
+    assert hit is not None and hit.kept.kv is early
