@@ -117,6 +117,8 @@ class StandIn:
         self.tokenized: list[int] | None = None  # None: as the device
         self.leaves_stop_out = False  # of the ids, when a stop token ends an answer
         self.half_characters: set[int] = set()  # tokens that end within a character
+        self.hidden: set[int] = set()  # tokens of which vLLM's stream tells the text alone
+        self.per_event = 1  # tokens
         self.refuse: responses.Response | None = None
         self.before: dict[int, Any] = {}  # by index of the token: an event to send instead, bytes, or an exception
         self.gate = asyncio.Event()  # cleared: tokens from index `free` on wait
@@ -186,6 +188,8 @@ class StandIn:
 
         def event(found: list[int], finish: str | None, _: list[int]) -> dict[str, Any]:
             choice: dict[str, Any] = {"index": 0, "text": self._text(found), "finish_reason": finish, "logprobs": None}
+            if body.stream:
+                found = [token for token in found if token not in self.hidden]
             if with_ids:
                 choice["token_ids"] = found
             if body.logprobs is not None:
@@ -200,6 +204,9 @@ class StandIn:
             return {"id": "cmpl-1", "object": "text_completion", "model": body.model, "choices": [choice]}
 
         stops = set(body.stop_token_ids) | (set() if body.ignore_eos else {END})
+        if not body.stream:
+            found = await self._plainly(body.prompt, body.max_tokens, stops)
+            return responses.JSONResponse(event(found, "stop" if found[-1] in stops else "length", found))
         return self._stream(body.prompt, body.max_tokens, stops, event, done=True)
 
     async def _generate(self, request: requests.Request) -> responses.Response:
@@ -262,6 +269,7 @@ class StandIn:
             answer, so_far = len(self.given), list[int]()
             self.given.append(0)
             untold: list[int] = []
+            pending: list[int] = []  # told with the next event
             try:
                 for index in range(max_tokens):
                     while index >= self.free and self.trickle and not self.gate.is_set():
@@ -287,7 +295,11 @@ class StandIn:
                         if finish is None:
                             continue
                         told = []
-                    yield _written(event(told, finish, list(so_far)))
+                    pending += told
+                    if len(pending) < self.per_event and finish is None:
+                        continue
+                    yield _written(event(pending, finish, list(so_far)))
+                    pending = []
                     if finish is not None:
                         break
                 await self.lingers.wait()

@@ -134,6 +134,25 @@ async def test_more_tokens_go_on_where_the_first_request_ended(speaks: Speaks) -
         assert len(stand_in.given) == looked + 2
 
 
+@pytest.mark.parametrize("speaks", DIALECTS)
+@pytest.mark.parametrize("stops", [frozenset[int](), frozenset({110})])
+async def test_events_may_bring_several_tokens(speaks: Speaks, stops: frozenset[int]) -> None:
+    stand_in = StandIn(speaks)
+    stand_in.per_event = 7
+    async with connected(stand_in) as cloud:
+        stream = await cloud.open(wanted(20, stops=stops))
+        assert await toy_tokens.the_rest(stream) == list(range(101, 111 if stops else 121))
+
+
+@pytest.mark.parametrize("speaks", [Speaks.VLLM, Speaks.VLLM_BEFORE])
+async def test_ids_that_a_stream_leaves_out_of_its_text_are_asked_for(speaks: Speaks) -> None:
+    stand_in = StandIn(speaks)
+    async with connected(stand_in) as cloud:
+        await cloud.find()
+        stand_in.hidden = {103, 104, 115}
+        assert await toy_tokens.the_rest(await cloud.open(wanted(20))) == list(range(101, 121))
+
+
 async def test_ids_of_half_characters_are_asked_for_again() -> None:
     stand_in = StandIn(Speaks.LLAMA_CPP)
     stand_in.half_characters = {103, 104, 105, 130, 140}

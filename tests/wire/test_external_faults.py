@@ -127,9 +127,15 @@ async def test_a_server_that_dies_in_mid_answer_is_lost_after_what_it_gave(speak
         ({"id": "1"}, errors.ProtocolError, "index 0"),
         (
             {"choices": [{"index": 0, "token_ids": [], "finish_reason": "abort"}]},
-            errors.ProtocolError,
-            "finish_reason 'abort'",
+            errors.UnavailableError,
+            "gave the answer up: abort",
         ),
+        (
+            {"choices": [{"index": 0, "token_ids": [], "finish_reason": "content_filter"}]},
+            errors.ProtocolError,
+            "finish_reason 'content_filter'",
+        ),
+        ({"error": {"message": "longer than the model's context length"}}, errors.PromptTooLong, "context length"),
         (
             {"choices": [{"index": 0, "token_ids": [], "finish_reason": "length"}]},
             errors.UnavailableError,
@@ -158,14 +164,25 @@ async def test_garbage_in_a_stream_ends_it_by_name(
         assert await toy_tokens.the_rest(await cloud.open(wanted(2))) == [101, 102], "the next answer is whole"
 
 
-async def test_sglang_gives_an_answer_up_by_name() -> None:
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ({"message": "no memory", "status_code": 500}, errors.UnavailableError),
+        ({"message": "no memory", "status_code": None}, errors.UnavailableError),
+        ({"message": "The request queue is full.", "status_code": 503}, errors.CapacityError),
+        ({"message": "too many of this key", "status_code": 429}, errors.CapacityError),
+        ({"message": "Input is longer than the context length", "status_code": 400}, errors.PromptTooLong),
+        ({}, errors.UnavailableError),
+    ],
+)
+async def test_sglang_gives_an_answer_up_by_name(reason: dict[str, Any], kind: type[errors.MillinerError]) -> None:
     stand_in = StandIn(Speaks.SGLANG)
     async with connected(stand_in) as cloud:
         await cloud.find()
-        reason = {"type": "abort", "message": "no memory", "status_code": 500}
-        stand_in.before[0] = {"output_ids": [], "meta_info": {"completion_tokens": 0, "finish_reason": reason}}
+        told = {"type": "abort", **reason}
+        stand_in.before[0] = {"output_ids": [], "meta_info": {"completion_tokens": 0, "finish_reason": told}}
         stream = await cloud.open(wanted())
-        with pytest.raises(errors.UnavailableError, match="no memory"):
+        with pytest.raises(kind, match=reason.get("message", "gave the answer up")):
             await stream.receive()
 
 

@@ -68,8 +68,8 @@ class Likelihood:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
     """What one event brings: new tokens in order, their likelihoods where these were asked for, the text that the
-    server makes of them, and why it has ended, if it has. With `missing`, tokens came before whose ids the server kept
-    to itself: `token_ids` are not the next ones."""
+    server makes of them, and why it has ended, if it has. With `missing`, the server keeps the ids of
+    tokens to itself that came before `token_ids`, which are not the next ones."""
 
     token_ids: tuple[int, ...] = ()
     likelihoods: tuple[Likelihood, ...] = ()
@@ -123,7 +123,8 @@ def one_choice(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def finish_of(reason: object) -> Finish | None:
-    """OpenAI's finish reasons. Raises `ProtocolError` for those that leave an answer unfinished, or are unknown."""
+    """OpenAI's finish reasons. Raises `UnavailableError` where the server gave up, `ProtocolError` for what nobody
+    asked for (a filter, a tool) or knows."""
     match reason:
         case None | "":
             return None
@@ -131,6 +132,8 @@ def finish_of(reason: object) -> Finish | None:
             return Finish.STOP
         case "length":
             return Finish.LENGTH
+        case "abort" | "error":  # vLLM: an engine that is being ended, a step that failed
+            raise errors.UnavailableError(f"the server gave the answer up: {reason}", field=failures.FIELD)
     raise errors.ProtocolError(f"the server ended its answer with finish_reason {reason!r}", field=failures.FIELD)
 
 

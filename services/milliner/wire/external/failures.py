@@ -6,7 +6,8 @@
     401, 403                          ProtocolError of the key
     404 that knows no such model      DigestMismatch
     408, 5xx but 501, a broken line   UnavailableError
-    429, 503 with Retry-After         CapacityError with that time
+    429, 503 with Retry-After or of
+    a full server                     CapacityError with that time
     504, silence                      DeadlineExceeded
     anything else                     ProtocolError with the server's own words
 
@@ -15,6 +16,7 @@ Pure.
 
 from __future__ import annotations
 
+import email.utils
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +33,7 @@ MOST_WORDS = 300  # characters of a server's words that are passed on; arbitrary
 _RETRY_S = 1.0  # where a full server names no time; arbitrary
 _LONGEST_RETRY_S = 60.0  # arbitrary: a client that waits longer had better ask again
 _CONTEXT_WORDS = ("context length", "context size", "maximum context", "context window", "max_model_len", "too long")
+_FULL_WORDS = ("queue is full", "no slot available", "too many requests", "overloaded")  # SGLang, llama.cpp, gateways
 _UNKNOWN_WORDS = ("not found", "not_found", "notfound", "does not exist", "doesn't exist", "unknown", "no such")
 
 
@@ -47,7 +50,7 @@ def of_status(status: int, *, headers: Mapping[str, str], body: bytes, where: st
             return errors.PromptTooLong(told, field="prompt")
         case 429:
             return errors.CapacityError(told, field=FIELD, retry_after_s=_retry_after_s(headers))
-        case 503 if "retry-after" in headers:
+        case 503 if "retry-after" in headers or any(part in said.lower() for part in _FULL_WORDS):
             return errors.CapacityError(told, field=FIELD, retry_after_s=_retry_after_s(headers))
         case 504:
             return errors.DeadlineExceeded(told, field=FIELD)
@@ -57,13 +60,16 @@ def of_status(status: int, *, headers: Mapping[str, str], body: bytes, where: st
 
 
 def of_event(event: Mapping[str, Any], *, where: str) -> errors.MillinerError | None:
-    """The error that an event of a stream carries instead of tokens, or None."""
+    """The error that an event of a stream carries instead of tokens, or None. Without a status it is the server's."""
     error = event.get("error")
     if not error:
         return None
+    body = json.dumps(event).encode()
     code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return of_status(status, headers={}, body=json.dumps(event).encode(), where=where)
+    if isinstance(code, int) and 400 <= code < 600:
+        return of_status(code, headers={}, body=body, where=where)
+    too_long = any(part in words(body).lower() for part in _CONTEXT_WORDS)
+    return of_status(400 if too_long else 500, headers={}, body=body, where=where)
 
 
 def of_transport(error: httpx.HTTPError, *, where: str) -> errors.MillinerError:
@@ -93,6 +99,12 @@ def words(body: bytes) -> str:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Retry-After in seconds; the form with a date is left aside."""
+    """Retry-After in seconds: a number, or a date (RFC 9110, 10.2.3), which is read by the server's own clock."""
     text = headers.get("retry-after", "").strip()
-    return min(float(text), _LONGEST_RETRY_S) if text.isdigit() else _RETRY_S
+    if text.isascii() and text.replace(".", "", 1).isdigit():
+        return min(float(text), _LONGEST_RETRY_S)
+    try:
+        then, now = (email.utils.parsedate_to_datetime(told) for told in (text, headers.get("date", "")))
+        return min(max((then - now).total_seconds(), 0.0), _LONGEST_RETRY_S)
+    except (TypeError, ValueError, OverflowError):  # no date, or one with a time zone and one without
+        return _RETRY_S

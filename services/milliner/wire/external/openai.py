@@ -76,11 +76,14 @@ class _Reader:
         else:
             token_ids = dialects.token_ids(choice.get("token_ids"), name="token_ids")
         likelihoods = _likelihoods(logprobs)
+        text = dialects.text_of(choice.get("text"), name="text")
+        finish = dialects.finish_of(choice.get("finish_reason"))
         return dialects.Piece(
             token_ids=token_ids,
             likelihoods=likelihoods if len(likelihoods) == len(token_ids) else (),
-            text=dialects.text_of(choice.get("text"), name="text"),
-            finish=dialects.finish_of(choice.get("finish_reason")),
+            text=text,
+            finish=finish,
+            missing=bool(text) and not token_ids and finish is None,  # a last event may bring held back text alone
         )
 
 

@@ -93,9 +93,10 @@ class _Reader:
 
 def _finish(found: object) -> dialects.Finish | None:
     kind = found.get("type") if isinstance(found, dict) else found
-    if kind == "abort":
-        told = found.get("message", "") if isinstance(found, dict) else ""
-        raise errors.UnavailableError(f"the server gave the answer up: {told}", field=failures.FIELD)
+    if kind == "abort" and isinstance(found, dict) and (why := found.get("message")):
+        told = {"error": {"message": why, "code": found.get("status_code")}}  # a full queue is told here, behind a 200
+        if (error := failures.of_event(told, where="the server")) is not None:
+            raise error
     return dialects.finish_of(kind)
 
 
