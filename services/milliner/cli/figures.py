@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from milliner.telemetry import origins
 from milliner.telemetry.summary import RequestSummary
 
 
 def line(summary: RequestSummary) -> str:
-    """TTFT, time per token, acceptance, bytes each way per token; figures that do not exist are left out."""
+    """TTFT, time per token, tokens of each tier, acceptance, bytes per token; what does not exist is left out."""
     parts = [f"{summary.prompt_tokens} prompt + {summary.generated_tokens} tokens"]
     if summary.ttft_s is not None:
         parts.append(f"TTFT {summary.ttft_s * 1e3:.0f} ms")
     if summary.tpot_s is not None:
         parts.append(f"{summary.tpot_s * 1e3:.1f} ms per token")
+    if handed_over := origins.words(summary):
+        parts.append(handed_over)
     if summary.acceptance_length is not None:
         parts.append(f"acceptance length {summary.acceptance_length:.2f}")
     share = hidden_draft_share(summary)

@@ -8,10 +8,12 @@ a small one where drafting was hidden behind it. Long answers are summed up by a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from rich import console, table, text
 
+from milliner.telemetry import origins
 from milliner.telemetry.phases import Phase
 from milliner.telemetry.summary import PhaseSpan, RequestSummary, RoundSummary
 
@@ -99,7 +101,10 @@ def _headline(summary: RequestSummary) -> text.Text:
         parts.append(f"acceptance {summary.acceptance_length:.2f}")
     if summary.error_type is not None:
         parts.append(f"failed: {summary.error_type}")
-    return line.append(" · " + " · ".join(parts), style="not bold")
+    line.append(" · " + " · ".join(parts), style="not bold")
+    if handed_over := origins.words(summary):
+        line.append("\n" + handed_over, style="not bold")
+    return line
 
 
 def _add_rows(rows: table.Table, rounds: Sequence[RoundSummary], bar_columns: int, *, colours: bool) -> None:
@@ -118,8 +123,9 @@ def _add_rows(rows: table.Table, rounds: Sequence[RoundSummary], bar_columns: in
     skipped = rounds[head:tail]
     for round_ in rounds[:head]:
         add(f"{round_.index} {round_.kind}", round_)
-    if skipped:
-        add(f"… {len(skipped)}, mean", _mean(skipped))
+    alike = [list(group) for _, group in itertools.groupby(skipped, key=lambda round_: round_.kind)]
+    for group in alike:
+        add(f"… {len(group)}, {'mean' if len(alike) == 1 else group[0].kind}", _mean(group))
     for round_ in rounds[tail:]:
         add(f"{round_.index} {round_.kind}", round_)
 

@@ -93,7 +93,7 @@ class HandOver:
                     self._record.count(cloud_tokens_shown=len(emission.tokens))
                 self._record.end_round()
                 yield emission
-                self._record.start_round(index + 1, token.origin.value)
+                self._record.start_round(index + 1, self._relay.origin(index + 1).value)
         finally:
             for tier in tiers:
                 if not tier.cancelling():  # a second time would cut its way out short

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -19,8 +20,10 @@ from starlette import requests, responses
 from starlette import types as asgi
 from tests.unit.milliner.api.conftest import ANSWER, ByteTokenizer, ToyGenerator, until
 
+from milliner import api
 from milliner.api import app, keys, text_service
 from milliner.core import clock
+from milliner.telemetry import phases
 
 BROWSER_S = 60.0  # of starting a browser on a busy machine; it takes a second or two
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
@@ -53,6 +56,14 @@ async function read() {
 }
 read();
 </script>"""
+
+
+def test_every_phase_has_a_colour_of_its_own_on_the_page() -> None:
+    text = (pathlib.Path(api.__file__).parent / "page.html").read_text(encoding="utf-8")
+    (table,) = re.findall(r"const PHASES = \{(.*?)\};", text, flags=re.DOTALL)
+    colours = dict(re.findall(r'(\w+): "(#\w+)"', table))
+    assert set(colours) == set(phases.Phase)
+    assert len(set(colours.values())) == len(colours)
 
 
 class WithReader:

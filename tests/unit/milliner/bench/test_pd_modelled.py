@@ -18,6 +18,7 @@ from milliner.strategies import base, cloud_tokens, options, whole_request
 from milliner.strategies.device_only import strategy as device_only
 from milliner.strategies.pd_device import strategy as pd_device
 from milliner.telemetry import record
+from milliner.telemetry.summary import RequestSummary
 
 DEVICE = whole.DeviceCosts(prefill_s=2e-3, step_s=40e-3)
 CLOUD = compute.ComputeCost(fixed_s=24e-3, per_token_s=210e-6)
@@ -29,6 +30,7 @@ CLOCK = virtual_time.VirtualClock()
 class Seen:
     times_s: list[float]
     cloud_tokens: int
+    summary: RequestSummary
 
     @property
     def ttft_s(self) -> float:
@@ -49,9 +51,9 @@ async def one(strategy: base.Generator, *, prompt_tokens: int, new_tokens: int) 
         async for emission in emissions:
             times_s.append(CLOCK.now() - start_s)
             tokens += emission.tokens
-    told.finish(finish_reason="length")
+    summary = told.finish(finish_reason="length")
     assert [token.token_id for token in tokens] == list(range(prompt_tokens, prompt_tokens + new_tokens))
-    return Seen(times_s, sum(token.origin is types.TokenOrigin.CLOUD for token in tokens))
+    return Seen(times_s, sum(token.origin is types.TokenOrigin.CLOUD for token in tokens), summary)
 
 
 @contextlib.asynccontextmanager
@@ -88,6 +90,17 @@ def test_the_cloud_answers_at_once_and_the_device_takes_over_without_a_gap(promp
         assert each.longest_gap_s <= TPOT_S + 1e-6
     for each in seen[1:]:  # the first one does not know how soon the cloud answers
         assert each.cloud_tokens == pytest.approx(optimum, rel=0.15)
+
+
+def test_a_round_is_called_after_the_tier_that_gave_its_token() -> None:
+    async def run() -> Seen:
+        async with world() as (strategy, _, _):
+            return await one(strategy, prompt_tokens=512, new_tokens=64)
+
+    seen = virtual_time.run(run())
+    kinds = [round_.kind for round_ in seen.summary.rounds if round_.emitted_tokens]
+    assert 1 < seen.cloud_tokens < 64
+    assert kinds == ["prefill"] + (seen.cloud_tokens - 1) * ["cloud"] + (64 - seen.cloud_tokens) * ["device"]
 
 
 @pytest.mark.parametrize("lost_after_s", [0.0, 0.05, 0.3, 0.6, 3.0])

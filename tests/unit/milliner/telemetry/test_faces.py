@@ -12,7 +12,7 @@ from rich import console
 
 from milliner.core import errors, types
 from milliner.telemetry import attributes as names
-from milliner.telemetry import cloud_span, metrics, summary_json, tracing, waterfall
+from milliner.telemetry import cloud_span, metrics, origins, summary_json, tracing, waterfall
 from milliner.telemetry.phases import Phase
 from milliner.telemetry.summary import PhaseSpan, RequestSummary, RoundSummary
 
@@ -97,6 +97,34 @@ def test_a_long_answer_is_summed_up() -> None:
     lines = drawn(make_summary(num_verifications=60), 100)
     assert sum("verify" in line for line in lines) == waterfall.HEAD_ROWS + waterfall.TAIL_ROWS
     assert any("… 44, mean" in line for line in lines)
+
+
+def test_where_an_answer_was_handed_over_is_told() -> None:
+    rounds = [("cloud", 25), ("device", 40)]
+    kinds = ["prefill"] + [kind for kind, count in rounds for _ in range(count)]
+    all_rounds = tuple(RoundSummary(index, kind, 0.1 * index, 0.1, 1, ()) for index, kind in enumerate(kinds))
+    counters = {"cloud_tokens_shown": 26, "prompt_tokens_left_out": 9}
+    summary = make_summary(strategy="PDDevice", generated_tokens=66, counters=counters, rounds=all_rounds)
+    lines = drawn(summary, 80)
+    assert "26 tokens from the cloud, 40 from the device, 9 prompt tokens left out there" in lines
+    assert any("… 13, cloud" in line for line in lines)
+    assert any("… 36, device" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("counters", "told"),
+    [
+        ({"bytes_up": 3}, ""),
+        ({"cloud_not_asked": 1, "prompt_tokens_left_out": 0}, "cloud not asked"),
+        ({"prompt_tokens_left_out": 0}, "0 tokens from the cloud, 10 from the device"),
+        ({"fallbacks": 1, "prompt_tokens_left_out": 0}, "10 from the device, the cloud was lost or full"),
+        ({"cloud_tokens_shown": 10}, "10 tokens from the cloud, 0 from the device"),
+    ],
+)
+def test_words_for_which_tier_gave_what(counters: dict[str, int], told: str) -> None:
+    found = origins.words(make_summary(counters=counters))
+    assert told in found
+    assert bool(told) == bool(found)
 
 
 def test_every_phase_has_a_colour_and_a_letter_of_its_own() -> None:
