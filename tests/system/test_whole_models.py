@@ -139,6 +139,36 @@ async def test_a_cloud_without_room_for_all_is_asked_for_what_fits(folder: pathl
         assert sum(transport.given) <= 2 * room
 
 
+@pytest.mark.parametrize("refusals", [2, 1_000_000])
+async def test_a_cloud_that_is_full_only_after_it_has_admitted_is_asked_again(
+    folder: pathlib.Path, refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class Full(whole_tiers.DirectStream):
+        async def receive(self) -> generation.CloudToken:
+            raise errors.CapacityError("the queue is full", retry_after_s=0.01)
+
+    class Transport(whole_tiers.DirectTransport):
+        async def open(self, request: generation.GenerationOpen) -> whole_tiers.DirectStream:
+            found = await super().open(request)
+            opened.append(len(request.prompt_ids))
+            return Full(self, self._service, found.opened) if len(opened) <= refusals else found
+
+    async with whole_tiers.tier(folder, origin=types.TokenOrigin.CLOUD) as cloud:
+        scope = cloud_ports(cloud, Transport(whole_tiers.service(cloud)))
+        strategy = cloud_only.CloudOnly(scope, strategy_options.RecoveryOptions(wait_s=0.0))
+        if refusals > 2:
+            monkeypatch.setattr(openings, "MAX_WAIT_S", 0.1)
+            with pytest.raises(errors.CapacityError):
+                await answer(strategy)
+        else:
+            tokens, _ = await answer(strategy)
+            assert ids(tokens) == split_topology.reference(folder, PROMPT, NEW_TOKENS)
+            assert len(opened) == 3
+        assert cloud.engine.load().running_sessions == 0
+
+
 async def test_a_cloud_that_stays_away_fails_the_answer_in_time(folder: pathlib.Path) -> None:
     async with whole_tiers.tier(folder, origin=types.TokenOrigin.CLOUD) as cloud:
         transport = whole_tiers.DirectTransport(whole_tiers.service(cloud))
@@ -234,3 +264,25 @@ async def test_whoever_leaves_in_mid_answer_leaves_nothing_behind(folder: pathli
             await anext(emissions)
         assert cloud.engine.load().running_sessions == device.engine.load().running_sessions == 0
         assert [task for task in asyncio.all_tasks() if "read_cloud" in repr(task) or "run_device" in repr(task)] == []
+
+
+async def test_a_device_with_little_memory_is_a_model_of_a_shorter_context(folder: pathlib.Path) -> None:
+    config = role_config.WholeDeviceRoleConfig(
+        topology="t",
+        name="device",
+        pool="pool",
+        model=role_config.ModelFiles(path=str(folder), served_name="tiny", dtype=kinds.Dtype.FLOAT32),
+        layers=4,
+        engine=role_config.EngineLimits(kv_cache_bytes=64 << 10, page_tokens=16),
+        strategy=role_config.WholeStrategy(type=kinds.StrategyType.DEVICE_ONLY),
+    )
+    async with runtime.started(config, report=reporter.Reporter(role="device", name="device")) as running:
+        own = await whole_device._own(config, running)
+        strategy = device_only.DeviceOnly(own.ports)
+        room = own.engine.capacity_tokens
+        assert own.ports.model.info.max_positions == room < 256, "what clients are told, too"
+        tokens, _ = await answer(strategy, PROMPT, new_tokens=room - len(PROMPT))
+        assert len(tokens) == room - len(PROMPT)
+        with pytest.raises(errors.PromptTooLong) as refused:
+            await answer(strategy, PROMPT, new_tokens=room - len(PROMPT) + 1)
+        assert "cloud." not in str(refused.value), "it is not the cloud that is too small"

@@ -1,7 +1,8 @@
 """The whole request in the cloud; another replica goes on where one is lost.
 
 A lost stream is opened again with the prompt and the tokens so far, which the sampler continues exactly
-(`core.generation`).
+(`core.generation`). A cloud that admits a request and then has no room for it, as some servers of others do, is asked
+again as one that refuses at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import AsyncGenerator
 
 from milliner.core import errors, generation, types
 from milliner.strategies import answer as answers
-from milliner.strategies import cloud_tokens, lengths, whole_request
+from milliner.strategies import cloud_tokens, lengths, openings, whole_request
 from milliner.strategies import options as strategy_options
 from milliner.telemetry import record as records
 from milliner.telemetry.phases import Phase
@@ -33,6 +34,7 @@ class CloudOnly:
         sampler = whole_request.sampler_of(request, scope.new_seed)
         known: list[int] = []
         lost_since_s: float | None = None
+        until_s = scope.clock.now() + openings.MAX_WAIT_S
         request_record.start_round(0, "prefill")
         while True:
             so_far = dataclasses.replace(
@@ -48,6 +50,12 @@ class CloudOnly:
                     lost_since_s = None
                     yield emission
                 return
+            except errors.CapacityError as refusal:
+                waits = stream is not None and request.waits_for_room
+                if not waits or scope.clock.now() + refusal.retry_after_s > until_s:
+                    raise
+                with request_record.phase(Phase.QUEUE):
+                    await scope.clock.sleep(refusal.retry_after_s)
             except errors.UnavailableError:
                 now_s = scope.clock.now()
                 lost_since_s = now_s if lost_since_s is None else lost_since_s
