@@ -264,25 +264,3 @@ async def test_whoever_leaves_in_mid_answer_leaves_nothing_behind(folder: pathli
             await anext(emissions)
         assert cloud.engine.load().running_sessions == device.engine.load().running_sessions == 0
         assert [task for task in asyncio.all_tasks() if "read_cloud" in repr(task) or "run_device" in repr(task)] == []
-
-
-async def test_a_device_with_little_memory_is_a_model_of_a_shorter_context(folder: pathlib.Path) -> None:
-    config = role_config.WholeDeviceRoleConfig(
-        topology="t",
-        name="device",
-        pool="pool",
-        model=role_config.ModelFiles(path=str(folder), served_name="tiny", dtype=kinds.Dtype.FLOAT32),
-        layers=4,
-        engine=role_config.EngineLimits(kv_cache_bytes=64 << 10, page_tokens=16),
-        strategy=role_config.WholeStrategy(type=kinds.StrategyType.DEVICE_ONLY),
-    )
-    async with runtime.started(config, report=reporter.Reporter(role="device", name="device")) as running:
-        own = await whole_device._own(config, running)
-        strategy = device_only.DeviceOnly(own.ports)
-        room = own.engine.capacity_tokens
-        assert own.ports.model.info.max_positions == room < 256, "what clients are told, too"
-        tokens, _ = await answer(strategy, PROMPT, new_tokens=room - len(PROMPT))
-        assert len(tokens) == room - len(PROMPT)
-        with pytest.raises(errors.PromptTooLong) as refused:
-            await answer(strategy, PROMPT, new_tokens=room - len(PROMPT) + 1)
-        assert "cloud." not in str(refused.value), "it is not the cloud that is too small"

@@ -94,7 +94,10 @@ async def _own(config: role_config.WholeDeviceRoleConfig, running: runtime.Runti
         running=running,
     )
     await running.stack.enter_async_context(whole_models.running(engine))
-    model = whole_models.model(loaded, engine, origin=types.TokenOrigin.DEVICE)
+    # No answer may want more than the device has memory for: its clients see that limit, and are refused by it.
+    room = min(loaded.info.max_positions, engine.capacity_tokens)
+    bounded = dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, max_positions=room))
+    model = whole_models.model(bounded, engine, origin=types.TokenOrigin.DEVICE)
     return _Own(whole_request.DevicePorts(clock=running.clock, model=model), engine)
 
 
