@@ -109,6 +109,7 @@ class StandIn:
     def __init__(self, speaks: Speaks) -> None:
         self.speaks = speaks
         self.models = ["toy"]
+        self.root = "/models/toy"
         self.max_positions = 500
         self.key = ""
         self.letters = "abcdefghij"  # token t is written as the letter t % 10
@@ -157,8 +158,9 @@ class StandIn:
         cards = [{"id": name, "object": "model"} for name in self.models]
         for card in cards:
             if self.speaks is Speaks.LLAMA_CPP:
-                card["meta"] = {"n_ctx": self.max_positions}  # type: ignore[assignment]
+                card["meta"] = {"n_ctx": self.max_positions, "n_params": hash(self.root)}  # type: ignore[assignment]
             else:
+                card["root"] = self.root
                 card["max_model_len"] = self.max_positions  # type: ignore[assignment]
         return responses.JSONResponse({"object": "list", "data": cards})
 

@@ -324,6 +324,22 @@ async def test_another_model_is_noticed_before_it_is_asked() -> None:
         assert "another tokenizer" in await cloud.why_unreachable()
 
 
+@pytest.mark.parametrize("speaks", DIALECTS)
+async def test_another_model_of_the_same_name_is_looked_at_anew(speaks: Speaks) -> None:
+    stand_in = StandIn(speaks)
+    stand_in.can_tokenize = False
+    async with connected(stand_in) as cloud:
+        await cloud.find()
+        asked = len(stand_in.headers)
+        assert await cloud.why_unreachable() == ""
+        assert len(stand_in.headers) == asked, "nothing is asked of one that stays what it is"
+        stand_in.max_positions = 300
+        assert await cloud.why_unreachable() == ""
+        assert cloud.max_positions == 300
+        stand_in.root, stand_in.letters = "/models/other", "ABCDEFGHIJ"
+        assert "another tokenizer" in await cloud.why_unreachable()
+
+
 @pytest.mark.parametrize("url", ["http://user:secret@host/v1", "http://host/v1?x=1", "http:///v1"])
 def test_an_address_that_is_none_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(errors.ConfigError, match="no base URL") as refused:

@@ -1,13 +1,15 @@
 """What an external engine is: the model that it serves, the dialect that it speaks, whether its tokenizer is ours.
 
-Asked once, and again after trouble. The dialect is found by asking for a few tokens in one after the other, since a
-version number says nothing of a server that only resembles another. The tokenizer is compared by `/tokenize`, or where
-the server lacks that by the text that it makes of the tokens it gives. What cannot be compared are the weights.
+Asked once, and again after trouble or where another model is listed by the same name. The dialect is found by asking
+for a few tokens in one after the other, since a version number says nothing of a server that only resembles another.
+The tokenizer is compared by `/tokenize`, or where the server lacks that by the text that it makes of the tokens it
+gives. What cannot be compared are the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,8 @@ DIALECTS: tuple[dialects.Dialect, ...] = (
 _BETTER: Mapping[dialects.Dialect, dialects.Dialect] = {sglang.Generate(): sglang.Generate(seeded=True)}
 # Words, digits, accents, an emoji, code and white space: tokenizers of two families differ somewhere in it.
 REFERENCE_TEXT = "The quick brown fox, 12345 times – déjà vu 🎩 naïve\n\tdef f(x):  return x  # 東京"
+# Of a model's card: vLLM's and SGLang's path and parent, llama.cpp's sizes. Not when it was made, which is now.
+_TELLING = ("root", "parent", "meta")
 _PROBE_TOKENS = 4
 _GREEDY = generation.Sampler(types.SamplingParams(), seed=0)
 _NO_ROUTE = (errors.ProtocolError, errors.InputError)
@@ -40,22 +44,40 @@ class Tokenizer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Listed:
+    """What a server lists of a model. `told` is what would tell another one of the same name: where its weights come
+    from, how large it is."""
+
+    name: str
+    max_positions: int  # most tokens of prompt and answer; 0: it did not say
+    told: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Found:
     """A server that can take the place of cloud replicas."""
 
-    model: str
+    listed: Listed
     dialect: dialects.Dialect
-    max_positions: int  # most tokens of prompt and answer; 0: it did not say
+
+    @property
+    def model(self) -> str:
+        return self.listed.name
+
+    @property
+    def max_positions(self) -> int:
+        """See `Listed`."""
+        return self.listed.max_positions
 
 
 async def discover(server: servers.HttpServer, *, wanted: str | None, tokenizer: Tokenizer) -> Found:
     """Asks everything. Raises `DigestMismatch` for another model or tokenizer, `ProtocolError` for a server that speaks
     no token ids or wants another key, `UnavailableError` where nobody answers, `CapacityError` where it is full."""
-    model, max_positions = choose(await server.look(), wanted=wanted, where=server.where)
+    listed = choose(await server.look(), wanted=wanted, where=server.where)
     refusals: list[str] = []
     for dialect in DIALECTS:
         asked = dialects.Asked(
-            model=model, token_ids=tokenizer.reference_ids, max_tokens=_PROBE_TOKENS, sampler=_GREEDY
+            model=listed.name, token_ids=tokenizer.reference_ids, max_tokens=_PROBE_TOKENS, sampler=_GREEDY
         )
         try:
             pieces = await _answer(server, dialect, asked)
@@ -66,9 +88,9 @@ async def discover(server: servers.HttpServer, *, wanted: str | None, tokenizer:
             continue
         if any(piece.token_ids for piece in pieces):
             _check_vocabulary(pieces, tokenizer)
-            if not await _tokenizes_alike(server, model, tokenizer):
+            if not await _tokenizes_alike(server, listed.name, tokenizer):
                 _check_text(pieces, tokenizer)
-            return Found(model, await _better(server, dialect, asked), max_positions)
+            return Found(listed, await _better(server, dialect, asked))
         refusals.append(f"{dialect.name}: it gives no token ids")
     raise errors.ProtocolError(
         f"{server.where} takes no token ids or gives none back; vLLM, SGLang and llama.cpp's server do "
@@ -77,9 +99,9 @@ async def discover(server: servers.HttpServer, *, wanted: str | None, tokenizer:
     )
 
 
-def choose(catalogue: Mapping[str, Any], *, wanted: str | None, where: str) -> tuple[str, int]:
-    """The model to ask for and the most positions that it has (0: unknown), from what `/models` lists. Raises
-    `DigestMismatch` where it is not there, or is one of several and not named."""
+def choose(catalogue: Mapping[str, Any], *, wanted: str | None, where: str) -> Listed:
+    """The model to ask for, from what `/models` lists. Raises `DigestMismatch` where it is not there, or is one of
+    several and not named."""
     cards = [card for card in dialects.listed(catalogue.get("data"), name="data") if isinstance(card, dict)]
     names = {card["id"]: card for card in cards if isinstance(card.get("id"), str)}
     listed = ", ".join(names) or "none"
@@ -93,7 +115,8 @@ def choose(catalogue: Mapping[str, Any], *, wanted: str | None, where: str) -> t
     for name, card in names.items():
         aliases = card.get("aliases")
         if wanted == name or (isinstance(aliases, list) and wanted in aliases):
-            return wanted, _positions(card)
+            told = {field: card.get(field) for field in _TELLING}
+            return Listed(wanted, _positions(card), json.dumps(told, sort_keys=True))
     raise errors.DigestMismatch(f"{where} serves {listed}, not {wanted}", field=failures.MODEL_FIELD)
 
 

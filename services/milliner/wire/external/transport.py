@@ -7,12 +7,15 @@ Implements `core.generation.TokenTransport`. Runs on the device's event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from milliner.contract import role_config
 from milliner.core import errors, generation
 from milliner.wire.external import discovery, failures, stream
 from milliner.wire.external import server as servers
+
+_log = logging.getLogger(__name__)
 
 
 class ExternalTransport:
@@ -45,6 +48,7 @@ class ExternalTransport:
         async with self._finding:
             if self._found is None:
                 self._found = await discovery.discover(self._server, wanted=self._wanted, tokenizer=self._tokenizer)
+                _log.info("%s serves %s, asked by %s", self._server.where, self._found.model, self._found.dialect.name)
             return self._found
 
     async def why_unreachable(self) -> str:
@@ -52,14 +56,18 @@ class ExternalTransport:
         try:
             if (found := self._found) is None:
                 await self.find()
-            else:
-                discovery.choose(await self._server.look(), wanted=found.model, where=self._server.where)
+            elif await self._listed(found.model) != found.listed:
+                self._found = None  # it was started again, perhaps with other weights
+                await self.find()
         except errors.CapacityError:
             return ""  # it serves somebody
         except errors.MillinerError as error:
             self._found = None
             return str(error)
         return ""
+
+    async def _listed(self, model: str) -> discovery.Listed:
+        return discovery.choose(await self._server.look(), wanted=model, where=self._server.where)
 
     async def open(self, request: generation.GenerationOpen) -> stream.ExternalStream:
         """An answer that has begun. Raises what the server refuses it with, `PromptTooLong` before it is asked."""
