@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from milliner.contract import errors, kinds, topology
+from milliner.contract import errors, idle_options, kinds, topology
 from milliner.contract import spec as spec_module
 
 
@@ -51,10 +51,7 @@ def _without_effect(spec: spec_module.TopologySpec) -> dict[str, tuple[bool, str
     external, options = tier.engine.external is not None, spec.strategy.pd_device
     limits = tier.engine.model_fields_set - {"type", "external"}
     return {
-        "strategy.pdDevice.refinement": (
-            external and options is not None and options.refinement.mode is kinds.RefinementMode.AUTO,
-            "an external engine does not tell what it attends to, so prompts stay whole",
-        ),
+        **idle_options.of(spec),
         "strategy.pdDevice.scheduler": (
             external and options is not None and "scheduler" in options.model_fields_set,
             "an external engine has an order of its own",

@@ -145,7 +145,8 @@ def check_topology(file: pathlib.Path) -> Finding:
     except (errors.MillinerError, contract_errors.ContractError) as error:
         return Finding("topology", Level.PROBLEM, str(error))
     counts = [f"{one.name}: {len(one.clouds)} cloud, {len(one.devices)} device" for one in planned]
-    return Finding("topology", Level.OK, "; ".join(counts))
+    notes = [note for one in planned for note in one.notes]
+    return Finding("topology", Level.WARNING if notes else Level.OK, "; ".join(counts), "; ".join(notes))
 
 
 def run_all(checks: Mapping[str, Callable[[], Finding]]) -> list[Finding]:

@@ -44,6 +44,21 @@ def test_findings_as_json_and_as_a_table(
     assert "nosuchfile" in shown
 
 
+def test_what_has_no_effect_in_a_topology_is_a_warning(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text(
+        "apiVersion: milliner.dev/v1alpha1\nkind: InferenceTopology\nmetadata: {name: handover}\nspec:\n"
+        "  model: {source: builtin://demo}\n  devicePools: [{name: local}]\n"
+        "  strategy: {type: PDDevice, pdDevice: {refinement: {minKeepPercent: 20}}}\n"
+    )
+    assert run(["--json", "-f", str(file)], monkeypatch) == 0
+    (found,) = (each for each in json.loads(capsys.readouterr().out) if each["subject"] == "topology")
+    assert found["level"] == "warning"
+    assert "refinement.minKeepPercent has no effect here" in found["remedy"]
+
+
 def test_without_the_runtimes_packages_it_says_what_to_install(tmp_path: pathlib.Path) -> None:
     code = (
         "import sys\n"
