@@ -75,6 +75,8 @@ def test_durations_of_what_a_device_does_not_compute(kind: str) -> None:
 
 def test_each_strategy_says_what_its_devices_compute() -> None:
     for kind in kinds.StrategyType:
-        compute: dict[str, Any] = {info.alias or name: {} for name, info in emulation.DeviceCompute.model_fields.items()}
+        compute: dict[str, Any] = {
+            info.alias or name: {} for name, info in emulation.DeviceCompute.model_fields.items()
+        }
         compute["perBranchMicroseconds"] = 1
         assert told(kind.value, {"spec.devicePools.0.emulation": {"compute": compute}}), kind
