@@ -94,9 +94,11 @@ class DeviceShare:
         self._in_flight = 0
         if num_computed:
             took_s = self._clock.now() - start_s
-            self._computed += num_computed
-            self._computed_s += took_s
             self._profile.prefilled(num_computed, took_s)
+            # Who leaves the answer to the cloud follows it token by token, of which each takes longer than in a prompt.
+            if not (self._settings.holds_back and self._feed.num_answered):
+                self._computed += num_computed
+                self._computed_s += took_s
 
     def _correct(self) -> None:
         """Moves the cloud's limit to where the device will take over, as it looks now."""

@@ -17,7 +17,7 @@ class Feed:
         self._next = 0  # position in the prompt
         self._left = list(range(len(prompt_ids)))  # positions not given yet, in descending order
         self._left.reverse()
-        self._num_answered = 0  # tokens of the answer that were given
+        self.num_answered = 0  # tokens of the answer that were given
         self.left_out = 0  # positions of the prompt that the device never sees
 
     @property
@@ -34,7 +34,7 @@ class Feed:
 
     def unseen(self, answer_ids: Sequence[int]) -> int:
         """How many tokens are left to give of the prompt and of `answer_ids`, all that are known."""
-        return len(self._left) + len(answer_ids) - self._num_answered
+        return len(self._left) + len(answer_ids) - self.num_answered
 
     def take(self, answer_ids: Sequence[int], *, at_most: int | None = None) -> list[int]:
         """The next tokens to give, `at_most` of them; they count as given from now on."""
@@ -43,6 +43,6 @@ class Feed:
         positions = [self._left.pop() for _ in range(from_prompt)]
         if positions:
             self._next = positions[-1] + 1
-        start = self._num_answered
-        self._num_answered += wanted - from_prompt
-        return [self._prompt_ids[each] for each in positions] + list(answer_ids[start : self._num_answered])
+        start = self.num_answered
+        self.num_answered += wanted - from_prompt
+        return [self._prompt_ids[each] for each in positions] + list(answer_ids[start : self.num_answered])

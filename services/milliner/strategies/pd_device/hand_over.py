@@ -12,6 +12,7 @@ the hand-over falls.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 
@@ -45,6 +46,7 @@ class HandOver:
         self._request = request
         self._record = record
         self._clock = device.clock
+        self._model = device.model
         self._options = options
         self._profile = measured
         self._settings = chosen
@@ -142,11 +144,17 @@ class HandOver:
                 self._relay.fail(error)
                 return
             _log.info("the cloud gives no tokens (%s): the device goes on alone", error)
+        except Exception:  # nor may a fault of ours end an answer that needs no cloud, or go unheard
+            self._record.count(fallbacks=1)
+            _log.exception("reading the cloud's tokens failed: the device goes on alone")
 
     # -- the device ----------------------------------------------------------------------------------------------
 
     async def _run_device(self) -> None:
         try:
+            if self._settings.measures_steps:
+                with contextlib.suppress(errors.CapacityError):  # another time
+                    await self._profile.measure_steps(self._model, clock=self._clock)
             await self._device.catch_up()
             await self._device.go_on(self._stop_cloud)
         except Exception as error:  # the reader of the relay raises it: a failure must not look like silence

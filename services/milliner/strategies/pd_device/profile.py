@@ -17,6 +17,7 @@ _CORRECTION = (0.5, 4.0)  # least and most; arbitrary: one request that stood st
 
 _MEASURED_TOKENS = (4, 16, 128, 128)  # chunks; the last ones as long as a chunk of a prompt
 _MEASURED_STEPS = 3
+_SAMPLER = generation.Sampler(types.SamplingParams(), seed=0)
 _MEASURE_WITHIN_S = 1.0  # a chunk of a slow device is shorter: it shall be ready soon (arbitrary)
 
 
@@ -109,9 +110,8 @@ class Profile:
 
     async def measure(self, model: generation.WholeModel, *, clock: ports.Clock) -> None:
         """Measures the device before its first request, with a sequence of its own."""
-        sampler = generation.Sampler(types.SamplingParams(), seed=0)
         room = model.info.max_positions - _MEASURED_STEPS
-        session = await model.open(sampler, max_positions=min(room, 2 * sum(_MEASURED_TOKENS)) + _MEASURED_STEPS)
+        session = await model.open(_SAMPLER, max_positions=min(room, 2 * sum(_MEASURED_TOKENS)) + _MEASURED_STEPS)
         try:
             num_tokens = _MEASURED_TOKENS[0]
             for wanted in _MEASURED_TOKENS:
@@ -124,13 +124,27 @@ class Profile:
                 self.prefilled(num_tokens, seconds)
                 # Never the same size twice unless it is the largest: one size says nothing of a token's share.
                 num_tokens = max(num_tokens + 4, int(_MEASURE_WITHIN_S / max(seconds, 1e-6) * num_tokens))
-            start_s = clock.now()
-            async with contextlib.aclosing(session.generate([0], limit=_MEASURED_STEPS)) as steps:
-                async for _ in steps:
-                    self.stepped(clock.now() - start_s)
-                    start_s = clock.now()
+            await self._time_steps(session, clock=clock)
         finally:
             await session.close()
+
+    async def measure_steps(self, model: generation.WholeModel, *, clock: ports.Clock) -> None:
+        """Measures what tokens of its own take the device, with a sequence of its own, where no request shows it.
+
+        Raises `CapacityError`s as `open` does.
+        """
+        session = await model.open(_SAMPLER, max_positions=_MEASURED_STEPS)
+        try:
+            await self._time_steps(session, clock=clock)
+        finally:
+            await session.close()
+
+    async def _time_steps(self, session: generation.WholeSession, *, clock: ports.Clock) -> None:
+        start_s = clock.now()
+        async with contextlib.aclosing(session.generate([0], limit=_MEASURED_STEPS)) as steps:
+            async for _ in steps:
+                self.stepped(clock.now() - start_s)
+                start_s = clock.now()
 
     @property
     def _chunk_token_s(self) -> float:

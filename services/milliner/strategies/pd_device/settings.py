@@ -92,13 +92,14 @@ class Aims:
 class Settings:
     """`cloud_tokens` N, 0: the cloud is not asked; `kept_share` ρ; `waits` w; `holds_back`: the device lets the cloud
     give all N before it takes over; `explores`: nobody knows how soon the cloud answers, which a moment's patience may
-    tell."""
+    tell; `measures_steps`: nobody knows any more what the device's own tokens take, which it finds out first."""
 
     cloud_tokens: int
     kept_share: float = 1.0
     waits: bool = False
     holds_back: bool = False
     explores: bool = False
+    measures_steps: bool = False
 
 
 def choose(device: DeviceProfile, cloud: CloudProfile, task: Task, aims: Aims) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator
 
 from milliner.core import generation, types
@@ -14,6 +15,9 @@ from milliner.telemetry import record as records
 # Of requests in a row that the device answers sooner alone, the last one asks the cloud nevertheless: it may have
 # become quicker. Arbitrary.
 _ALONE_IN_A_ROW = 8
+# Of requests in a row that the device leaves to the cloud because its own tokens take it too long, the last one has it
+# measure that again, as no answer shows it. Arbitrary.
+_LEFT_IN_A_ROW = 8
 
 
 class PDDevice:
@@ -31,7 +35,8 @@ class PDDevice:
         self._device = device
         self._options = options
         self._profile = measured or profile.Profile()
-        self._num_alone = 0  # requests in a row
+        self._num_alone = 0  # requests in a row, as the next
+        self._num_left = 0
 
     async def measure(self) -> None:
         """Measures the device, so that the first request's settings are right; call it before the first."""
@@ -77,6 +82,9 @@ class PDDevice:
         )
         expected, aims = self._profile.cloud(task.prompt_tokens), hand_over.aims_of(options)
         found = settings.choose(self._profile.device, expected, task, aims)
+        self._num_left = self._num_left % _LEFT_IN_A_ROW + 1 if found.holds_back else 0
+        if self._num_left == _LEFT_IN_A_ROW:
+            return dataclasses.replace(found, measures_steps=True)
         self._num_alone = 0 if found.cloud_tokens else self._num_alone + 1
         if self._num_alone < _ALONE_IN_A_ROW:
             return found
