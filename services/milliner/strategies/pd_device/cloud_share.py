@@ -36,9 +36,9 @@ class CloudShare:
         measured: profile.Profile,
         record: records.RequestRecord,
         vocab_size: int,
-        on_kept: Callable[[tuple[tuple[int, int], ...]], None],
+        on_first: Callable[[tuple[tuple[int, int], ...] | None], None],
     ) -> None:
-        self._on_kept = on_kept
+        self._on_first = on_first
         self._vocab_size = vocab_size
         self._scope = scope
         self._request = request
@@ -98,10 +98,9 @@ class CloudShare:
         if token.index == 0:
             self.first_token_s = self._scope.clock.now()
             self._profile.cloud_first_token(prompt_tokens, self.first_token_s - self._start_s)
-            if token.kept is not None:
-                self._on_kept(token.kept)
-            elif self._refines:
+            if token.kept is None and self._refines:
                 self._profile.cloud_refines = False
+            self._on_first(token.kept)
         self._relay.put_cloud(token.index, token.step.token)
         self.has_begun.set()
 

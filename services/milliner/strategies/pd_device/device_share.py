@@ -65,7 +65,7 @@ class DeviceShare:
         while (behind := self._next_chunk()) or await self._holds_back():
             if behind:
                 await self._see(behind)
-                self._correct()
+                self.correct()
         self._profile.caught_up(self._computed, self._computed_s)
 
     async def _wait_for_what_is_kept(self) -> None:
@@ -100,7 +100,7 @@ class DeviceShare:
                 self._computed += num_computed
                 self._computed_s += took_s
 
-    def _correct(self) -> None:
+    def correct(self) -> None:
         """Moves the cloud's limit to where the device will take over, as it looks now."""
         if self._cloud.first_token_s is None or self._settings.holds_back:
             return

@@ -60,7 +60,7 @@ class HandOver:
             measured=measured,
             record=record,
             vocab_size=device.model.info.vocab_size,
-            on_kept=self._feed.select,
+            on_first=self._has_begun,
         )
         self._device = device_share.DeviceShare(
             request,
@@ -77,6 +77,7 @@ class HandOver:
         self._pacing = pacing.Pacing(min_s=options.min_interval_s, max_s=options.max_interval_s)
         self._answer = answers.Answer(request)
         self._reading: asyncio.Task[None] | None = None
+        self._began_s = 0.0  # when the interval to the next token began; of no meaning before the first
 
     async def emissions(self) -> AsyncGenerator[types.Emission, None]:
         """Tokens as they are shown; whatever ends it, nothing of the request runs on."""
@@ -84,11 +85,10 @@ class HandOver:
         tiers = [self._reading, asyncio.create_task(self._run_device())]
         self._record.start_round(0, "prefill")
         try:
-            shown_s = self._clock.now()
             while not self._answer.finished:
                 index = self._answer.num_tokens
-                token = await self._next_token(index, shown_s=shown_s)
-                shown_s = self._clock.now()
+                token = await self._next_token(index)
+                self._began_s = self._pacing.began(due_s=self._due_s(index), shown_s=self._clock.now())
                 emission = self._answer.take((token,))
                 self._record.emitted(len(emission.tokens))
                 if token.origin is types.TokenOrigin.CLOUD:
@@ -104,25 +104,28 @@ class HandOver:
 
     # -- what is shown -------------------------------------------------------------------------------------------
 
-    async def _next_token(self, index: int, *, shown_s: float) -> types.EmittedToken:
+    async def _next_token(self, index: int) -> types.EmittedToken:
         waiting_s = self._clock.now()
         token = await self._relay.known(index)
         phase = Phase.DEVICE_FORWARD if token.origin is types.TokenOrigin.DEVICE else Phase.CLOUD_FORWARD
         self._record.add(phase, self._clock.now() - waiting_s)
         if index > 0:
             with self._record.phase(Phase.PACE):
-                await self._pause(index, shown_s=shown_s)
+                await self._pause(index)
         return token
 
-    async def _pause(self, index: int, *, shown_s: float) -> None:
+    async def _pause(self, index: int) -> None:
         """Until the token at `index` is due; looked at again whenever something changes."""
-        while (left_s := shown_s + self._interval_s(index) - self._clock.now()) > 0.0:
+        while (left_s := self._due_s(index) - self._clock.now()) > 0.0:
             await self._relay.news(within_s=left_s, clock=self._clock)
+
+    def _due_s(self, index: int) -> float:
+        return self._began_s + self._interval_s(index) if index > 0 else self._clock.now()
 
     def _interval_s(self, index: int) -> float:
         buffered = self._relay.num_tokens - index
         if self._relay.taken_over:
-            return self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered)
+            return self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered, complete=self._relay.complete)
         expected = 0 if self._relay.cloud_done else max(0, self._cloud.limit - self._relay.num_tokens)
         until_s = self._device.until_caught_up_s
         return self._pacing.behind(until_caught_up_s=until_s, buffered=buffered, expected=expected)
@@ -148,6 +151,13 @@ class HandOver:
             self._record.count(fallbacks=1)
             _log.exception("reading the cloud's tokens failed: the device goes on alone")
 
+    def _has_begun(self, kept: tuple[tuple[int, int], ...] | None) -> None:
+        """The cloud's first token says what it keeps of the prompt, and so how much it has to give: a cloud that keeps
+        all, though it was asked to refine, would have given its few tokens before the device's next chunk is seen."""
+        if kept is not None:
+            self._feed.select(kept)
+        self._device.correct()
+
     # -- the device ----------------------------------------------------------------------------------------------
 
     async def _run_device(self) -> None:
@@ -157,6 +167,7 @@ class HandOver:
                     await self._profile.measure_steps(self._model, clock=self._clock)
             await self._device.catch_up()
             await self._device.go_on(self._stop_cloud)
+            self._relay.end_device()
         except Exception as error:  # the reader of the relay raises it: a failure must not look like silence
             self._relay.fail(error)
 

@@ -20,6 +20,7 @@ class Relay:
         self._error: Exception | None = None
         self.taken_over = False
         self.cloud_done = False  # no more tokens will come from the cloud
+        self.complete = False  # no more tokens will come from anybody
 
     @property
     def num_tokens(self) -> int:
@@ -56,9 +57,15 @@ class Relay:
         self._tell()
         return len(self._tokens)
 
+    def end_device(self) -> None:
+        """The device gives no more: the answer is known to its end."""
+        self.complete = True
+        self._tell()
+
     def fail(self, error: Exception) -> None:
         """The answer ends with what is known: whoever waits for more gets `error`."""
         self._error = error
+        self.complete = True
         self._tell()
 
     async def known(self, index: int) -> types.EmittedToken:

@@ -132,7 +132,7 @@ def cloud_tokens(bridged_s: float, *, interval_s: float, prefill_s: float) -> in
     """N that bridges `bridged_s`, when a token is shown every `interval_s` and takes the device `prefill_s` to see; at
     least 1, with a little to spare. `interval_s` is the larger one."""
     least = max(1, math.ceil(bridged_s / (interval_s - prefill_s)))
-    return least + math.ceil(_SPARE_SHARE * least)
+    return least + round(_SPARE_SHARE * least)
 
 
 def _seen_s(device: DeviceProfile, cloud: CloudProfile, task: Task, *, kept_share: float, waits: bool) -> float:
