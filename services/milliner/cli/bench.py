@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from milliner.bench import paper_wifi, report
 
 STRATEGIES = ",".join(plan.StrategyName)
+_PD = "pd"
+_PD_PARAMETERS = ("preset", "requests", "time_scale", "quick", "json_file")  # all others are of strategies that split
 app = typer.Typer(name="bench", rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
 bench_parts.add_to(app)
 
@@ -35,7 +37,11 @@ TimeScale = Annotated[
     float, typer.Option(help="Slow link and compute alike by this factor, where rows come out invalid.")
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="One request per cell, 512 tokens, float16 and greedy only: a minute.")
+    bool,
+    typer.Option(
+        "--quick",
+        help="One request per cell, 512 tokens, float16 and greedy only: a minute. With pd: answers of 64 tokens.",
+    ),
 ]
 Modelled = Annotated[
     bool, typer.Option("--modelled", help="In virtual time over a modelled device and cloud: seconds, greedy only.")
@@ -101,7 +107,9 @@ def strategies(
     """
     if context.invoked_subcommand is not None:
         return
-    if preset == "pd":
+    _check_preset(preset)
+    if preset == _PD:
+        _refuse_what_pd_does_not_read(context)
         bench_options.deliver(_run_pd(requests=requests, quick=quick, time_scale=time_scale), json_file)
         return
     if quick:
@@ -130,6 +138,24 @@ def strategies(
             run_plan, preset=preset, time_scale=None if virtual_time else time_scale, run_inputs=run_inputs
         )
     bench_options.deliver(result, json_file)
+
+
+def _check_preset(name: str) -> None:
+    """Raises `ConfigError` for one that does not exist."""
+    from milliner.bench import presets
+
+    known = (*sorted(presets.PRESETS), _PD)
+    if name not in known:
+        raise errors.ConfigError(f"there is no preset {name!r}: use {' or '.join(known)}", field="--preset")
+
+
+def _refuse_what_pd_does_not_read(context: typer.Context) -> None:
+    """Raises `ConfigError` for an option that would change nothing: who asked for virtual time shall not wait for
+    real processes."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in _PD_PARAMETERS and source is not None and source.name == "COMMANDLINE":
+            raise errors.ConfigError("has no effect with --preset pd, whose cells are its own", field=parameter.opts[0])
 
 
 def _run_pd(*, requests: int, quick: bool, time_scale: float) -> report.Report:
