@@ -15,6 +15,7 @@ from milliner.core import errors
 
 MAX_STOP_STRINGS = 4  # OpenAI's limit
 MAX_STOP_CHARACTERS = 256  # arbitrary: bounds the text held back while a stop string may be forming
+MAX_STOP_TOKENS = 1024  # arbitrary; well within what the wire carries (`token_messages`)
 MAX_CHOICES = 16  # arbitrary: answers of one request, prompts times n
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
 MAX_SALT_CHARACTERS = 1024  # arbitrary: many times what is unguessable
@@ -80,7 +81,7 @@ class _Generation(_Body):
     top_k: int = pydantic.Field(default=0, ge=-1)  # 0 and -1: off
     seed: int | None = pydantic.Field(default=None, ge=-(2**63), le=2**63 - 1)
     stop: StopString | Annotated[list[StopString], pydantic.Field(max_length=MAX_STOP_STRINGS)] = []
-    stop_token_ids: list[TokenId] = []
+    stop_token_ids: Annotated[list[TokenId], pydantic.Field(max_length=MAX_STOP_TOKENS)] = []
     n: int = pydantic.Field(default=1, ge=1, le=MAX_CHOICES)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()

@@ -243,11 +243,16 @@ class TextService:
             prompt_ids=prompt_ids,
             max_new_tokens=self._default_new_tokens(len(prompt_ids)) if wanted is None else wanted,
             sampling=options.sampling,
-            stop_token_ids=options.stop_token_ids | (frozenset() if options.ignore_eos else self.codec.eos_token_ids),
+            stop_token_ids=self._stop_token_ids(options),
             num_logprobs=options.num_logprobs,
             cache_salt=options.cache_salt,
             protected_spans=options.protected_spans,
         )
+
+    def _stop_token_ids(self, options: TextOptions) -> frozenset[int]:
+        """Those that the model can give: a client's list may be another model's, and hold what no message carries."""
+        wanted = options.stop_token_ids | (frozenset() if options.ignore_eos else self.codec.eos_token_ids)
+        return frozenset(token_id for token_id in wanted if token_id < self.codec.vocab_size)
 
     def _default_new_tokens(self, prompt_tokens: int) -> int:
         """As many as fit. A prompt that fills the cloud's cache asks for one: what never fits is the cloud's to say,

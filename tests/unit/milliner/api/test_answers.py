@@ -83,6 +83,12 @@ async def test_sampling_parameters_reach_the_strategy(served: Served) -> None:
     assert (second.max_new_tokens, second.stop_token_ids) == (4, frozenset())
 
 
+async def test_stop_tokens_that_the_model_cannot_give_go_no_further(served: Served) -> None:
+    """Messages to the cloud carry 32 bits of each: a larger one was an internal error."""
+    await served.complete(stop_token_ids=[33, 257, 2**32, 10**30])
+    assert served.generator.requests[0].stop_token_ids == frozenset({33, 256})
+
+
 async def test_limits_of_length(served: Served) -> None:
     assert (await served.complete(max_tokens=5)).json()["choices"][0] == {
         "index": 0,

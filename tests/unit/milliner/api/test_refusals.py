@@ -42,6 +42,7 @@ ONE = {"messages": [{"role": "user", "content": "say"}]}
         (CHAT, {"model": "toy", **ONE, "n": 0}, "n", 400),
         (CHAT, {"model": "toy", **ONE, "stop": ["a", "b", "c", "d", "e"]}, "stop", 400),
         (CHAT, {"model": "toy", **ONE, "stop": [""]}, "stop[0]", 400),
+        (CHAT, {"model": "toy", **ONE, "stop_token_ids": [7] * 1025}, "stop_token_ids", 400),
         (CHAT, {"model": "toy", **ONE, "max_tokens": 0}, "max_tokens", 400),
         (CHAT, {"model": "toy", **ONE, "max_tokens": 400}, "max_tokens", 400),
         (CHAT, {"model": "toy", **ONE, "max_completion_tokens": 400}, "max_completion_tokens", 400),
