@@ -59,6 +59,12 @@ def test_every_page_is_in_the_index() -> None:
     assert pages <= set(LINK.findall(index))
 
 
+def test_every_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    decisions = {f"decisions/{page.name}" for page in (ROOT / "docs" / "decisions").glob("*.md")}
+    assert decisions <= set(LINK.findall(index))
+
+
 def test_no_topology_field_that_the_readme_shows_is_unknown() -> None:
     blocks = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
