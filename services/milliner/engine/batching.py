@@ -70,6 +70,7 @@ def plan(
         return None
     views = [owner.view(frame) for owner, frame in waiting.values()]
     lineup = swapping.Lineup(sessions, lambda: [waiting[view.ticket][0] for view in policy.rank(views)])
+    after = swapping.Lineup(sessions, lambda: [waiting[view.ticket][0] for view in policy.rank(_skipped(views))])
     shares, before = list[scheduler.Share](), list[work.Move]()
     fitting = views
     while fitting:
@@ -80,12 +81,17 @@ def plan(
         if not refused:
             break
         fitting, shares = [view for view in fitting if view.session_id not in refused], []
-    ahead = swaps.ahead(lineup, running={waiting[share.ticket][0].id for share in shares})
+    ahead = swaps.ahead(after, running={waiting[share.ticket][0].id for share in shares})
     adopters = kept.take_adopters()
     if not (shares or before or ahead or adopters):
         return None
     swapped = work.Swaps(adopt=tuple(owner.kv for owner in adopters), before=tuple(before), ahead=tuple(ahead))
     return Batch(_entries(shares, waiting), adopters, swapped, scheduler.service_floor(views))
+
+
+def _skipped(views: Sequence[scheduler.Waiting]) -> list[scheduler.Waiting]:
+    """What waits as it looks once a batch has left it out, so that those whose patience ends then come in before."""
+    return [dataclasses.replace(view, skipped_batches=view.skipped_batches + 1) for view in views]
 
 
 def _place(

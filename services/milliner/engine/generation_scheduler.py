@@ -8,7 +8,8 @@ Pure planners, as in `scheduler`; a sequence has one frame waiting: its prompt, 
 so that a newcomer with a short prompt overtakes, at any token, what has run for long. Nobody knows how long an answer
 will be, but everybody how long a prompt's pass takes: a sequence *joins* at the first level whose quantum covers it,
 and sinks a level with each quantum that it has used up; quanta double. What waited `PATIENCE_BATCHES` times in a row
-goes first for one batch, so that nobody starves.
+goes first for one batch, so that nobody starves. Of a level those go first whose KV caches are on the accelerator:
+others would be copied for the same progress.
 
 Service is counted in passes: one for each generated token, and for a prompt as many as its tokens add to a pass.
 """
@@ -71,10 +72,10 @@ def level(*, prompt_tokens: int, generated: int) -> int:
     return found
 
 
-def _urgency(frame: Waiting) -> tuple[int, int]:
+def _urgency(frame: Waiting) -> tuple[int, bool, int]:
     if frame.skipped_batches >= PATIENCE_BATCHES:
-        return (-1, frame.order)
-    return (level(prompt_tokens=frame.prompt_tokens, generated=frame.generated), frame.order)
+        return (-1, False, frame.order)
+    return (level(prompt_tokens=frame.prompt_tokens, generated=frame.generated), frame.away, frame.order)
 
 
 def _fill(ordered: Sequence[Waiting], *, max_sequences: int, budget_tokens: int) -> list[Share]:

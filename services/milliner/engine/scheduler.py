@@ -47,6 +47,7 @@ class Waiting:
     order: int = 0  # of the session's opening
     prompt_tokens: int = 0  # of the session: everything in its chunks so far
     generated: int = 0  # of the session: its verification frames so far, for whole models the tokens it went on from
+    away: bool = False  # the session's cache lies in host memory (`swapping`)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -202,6 +202,7 @@ class Session:
             order=self.order,
             prompt_tokens=self.prompt_tokens,
             generated=self.generated,
+            away=self.away,
         )
 
     def take_in(self, work: work_module.Work, *, ticket: int, now_s: float) -> Pending:

@@ -7,7 +7,8 @@ pages are short they are moved to host memory:
    away come in. Free pages are taken, then those of sessions that wait for nothing, least recently used first, then
    those of less urgent ones, the least urgent first. What finds no room waits.
 2. While the batch is computed, those that are next in the queue come in, so that they need not wait for the copy when
-   it is their turn (`LOOKAHEAD`). They displace nobody who is in the batch or ahead of them.
+   it is their turn (`LOOKAHEAD`); who is next is asked as the queue will be once this batch has left them out. They
+   displace nobody who is in the batch or ahead of them.
 
 Admission promises no more than what lets the most urgent one always find its pages (`admission`). What may stand in its
 way for one batch are prefixes that others are about to copy (`reuse`). Event loop only, between batches.

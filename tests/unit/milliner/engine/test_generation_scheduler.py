@@ -24,7 +24,14 @@ STEP, PROMPT = types.FrameKind.VERIFY, types.FrameKind.LAST_CHUNK
 
 
 def waiting(
-    ticket: int, kind: types.FrameKind, *, tokens: int = 1, generated: int = 0, prompt: int = 8, skipped: int = 0
+    ticket: int,
+    kind: types.FrameKind,
+    *,
+    tokens: int = 1,
+    generated: int = 0,
+    prompt: int = 8,
+    skipped: int = 0,
+    away: bool = False,
 ) -> scheduler.Waiting:
     return scheduler.Waiting(
         ticket=ticket,
@@ -36,6 +43,7 @@ def waiting(
         order=ticket,
         prompt_tokens=prompt,
         generated=generated,
+        away=away,
     )
 
 
@@ -70,6 +78,16 @@ def test_what_waited_for_long_goes_first() -> None:
         [old, waiting(1, PROMPT, tokens=4)], budget_tokens=64
     )
     assert [share.ticket for share in plan] == [0]
+
+
+def test_of_a_level_those_go_on_whose_caches_need_not_come_back_first() -> None:
+    queue = generation_scheduler.SkipJoinFeedbackQueue(max_sequences=1)
+    frames = [waiting(0, STEP, generated=500, away=True), waiting(1, STEP, generated=500)]
+    assert [share.ticket for share in queue.plan(frames, budget_tokens=64)] == [1]
+    frames = [waiting(0, STEP, generated=3, away=True), waiting(1, STEP, generated=500)]
+    assert [share.ticket for share in queue.plan(frames, budget_tokens=64)] == [0]
+    patient = waiting(0, STEP, generated=500, away=True, skipped=generation_scheduler.PATIENCE_BATCHES)
+    assert [share.ticket for share in queue.plan([patient, frames[1]], budget_tokens=64)] == [0]
 
 
 def test_steps_come_before_prompts_within_the_budget() -> None:
@@ -112,12 +130,15 @@ class TextBackend(toys.ToyBackend):
     def __init__(self, *, num_pages: int = 100_000, swap_pages: int = 0) -> None:
         super().__init__(num_pages=num_pages, page_tokens=16, swap_pages=swap_pages)
         self.max_positions = 100_000
+        self.brought_in = {"before": 0, "meanwhile": 0}  # caches, before a batch that waited for it or beside one
         self._copied_tokens = 0
 
     def run(
         self, pieces: Sequence[work.Piece], *, release: Sequence[work.KVHandle], swaps: work.Swaps
     ) -> work.BatchOutcome:
         self._copied_tokens += sum(move.num_tokens for move in swaps.before)
+        self.brought_in["before"] += sum(not move.out for move in swaps.before)
+        self.brought_in["meanwhile"] += sum(not move.out for move in swaps.ahead)
         return super().run(pieces, release=release, swaps=swaps)
 
     def take_copied_tokens(self) -> int:
@@ -206,3 +227,12 @@ def test_where_pages_are_short_host_memory_lets_short_answers_overtake_all_the_s
     assert means[2] <= 0.5 * means[0]
     assert means[2] < means[1]
     assert max(waits) <= 4.0  # seconds between two tokens of whoever waits longest
+
+
+def test_no_batch_waits_for_the_cache_of_one_whose_patience_ends() -> None:
+    """Five long answers take turns on pages for two of them."""
+    backend = TextBackend(num_pages=48, swap_pages=400)
+    policy = generation_scheduler.SkipJoinFeedbackQueue(max_sequences=1)
+    virtual_time.run(completion_times(policy, [(0.0, 64, 300)] * 5, backend=backend))
+    assert backend.brought_in["before"] == 0
+    assert backend.brought_in["meanwhile"] > 5
