@@ -143,7 +143,7 @@ class Refinement(base.Model):
     mode: kinds.RefinementMode = pydantic.Field(
         default=kinds.RefinementMode.OFF,
         description="Disabled: the device prefills the whole prompt. Auto: less where that spares the cloud time; "
-        "answers change by it.",
+        "answers change by it. Whole all the same with cloudTokens.mode Fixed, and with an external engine.",
     )
     min_keep_percent: int = pydantic.Field(
         default=30, ge=1, le=100, description="Least share of prompt positions that is kept with mode Auto, in percent."
