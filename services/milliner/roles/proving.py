@@ -23,11 +23,12 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Behind:
-    """The cloud of a device that answers alone while it is away: what asks it for all tokens of a request, and what
-    knows whether it can be reached."""
+    """The cloud of a device that answers alone while it is away: what asks it for all tokens of a request, what knows
+    whether it can be reached, and who hears each time that it gives tokens again."""
 
     generator: base.Generator
     cloud: readiness.Cloud
+    on_back: Callable[[], None] = lambda: None
 
 
 class Proving:
@@ -49,7 +50,9 @@ class Proving:
         self._probe = self._prober(generator, proves=behind is None)
         if behind is None:
             self.ready, self._behind = self._readiness(self._probe, cloud), None
+            self._on_back: Callable[[], None] = lambda: None
             return
+        self._on_back = behind.on_back
         self.ready = readiness.Readiness(self._probe, cloud=cloud, clock=clock)
         self._behind = self._readiness(self._prober(behind.generator, proves=True), behind.cloud, is_behind=True)
 
@@ -81,7 +84,7 @@ class Proving:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.ready.keep(on_ready=on_ready, on_waiting=on_waiting))
             if self._behind is not None:
-                group.create_task(self._behind.keep(on_ready=_cloud_is_there, on_waiting=_cloud_is_awaited))
+                group.create_task(self._behind.keep(on_ready=self._cloud_is_there, on_waiting=_cloud_is_awaited))
 
     @property
     def _watches(self) -> tuple[readiness.Readiness, ...]:
@@ -103,9 +106,9 @@ class Proving:
             is_behind=is_behind,
         )
 
-
-def _cloud_is_there() -> None:
-    _log.info("the cloud gives tokens")
+    def _cloud_is_there(self) -> None:
+        _log.info("the cloud gives tokens")
+        self._on_back()
 
 
 def _cloud_is_awaited(reason: str) -> None:

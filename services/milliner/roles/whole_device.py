@@ -61,15 +61,16 @@ async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Rep
         own = None if kind is kinds.StrategyType.CLOUD_ONLY else await _own(config, running)
         info = own.ports.model.info if own is not None else await _expected(config, running.worker)
         behind = None if kind is kinds.StrategyType.DEVICE_ONLY else await _cloud(config, info, codec, running)
+        generator = await _generator(config, own=own, behind=behind)
         found = answering.Answering(
-            generator=await _generator(config, own=own, behind=behind),
+            generator=generator,
             codec=codec,
             model_digest=info.model_digest,
             vocab_size=info.vocab_size,
             max_positions=info.max_positions,
             kv_used_share=lambda: own.engine.load().kv_used_share if own is not None else 0.0,
             cloud=_needed(config, own=own, behind=behind),
-            behind=_watched(own=own, behind=behind),
+            behind=_watched(generator, behind),
             alone=behind is None,
             refines=kind is kinds.StrategyType.PD_DEVICE and _least_kept(config) < 1.0,
             cloud_positions=lambda: _cloud_positions(own=own, behind=behind),
@@ -206,11 +207,12 @@ def _cloud_positions(*, own: _Own | None, behind: _Cloud | None) -> int:
     return behind.transport.max_positions if behind is not None and own is None else 0
 
 
-def _watched(*, own: _Own | None, behind: _Cloud | None) -> proving.Behind | None:
+def _watched(generator: base.Generator, behind: _Cloud | None) -> proving.Behind | None:
     """The cloud of a device that may answer alone: asked for all tokens of a request, it proves that it gives any."""
-    if own is None or behind is None:
+    if not isinstance(generator, pd_device.PDDevice) or behind is None:
         return None
-    return proving.Behind(cloud_only.CloudOnly(behind.ports, options.RecoveryOptions(wait_s=0.0)), behind.transport)
+    alone = cloud_only.CloudOnly(behind.ports, options.RecoveryOptions(wait_s=0.0))
+    return proving.Behind(alone, behind.transport, on_back=generator.cloud_is_back)
 
 
 def _cost(config: role_config.WholeDeviceRoleConfig) -> compute.GenerationCost | None:

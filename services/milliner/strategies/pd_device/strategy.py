@@ -42,6 +42,10 @@ class PDDevice:
         """Measures the device, so that the first request's settings are right; call it before the first."""
         await self._profile.measure(self._device.model, clock=self._device.clock)
 
+    def cloud_is_back(self) -> None:
+        """A cloud that was away gives tokens: the next request asks it, whatever the last ones have found."""
+        self._num_alone = _ALONE_IN_A_ROW - 1
+
     async def generate(
         self, request: types.GenerationRequest, request_record: records.RequestRecord
     ) -> AsyncGenerator[types.Emission, None]:

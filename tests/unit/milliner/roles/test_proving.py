@@ -36,10 +36,14 @@ class ToyGenerator:
 
 
 def proving_of(
-    device: ToyGenerator, *, cloud: ToyGenerator | None, alone: bool = False
+    device: ToyGenerator,
+    *,
+    cloud: ToyGenerator | None,
+    alone: bool = False,
+    on_back: Callable[[], None] = lambda: None,
 ) -> tuple[proving.Proving, test_readiness.VirtualClock]:
     clock = test_readiness.VirtualClock()
-    behind = proving.Behind(cloud, test_readiness.ToyCloud()) if cloud is not None else None
+    behind = proving.Behind(cloud, test_readiness.ToyCloud(), on_back) if cloud is not None else None
     state = proving.Proving(
         device, cloud=test_readiness.ToyCloud(), behind=behind, alone=alone, vocab_size=5, clock=clock
     )
@@ -69,14 +73,17 @@ def told(state: proving.Proving) -> dict[str, object]:
 async def test_a_device_that_answers_alone_is_ready_and_proves_nothing_while_its_cloud_is_away() -> None:
     """A device whose cloud gave no tokens for want of a way to it would else look as if all were well."""
     device, cloud = ToyGenerator(DEVICE), ToyGenerator(CLOUD, errors.UnavailableError("no way there"))
-    state, _ = proving_of(device, cloud=cloud)
+    back: list[bool] = []
+    state, _ = proving_of(device, cloud=cloud, on_back=lambda: back.append(True))
     async with kept(state):
         await until(lambda: cloud.num_asked > 1 and not state.ready.reason)
+        assert not back
         state.emitted(types.Emission((types.EmittedToken(1, DEVICE),)))
         assert (told(state)["ok"], told(state)["ageSeconds"]) == (False, None)
         assert "no way there" in str(told(state)["reason"])
         cloud.failure = None
         await until(lambda: told(state)["ok"])
+        await until(lambda: back)
         cloud.failure = errors.UnavailableError("gone again")
         state.answer_failed()
         await until(lambda: not told(state)["ok"])

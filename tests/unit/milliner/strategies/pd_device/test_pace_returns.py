@@ -1,4 +1,4 @@
-"""A device that was too slow for a while gives its answers itself again once it is not."""
+"""A tier that was too slow or away for a while has its part of the answers again once it is not."""
 
 from __future__ import annotations
 
@@ -49,3 +49,18 @@ def test_following_the_cloud_token_by_token_says_nothing_of_how_long_a_prompt_ta
             return strategy._profile.prefill_s
 
     assert virtual_time.run(run()) == pytest.approx((2 * 40e-3 + 256 * 2e-3) / 256, rel=0.3)
+
+
+def test_a_cloud_that_is_back_is_asked_by_the_next_request() -> None:
+    async def run() -> list[int]:
+        async with test_pd_settings_modelled.world(test_pd_settings_modelled.Watched()) as strategy:
+            for _ in range(3):
+                strategy._profile.cloud_was_overtaken(512, 1000.0)
+            alone = await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
+            strategy.cloud_is_back()
+            asked = await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
+            return [alone.cloud_tokens, asked.cloud_tokens]
+
+    alone, asked = virtual_time.run(run())
+    assert alone == 0
+    assert asked > 0
