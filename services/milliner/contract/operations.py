@@ -36,8 +36,8 @@ class Fallback(base.Model):
 
     on_cloud_loss: kinds.OnCloudLoss = pydantic.Field(
         default=kinds.OnCloudLoss.WAIT,
-        description="Wait: try for waitSeconds, then fail; a device of PDDevice goes on alone at once. DraftOnly: go on "
-        "with the on-device model alone. Fail: at once; with PDDevice where the cloud was asked.",
+        description="Wait: try for waitSeconds, then fail; a device of PDDevice goes on alone at once. DraftOnly: go "
+        "on with the on-device model alone. Fail: at once; with PDDevice where the cloud was asked.",
     )
     wait_seconds: int = pydantic.Field(
         default=30, ge=0, le=3600, description="How long an answer waits for a cloud replica, in seconds."
