@@ -202,6 +202,25 @@ async def test_sampling_and_salt_are_asked_for_in_the_servers_words(speaks: Spea
     assert told_apart == "tenant" or body.cache_prompt is False
 
 
+async def test_llama_cpp_shares_no_prompt_once_a_salt_was_seen_but_an_answers_own() -> None:
+    stand_in = StandIn(Speaks.LLAMA_CPP)
+    async with connected(stand_in) as cloud:
+        await cloud.find()
+
+        async def shares(salt: str) -> list[bool]:
+            """Of the two requests of an answer that is extended."""
+            stand_in.gate.clear()
+            stream = await cloud.open(wanted(2, salt=salt))
+            await stream.set_limit(4)
+            stand_in.gate.set()
+            assert await toy_tokens.the_rest(stream) == [101, 102, 103, 104]
+            return [body.cache_prompt for body in stand_in.bodies[-2:]]
+
+        assert await shares("") == [True, True]
+        assert await shares("tenant") == [False, True]
+        assert await shares("") == [False, True]
+
+
 @pytest.mark.parametrize("takes_seeds", [True, False])
 async def test_sglang_is_given_a_seed_where_it_takes_one(takes_seeds: bool) -> None:
     stand_in = StandIn(Speaks.SGLANG)

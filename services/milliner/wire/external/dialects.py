@@ -18,7 +18,8 @@ from milliner.wire.external import failures
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """One request to a server: the tokens that follow `token_ids`, at most `max_tokens` of them."""
+    """One request to a server: the tokens that follow `token_ids`, at most `max_tokens` of them. With `goes_on` the
+    server has computed all but the last few of `token_ids` for the same answer."""
 
     model: str
     token_ids: tuple[int, ...]
@@ -26,6 +27,7 @@ class Asked:
     sampler: generation.Sampler
     stop_token_ids: frozenset[int] = frozenset()
     salt: str = ""
+    goes_on: bool = False
 
     @property
     def ignores_end(self) -> bool:
@@ -87,7 +89,8 @@ class Reader(Protocol):
 
 
 class Dialect(Protocol):
-    """One way of asking. `below_root`: the path begins at the server's root, not at the base URL."""
+    """One way of asking. `below_root`: the path begins at the server's root, not at the base URL. `keeps_apart`: what
+    the server has cached is found by requests of the same salt only."""
 
     @property
     def name(self) -> str: ...
@@ -97,6 +100,9 @@ class Dialect(Protocol):
 
     @property
     def below_root(self) -> bool: ...
+
+    @property
+    def keeps_apart(self) -> bool: ...
 
     def body(self, asked: Asked, *, stream: bool) -> dict[str, Any]: ...
 

@@ -2,6 +2,10 @@
 
 Its stream leaves the ids of tokens out that end within a character of several bytes, up to the one that finishes it:
 `tokens_predicted` counts them, so that they are missed. A plain answer has them all (llama.cpp of October 2026).
+
+It has one cache for all: a slot's, and host memory from which any slot takes what another has computed, so that no
+choice of slots keeps tenants apart, and what a request without `cache_prompt` has computed is found by others all the
+same. A prompt with a salt is computed anew, and so is one without on a device that has seen salts (`transport`).
 """
 
 from __future__ import annotations
@@ -30,6 +34,10 @@ class Completion:
     def below_root(self) -> bool:
         return True
 
+    @property
+    def keeps_apart(self) -> bool:
+        return False
+
     def body(self, asked: dialects.Asked, *, stream: bool) -> dict[str, Any]:
         params, wanted = asked.sampler.params, asked.sampler.num_logprobs
         body: dict[str, Any] = {
@@ -45,7 +53,7 @@ class Completion:
             "samplers": ["temperature", "top_k", "top_p"],  # in the order of `model.sampling`, and no others
             "repeat_penalty": 1.0,
             "ignore_eos": asked.ignores_end,
-            "cache_prompt": not asked.salt,  # it has one cache for all: what may not be shared is computed again
+            "cache_prompt": asked.goes_on or not asked.salt,
         }
         if params.greedy:
             body["top_k"] = 1

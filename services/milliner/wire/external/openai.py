@@ -34,6 +34,10 @@ class Completions:
     def below_root(self) -> bool:
         return False
 
+    @property
+    def keeps_apart(self) -> bool:
+        return True
+
     def body(self, asked: dialects.Asked, *, stream: bool) -> dict[str, Any]:
         params, wanted = asked.sampler.params, asked.sampler.num_logprobs
         body: dict[str, Any] = {

@@ -36,6 +36,10 @@ class Generate:
     def below_root(self) -> bool:
         return True
 
+    @property
+    def keeps_apart(self) -> bool:
+        return True
+
     def body(self, asked: dialects.Asked, *, stream: bool) -> dict[str, Any]:
         wanted = asked.sampler.num_logprobs
         body: dict[str, Any] = {

@@ -177,6 +177,7 @@ class ExternalStream:
             sampler=dataclasses.replace(request.sampler, seed=(request.sampler.seed + given) & (2**63 - 1)),
             stop_token_ids=request.stop_token_ids,
             salt=request.salt,
+            goes_on=given > 0,
         )
 
     def _take(self, piece: dialects.Piece) -> None:

@@ -7,6 +7,7 @@ Implements `core.generation.TokenTransport`. Runs on the device's event loop.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from milliner.core import errors, generation
 from milliner.wire.external import discovery, failures, stream
 from milliner.wire.external import server as servers
 
+_UNSALTED = "unsalted"  # a salt for those who name none, where a server cannot keep apart those who do
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ class ExternalTransport:
         self._tokenizer = tokenizer
         self._found: discovery.Found | None = None
         self._finding = asyncio.Lock()
+        self._salted = False  # whether any request had a salt
         self._streams: set[stream.ExternalStream] = set()
 
     @property
@@ -73,6 +76,9 @@ class ExternalTransport:
         """An answer that has begun. Raises what the server refuses it with, `PromptTooLong` before it is asked."""
         found = await self.find()
         self._check_room(request, found.max_positions)
+        self._salted |= bool(request.salt)
+        if self._salted and not found.dialect.keeps_apart:
+            request = dataclasses.replace(request, salt=request.salt or _UNSALTED)
         opened = stream.ExternalStream(
             self._server, found, request, vocab_size=self._tokenizer.vocab_size, on_end=self._ended
         )
