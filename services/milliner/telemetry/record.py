@@ -110,6 +110,12 @@ class RequestRecord:
         self._spans.start_round(index, kind, start_s=start_s)
         self._round = _Round(index, kind, start_s=start_s)
 
+    def rename_round(self, kind: str) -> None:
+        """The open round is of another kind than was expected when it began."""
+        if self._round is not None and self._round.kind != kind:
+            self._round.kind = kind
+            self._spans.rename_round(kind)
+
     def end_round(self) -> None:
         """Ends the open round; nothing happens where none is open."""
         if (open_round := self._round) is None:

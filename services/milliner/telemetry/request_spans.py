@@ -62,6 +62,11 @@ class RequestSpans:
         )
         self._round_context = trace.set_span_in_context(self._round, otel_context.Context())
 
+    def rename_round(self, kind: str) -> None:
+        assert self._round is not None, "no round is open"
+        self._round.update_name(f"round {kind}")
+        self._round.set_attribute(names.ROUND_KIND, kind)
+
     def end_round(self, *, emitted_tokens: int, end_s: float) -> None:
         assert self._round is not None, "no round is open"
         self._round.set_attribute(names.ROUND_TOKENS, emitted_tokens)

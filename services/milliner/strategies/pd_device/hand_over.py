@@ -89,13 +89,15 @@ class HandOver:
                 index = self._answer.num_tokens
                 token = await self._next_token(index)
                 self._began_s = self._pacing.began(due_s=self._due_s(index), shown_s=self._clock.now())
+                if index > 0:  # the first one stays the prefill
+                    self._record.rename_round(token.origin.value)
                 emission = self._answer.take((token,))
                 self._record.emitted(len(emission.tokens))
                 if token.origin is types.TokenOrigin.CLOUD:
                     self._record.count(cloud_tokens_shown=len(emission.tokens))
                 self._record.end_round()
                 yield emission
-                self._record.start_round(index + 1, self._relay.origin(index + 1).value)
+                self._record.start_round(index + 1, token.origin.value)
         finally:
             for tier in tiers:
                 if not tier.cancelling():  # a second time would cut its way out short

@@ -30,12 +30,6 @@ class Relay:
         """Token ids known from `index` on."""
         return [token.token_id for token in self._tokens[index:]]
 
-    def origin(self, index: int) -> types.TokenOrigin:
-        """Which tier the token at `index` is from; of one that is not known yet, who is to give it as it looks now."""
-        if index < len(self._tokens):
-            return self._tokens[index].origin
-        return types.TokenOrigin.DEVICE if self.taken_over else types.TokenOrigin.CLOUD
-
     def put_cloud(self, index: int, token: types.EmittedToken) -> None:
         """A token of the cloud's; ignored once the device has taken over."""
         if not self.taken_over:

@@ -187,6 +187,17 @@ def test_the_callers_trace_is_continued(clock: ManualClock, traced: tracing.Trac
     assert open_record(clock, traced, parent=malformed).finish(finish_reason="stop").trace_id not in ("", trace_id)
 
 
+def test_a_round_that_turned_out_to_be_of_another_kind(clock: ManualClock, traced: tracing.Tracing) -> None:
+    request_record = open_record(clock, traced)
+    request_record.rename_round("device")  # none is open: nothing happens
+    request_record.start_round(1, "cloud")
+    request_record.rename_round("device")
+    summary = request_record.finish(finish_reason="stop")
+    assert [round_.kind for round_ in summary.rounds] == ["device"]
+    (span,) = by_name(traced.recent.spans(), "round device")
+    assert (span.attributes or {})[names.ROUND_KIND] == "device"
+
+
 def test_a_failed_request_ends_every_span_and_says_why_without_text(
     clock: ManualClock, traced: tracing.Tracing
 ) -> None:

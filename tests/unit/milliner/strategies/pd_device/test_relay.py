@@ -36,14 +36,6 @@ def test_repeated_and_early_tokens_change_nothing() -> None:
     assert known.ids_from(0) == [5]
 
 
-def test_who_gives_the_next_token_is_known_once_the_device_has_taken_over() -> None:
-    known = relay.Relay()
-    known.put_cloud(0, token(1))
-    assert known.origin(1) is CLOUD
-    known.take_over()
-    assert (known.origin(0), known.origin(1)) == (CLOUD, DEVICE)
-
-
 async def test_who_waits_for_a_token_gets_it_when_it_comes() -> None:
     known = relay.Relay()
     waiting = asyncio.create_task(known.known(1))
