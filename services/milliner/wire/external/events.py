@@ -1,5 +1,5 @@
 """Server-sent events from the bytes of an HTTP answer (WHATWG HTML, 9.2.6); only their data, which is all that engines
-send. Pure: who reads the bytes, and how long for, is `http_server`'s business."""
+send. Pure: who reads the bytes, and how long for, is the business of `event_stream`."""
 
 from __future__ import annotations
 

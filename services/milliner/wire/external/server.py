@@ -9,17 +9,16 @@ event loop.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, NoReturn, Protocol, Self, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import httpx
 
 from milliner.contract import role_config
 from milliner.core import errors
-from milliner.wire.external import connections, events, failures, key_file
+from milliner.wire.external import connections, event_stream, events, failures, key_file
 
 _MOST_BODY_BYTES = 16 << 20  # of an answer that is no stream; arbitrary
 
@@ -90,7 +89,7 @@ class HttpServer:
     @contextlib.asynccontextmanager
     async def stream(
         self, path: str, *, body: object, below_root: bool, headers: Mapping[str, str]
-    ) -> AsyncIterator[EventStream]:
+    ) -> AsyncIterator[event_stream.EventStream]:
         """The events of an answer that has begun. Leaving the block ends the answer on the server too, which sees the
         connection close, unless it was said to be `finished`. Raises as `ask` does."""
         connecting = self._answer("POST", path, body=body, below_root=below_root, headers=headers)
@@ -105,7 +104,7 @@ class HttpServer:
                 )
             chunks = cast(AsyncGenerator[bytes, None], response.aiter_raw())
             await stack.enter_async_context(contextlib.aclosing(chunks))
-            found = EventStream(self, chunks)
+            found = event_stream.EventStream(self, chunks)
             yield found
             if found.is_finished:
                 self._connections.take_rest(chunks, stack.pop_all())
@@ -192,45 +191,6 @@ class HttpServer:
 
     def _late(self, seconds: float) -> errors.DeadlineExceeded:
         return errors.DeadlineExceeded(f"{self.where} was silent for {seconds:g} s", field=failures.FIELD)
-
-
-class EventStream:
-    """The events of one answer, in order. Who reads says when one brought a token, and when nothing is missing."""
-
-    def __init__(self, server: HttpServer, chunks: AsyncGenerator[bytes, None]) -> None:
-        self._server = server
-        self._chunks = chunks
-        self._parser = events.EventParser()
-        self._found: collections.deque[str] = collections.deque()
-        self._deadline_s = server.deadline_s()
-        self.is_finished = False
-
-    def progressed(self) -> None:
-        """A token came: there is time for the next."""
-        self._deadline_s = self._server.deadline_s()
-
-    def finished(self) -> None:
-        """The server has given all that it was asked for: what else it sends is short and of no interest."""
-        self.is_finished = True
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Mapping[str, Any]:
-        while not self._found:
-            waiting = asyncio.ensure_future(anext(self._chunks, None))
-            chunk = await self._server.watched(waiting, deadline_s=self._deadline_s)
-            if chunk is None:
-                raise StopAsyncIteration
-            self._found.extend(self._parser.feed(chunk))
-        data = self._found.popleft()
-        if data == events.DONE:
-            self.finished()
-            raise StopAsyncIteration
-        event = events.document(data)
-        if (error := failures.of_event(event, where=self._server.where)) is not None:
-            raise error
-        return event
 
 
 def _base(text: str) -> httpx.URL:
