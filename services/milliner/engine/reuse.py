@@ -20,6 +20,7 @@ class Reuse:
         self._places = places
         self._cache = prefix_cache.PrefixCache()
         self._adopters: dict[str, session.Session] = {}  # their adoptions are not carried out yet
+        self._forgotten: list[work.KVHandle] = []  # that `make_room` has not returned yet
 
     @property
     def pinned_pages(self) -> int:
@@ -33,9 +34,15 @@ class Reuse:
             self._adopt(owner, hit)
         return self.make_room()
 
+    def give_way(self) -> None:
+        """Forgets what lies on pages that sessions hold by now; `make_room` returns it."""
+        self._forgotten += self._cache.shrink_to(self._places.free_pages)
+
     def make_room(self) -> list[work.KVHandle]:
-        """Forgets what lies on pages that sessions hold by now; returns handles to be freed."""
-        return self._cache.shrink_to(self._places.free_pages)
+        """As `give_way`; returns handles to be freed."""
+        self.give_way()
+        freed, self._forgotten = self._forgotten, []
+        return freed
 
     def take_adopters(self) -> tuple[session.Session, ...]:
         """Sessions whose adoptions the next batch carries out; to be given to `adopted` after it."""

@@ -128,6 +128,7 @@ class Swapping:
             moves.append(_move(owner, out=False))
             self._places.bring_in(owner)
         self._places.hold(owner, pages)
+        self._kept.give_way()  # now: behind the next move less may be held, but this one is made before it
         return moves
 
 

@@ -9,7 +9,7 @@ import types
 import pytest
 
 from milliner.core import errors
-from milliner.engine import admission, residency, reuse, session, swapping
+from milliner.engine import admission, residency, reuse, session, swapping, work
 
 PAGE_TOKENS = 4
 
@@ -22,7 +22,8 @@ class World:
             num_pages=num_pages, swap_pages=swap_pages, page_tokens=PAGE_TOKENS, max_sessions=1000
         )
         self.places = residency.Residency(num_pages, swap_pages, PAGE_TOKENS)
-        self.swapping = swapping.Swapping(self.places, reuse.Reuse(self.admission, self.places))
+        self.kept = reuse.Reuse(self.admission, self.places)
+        self.swapping = swapping.Swapping(self.places, self.kept)
         self.sessions: list[session.Session] = []
         self.opened = 0
 
@@ -101,6 +102,25 @@ def test_one_that_goes_back_behind_what_was_moved_out_needs_room_for_all_of_it()
     world.sessions = [first, third, second]
     assert world.run({"0": 2}) == (set(), [("1", True), ("2", True), ("0", False)])
     assert (first.held_pages, second.away, third.away) == (3, True, True)
+
+
+def test_what_is_kept_makes_room_for_every_move_and_not_only_for_what_comes_of_all() -> None:
+    """The engine ended at a move for which there was no page until the one behind it."""
+    world = World(num_pages=16, swap_pages=48)
+    leaving = world.open(28), world.open(20)
+    coming = world.open(28), world.open(20)
+    world.run({"2": 28, "3": 20})
+    world.sessions = [*leaving, *coming]
+    world.run({"0": 28, "1": 20})
+    assert [owner.away for owner in world.sessions] == [False, False, True, True]
+    kept = work.KVHandle(100)
+    world.kept._cache.keep(kept, list(range(100)), salt="", pages=3)
+    assert world.kept.make_room() == []
+    world.sessions = [*coming, *leaving]
+    moves = [("1", True), ("2", False), ("0", True), ("3", False)]
+    assert world.run({"2": 28, "3": 20}) == (set(), moves)
+    assert world.places.free_pages == 4, "behind all moves there were room for what is kept"
+    assert world.kept.make_room() == [kept], "behind the second there was not: seven pages and seven were held"
 
 
 def test_the_next_in_the_queue_come_in_while_the_others_run() -> None:
