@@ -20,11 +20,11 @@ TOLERANCE = 1e-5
 
 
 def eager_scores(folder: pathlib.Path, prompt: torch.Tensor, layers: frozenset[int]) -> torch.Tensor:
-    """[T]: weights of the last queries, summed over layers and queries, mean over heads."""
+    """[T]: squared weights of the last queries, summed over layers and queries, mean over heads."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         weights = model(prompt[None], output_attentions=True).attentions  # of each layer [1, H, T, T]
-    return torch.stack([weights[layer][0, :, -QUERIES:].mean(0).sum(0) for layer in sorted(layers)]).sum(0)
+    return torch.stack([weights[layer][0, :, -QUERIES:].square().mean(0).sum(0) for layer in sorted(layers)]).sum(0)
 
 
 def watched_scores(
@@ -75,4 +75,4 @@ def test_queries_that_are_computed_again_count_once() -> None:
     for _ in range(2):
         watch.observe(0, torch.tensor([[[0.5, 0.5, 0.0]], [[0.25, 0.75, 0.0]]]), first_query=1, first_key=0)
         watch.observe(0, torch.tensor([[[1.0]]]), first_query=2, first_key=2)
-    assert watch.scores().tolist() == [0.375, 0.625, 1.0]
+    assert watch.scores().tolist() == [0.15625, 0.40625, 1.0]

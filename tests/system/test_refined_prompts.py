@@ -35,8 +35,8 @@ def expected(folder: pathlib.Path) -> refinement.Spans:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         weights = model(torch.tensor([PROMPT]), output_attentions=True).attentions  # of each layer [1, H, T, T]
-    paid = torch.stack([weights[layer][0, :, -refiner.QUERIES :].mean(0).sum(0) for layer in sorted(layers)])
-    return refinement.select(refinement.carried(paid.sum(0).tolist()), WANTED)
+    paid = torch.stack([weights[layer][0, :, -refiner.QUERIES :].square().mean(0).sum(0) for layer in sorted(layers)])
+    return refinement.select(paid.sum(0).tolist(), WANTED)
 
 
 async def kept(tier: whole_tiers.Tier, wanted: refinement.Refinement | None) -> tuple[refinement.Spans | None, int]:

@@ -97,10 +97,10 @@ def acceptance(
 
 def refine(
     model: Annotated[
-        pathlib.Path | None, typer.Option(metavar="DIR", help="Another model than the demo; needs --text.")
-    ] = None,
+        str, typer.Option(metavar="DIR", help="builtin://recall, builtin://demo, or another, which needs --text.")
+    ] = "builtin://recall",
     keep: Annotated[str, typer.Option(metavar="NUMBERS", help="Percentages of the prompt to keep.")] = "30,50,70",
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to measure.")] = 24,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts to measure, of each kind.")] = 48,
     prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of each prompt.")] = 512,
     text: Annotated[
         list[pathlib.Path] | None, typer.Option(metavar="FILE", help="Held-out text; repeatable. Default: the demo's.")
@@ -110,19 +110,23 @@ def refine(
     """Measure what a refined prompt is worth: how well the whole prompt's answer fits behind what is kept of it.
 
     Beside the refiner's choice: as many positions at random, from head and tail, from the tail, and from the head.
+    Prompts are held-out text as it is, and such that their answer stands somewhere in them: a passage to go on with, a
+    definition that is asked for. Each of the three takes minutes on one core.
 
     Examples:
 
       [bold]milliner bench refine[/bold]
 
-      [bold]milliner bench refine --keep 20,40 --prompts 12 --json refine.json[/bold]
+      [bold]milliner bench refine --model builtin://demo --keep 20,40 --prompts 12 --json refine.json[/bold]
     """
     from milliner.bench import refine as refine_bench
+    from milliner.demo import assets
 
-    if model is not None and not text:
-        raise errors.ConfigError("is needed with --model", field="--text")
+    builtin = assets.models().get(model.removeprefix("builtin://"))
+    if builtin is None and not text:
+        raise errors.ConfigError("is needed with another --model", field="--text")
     options = refine_bench.Options(
-        model=model,
+        model=builtin or pathlib.Path(model),
         texts=tuple(text or ()),
         keep_percents=tuple(bench_options.values("--keep", keep, int)),
         prompts=prompts,

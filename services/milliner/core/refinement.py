@@ -4,7 +4,9 @@ The cloud scores (`engine.refiner`) and the device reads the kept positions as a
 the spans that the device protects and the last position, behind which the answer begins; then, while there is room,
 the first positions (attention sinks: models rest their attention there, arXiv 2309.17453) and the last ones (the
 question, and the text that the answer continues). What remains is cut into units of neighbours, of which the ones with
-the highest mean score are taken: whole units, because tokens without their neighbours mean little.
+the highest scores are taken: whole units, because tokens without their neighbours mean little. A unit's score is the
+mean of its positions' and, the less the further, of those before it: an answer goes on reading where the last positions
+have begun to. Whole units are weighed, not positions, so that none ranks behind the one that follows it only for that.
 """
 
 from __future__ import annotations
@@ -37,18 +39,6 @@ class Refinement:
         return max(math.ceil(self.keep_share * num_tokens), sum(protected))
 
 
-def carried(scores: Sequence[float]) -> list[float]:
-    """Each position with what the `CARRY_TOKENS` before it were paid too, the less the further: an answer goes on
-    reading where the last positions have begun to."""
-    found: list[float] = []
-    total = recent = 0.0
-    for position, score in enumerate(scores):
-        total += score - recent / CARRY_TOKENS
-        recent += score - (scores[position - CARRY_TOKENS] if position >= CARRY_TOKENS else 0.0)
-        found.append(total)
-    return found
-
-
 def select(scores: Sequence[float], refinement: Refinement) -> Spans:
     """The spans to keep of a prompt with these scores: exactly `refinement.most_tokens` positions."""
     num_tokens = len(scores)
@@ -56,8 +46,7 @@ def select(scores: Sequence[float], refinement: Refinement) -> Spans:
     room = refinement.most_tokens(num_tokens) - sum(kept)
     room -= _take(kept, range(min(SINK_TOKENS, num_tokens)), room)
     room -= _take(kept, reversed(range(num_tokens)), int(room * TAIL_SHARE))
-    units = [(sum(scores[start:end]) / (end - start), start, end) for start, end in _units(kept)]
-    for _, start, end in sorted(units, reverse=True):
+    for _, start, end in sorted(weighed(scores, _units(kept)), reverse=True):
         if end - start <= room:
             kept[start:end] = b"\1" * (end - start)
             room -= end - start
@@ -82,6 +71,23 @@ def spans(marked: Sequence[int]) -> Spans:
             found.append((at, end))
         at = end
     return tuple(found)
+
+
+def weighed(scores: Sequence[float], units: Iterable[tuple[int, int]]) -> Iterable[tuple[float, int, int]]:
+    """Each unit with the mean of its scores and of those up to `CARRY_TOKENS` before it, at weights that fall to 0.
+
+    With prefix sums of scores and of score times position, so that long prompts cost no more per unit.
+    """
+    sums = list(itertools.accumulate(scores, initial=0.0))
+    moments = list(itertools.accumulate((at * score for at, score in enumerate(scores)), initial=0.0))
+    for start, end in units:
+        first = max(0, start - CARRY_TOKENS)
+        # The position at `at` < start weighs 1 - (start - at) / CARRY_TOKENS.
+        slope = moments[start] - moments[first] - start * (sums[start] - sums[first])
+        before = sums[start] - sums[first] + slope / CARRY_TOKENS
+        distance = start - first
+        weight = distance - distance * (distance + 1) / (2 * CARRY_TOKENS)
+        yield (sums[end] - sums[start] + before) / (end - start + weight), start, end
 
 
 def _take(kept: bytearray, positions: Iterable[int], room: int) -> int:

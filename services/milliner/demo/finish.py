@@ -56,7 +56,12 @@ class FinishRun:
         task = Cotraining(target, config)
         self.network = task.network
         self.loop = training_loop.Loop(
-            task, _optimizers(self.network, config), config.schedule, train=train, folder=folder, name="finish"
+            task,
+            _optimizers(self.network, config),
+            config.schedule,
+            draw=training_loop.windows_of(train),
+            folder=folder,
+            name="finish",
         )
         if config.compile:
             self.network.compile_parts()

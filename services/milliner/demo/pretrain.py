@@ -79,9 +79,9 @@ class PretrainRun:
         self.network = self.task.network
         self.loop = training_loop.Loop(
             self.task,
-            _optimizers(self.network, config),
+            optimizers(self.network, config),
             config.schedule,
-            train=train,
+            draw=training_loop.windows_of(train),
             folder=folder,
             name="pretrain",
         )
@@ -89,7 +89,8 @@ class PretrainRun:
             self.network.compile_parts()
 
 
-def _optimizers(model: network.Network, config: PretrainConfig) -> tuple[torch.optim.Optimizer, ...]:
+def optimizers(model: network.Network, config: PretrainConfig) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the layers' matrices, AdamW for the tied embedding and the norms, at their peak rates."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name != "embedding.weight"]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     return (

@@ -2,9 +2,9 @@
 
 Progress is the larger of (time spent / time allowed) and (steps done / steps allowed). Learning rates warm up, stay,
 and fall linearly to zero over the last `decay_share` of the run; the last `long_share` is on long sequences, so that
-prompts of 2,048 tokens and their answers are inside what the model has seen. Batches are drawn by (seed, step) alone:
-resuming goes on with the batch that was next. What is learnt is a `Task`'s: `pretrain` and `finish` have one each.
-Synchronous.
+prompts of 2,048 tokens and their answers are inside what the model has seen. Batches are drawn by seed, step and share
+alone: resuming goes on with the batch that was next. What is learnt is a `Task`'s: `pretrain`, `finish` and `recall`
+have one each. Synchronous.
 """
 
 from __future__ import annotations
@@ -22,7 +22,22 @@ import torch
 
 Ids = numpy.typing.NDArray[numpy.uint16]
 
+Draw = Callable[[numpy.random.Generator, int, int, float], numpy.typing.NDArray[numpy.int64]]
+"""Draws a batch: so many windows of so many ids, [B, T + 1], at a share of the run."""
+
 REPORT_EVERY_STEPS = 10  # arbitrary
+
+
+def windows_of(text: Ids) -> Draw:
+    """Windows that start anywhere in `text`, the same throughout a run."""
+
+    def draw(
+        generator: numpy.random.Generator, count: int, length: int, share: float
+    ) -> numpy.typing.NDArray[numpy.int64]:
+        starts = generator.integers(0, len(text) - length - 1, size=count)
+        return numpy.stack([text[start : start + length + 1] for start in starts]).astype(numpy.int64)
+
+    return draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +104,7 @@ class Progress:
 
 
 class Loop:
-    """One run of a task over token ids, documents joined by end-of-text. Checkpoint and log are `folder`/`name`.*.
+    """One run of a task over batches that `draw` gives. Checkpoint and log are `folder`/`name`.*.
 
     The optimizers' learning rates are their peaks.
     """
@@ -100,13 +115,13 @@ class Loop:
         optimizers: Sequence[torch.optim.Optimizer],
         schedule: Schedule,
         *,
-        train: Ids,
+        draw: Draw,
         folder: pathlib.Path,
         name: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.step, self.tokens, self.elapsed_s = 0, 0, 0.0
-        self._task, self._optimizers, self._schedule, self._train = task, optimizers, schedule, train
+        self._task, self._optimizers, self._schedule, self._draw = task, optimizers, schedule, draw
         self._peaks = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
         self._checkpoint, self._log = folder / f"{name}.pt", folder / f"{name}.jsonl"
         if self._checkpoint.is_file():
@@ -144,7 +159,7 @@ class Loop:
         """One batch and one step of the optimizers, `share` into the run; the task's figures."""
         schedule = self._schedule
         count, length = schedule.batch(share)
-        ids, following = self._batch(count, length)
+        ids, following = self._batch(count, length, share)
         scale = schedule.rate_share(share=share, step=self.step)
         for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -182,12 +197,10 @@ class Loop:
             optimizer.load_state_dict(saved)
         self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
 
-    def _batch(self, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random windows of the training text: ids and next ids, both [B, T]."""
+    def _batch(self, count: int, length: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and next ids of this step, both [B, T]."""
         generator = numpy.random.default_rng([self._schedule.seed, self.step])
-        starts = generator.integers(0, len(self._train) - length - 1, size=count)
-        rows = numpy.stack([self._train[start : start + length + 1] for start in starts]).astype(numpy.int64)
-        windows = torch.from_numpy(rows)
+        windows = torch.from_numpy(self._draw(generator, count, length, share))
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
     def _save_and_evaluate(self) -> float | None:

@@ -47,7 +47,7 @@ def read_pools(
 
 
 def _facts(text: str, field: str, relative_to: Sequence[pathlib.Path]) -> plan.ModelFacts:
-    model = _folder(sources.parse(text), field, relative_to, {"demo": assets.model_dir()})
+    model = _folder(sources.parse(text), field, relative_to, assets.models())
     config = _json(model / "config.json", field, "name a Hugging Face checkpoint folder")
     text_config = config.get("text_config") or config  # multi-modal checkpoints keep the decoder's numbers apart
     return plan.ModelFacts(

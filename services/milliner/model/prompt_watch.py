@@ -2,7 +2,9 @@
 
 Fused attention hides its weights, so `attention` works them out a second time for a few queries on a few layers, from
 the same queries, keys and masks. Positions in the middle of a prompt that the last ones read are those that what
-follows will need (SnapKV, arXiv 2404.14469). Made and read by `engine.refiner`; the executor's thread only.
+follows will need (SnapKV, arXiv 2404.14469). Weights count squared: a head that looks at one place says something, one
+that looks everywhere at once, or nowhere in particular, does not. Made and read by `engine.refiner`; the executor's
+thread only.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ class PromptWatch:
 
     def observe(self, layer: int, weights: torch.Tensor, *, first_query: int, first_key: int) -> None:
         """Takes weights [H, T, S] of queries from `first_query` on over keys from `first_key` on."""
-        self._seen[layer, first_query] = (first_key, weights.mean(dim=0).sum(dim=0))
+        self._seen[layer, first_query] = (first_key, weights.square().mean(dim=0).sum(dim=0))
 
     def scores(self) -> torch.Tensor:
-        """[end] float32 on the CPU: what each position was paid, summed over layers and queries, mean over heads."""
+        """[end] float32 on the CPU: what each position was paid, squared, summed over layers and queries, mean over heads."""
         total = torch.zeros(self.end)
         for first_key, paid in self._seen.values():
             total[first_key : first_key + len(paid)] += paid.float().cpu()

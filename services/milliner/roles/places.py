@@ -19,9 +19,9 @@ _LOGGER = logging.getLogger("milliner.roles")
 
 
 def from_environment(environment: Mapping[str, str]) -> opening.Places:
-    """Where sources are; `builtin://demo` is the demo model."""
+    """Where sources are; `builtin://` ones are the models that ship."""
     hub_url = environment.get(HUB_VARIABLE) or opening.HUB_URL
-    return opening.Places(hub_url=hub_url, builtin={"demo": assets.model_dir()})
+    return opening.Places(hub_url=hub_url, builtin=assets.models())
 
 
 def for_drafter(at: opening.Places, folder: pathlib.Path) -> opening.Places:

@@ -21,6 +21,16 @@ def model_dir() -> pathlib.Path:
     return _ROOT / "model"
 
 
+def recall_dir() -> pathlib.Path:
+    """A smaller model that quotes what stands far back: what `milliner bench refine` measures with."""
+    return _ROOT / "recall"
+
+
+def models() -> dict[str, pathlib.Path]:
+    """The models that ship, by their names as `builtin://` sources."""
+    return {"demo": model_dir(), "recall": recall_dir()}
+
+
 def adapter_dir(form: str = DEFAULT_FORM) -> pathlib.Path:
     """The folder of the demo's adapter of a form; raises KeyError (*bug*) for a form that does not ship."""
     if form not in FORMS:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import random
 
 import pytest
 import torch
+from tests.unit.milliner.bench import looking_back
 from tests.unit.milliner.model import drafter_models
 
-from milliner.bench import refine, refined_answers, selections
+from milliner.bench import far_prompts, refine, refine_report, refined_answers, selections
 from milliner.core import errors
 
 SCORES = [0.0] * 60 + [1.0] * 20 + [0.0] * 120
@@ -52,21 +54,46 @@ def test_answers_fit_best_behind_their_own_prompt(folder: pathlib.Path) -> None:
     assert answers.sampled != answers.greedy
 
 
+def test_where_an_answer_needs_what_is_far_back_the_refiner_beats_random_and_head_and_tail(
+    tmp_path: pathlib.Path,
+) -> None:
+    """All of the last positions but the very last look everywhere; there is room for one unit in the middle."""
+    reader = refined_answers.Reader(looking_back.write(tmp_path))
+    measured = []
+    for number in range(16):
+        draw = random.Random(number)
+        prompt = [draw.choice(looking_back.FILLERS) for _ in range(200)]
+        main, side = draw.choice(looking_back.MAIN), draw.choice(looking_back.SIDE)
+        prompt[draw.randrange(150)], prompt[draw.randrange(175, 199)] = main, side
+        prompt[-1] = looking_back.QUESTION
+        answers = reader.answer(prompt, 4, seed=number)
+        assert answers.greedy == (looking_back.VALUE_OF[main],) * 4
+        kept = selections.choose(answers.scores, keep_share=0.3, draws=1, seed=str(number))
+        fits = reader.fits([each.of(prompt) for each in kept], answers)
+        measured.append({each.selection: fit for each, fit in zip(kept, fits, strict=True)})
+    assert all(fits[selections.Selection.ATTENTION].agreement == 1.0 for fits in measured)
+    for other in refine_report.TO_BEAT:
+        found = refine_report.gains(measured, other)
+        assert {gain.verdict for gain in found.values()} == {"met"}
+        assert found["agreement"].mean > 0.3 and found["log_likelihood"].mean > 0.5
+
+
 def test_the_report_has_every_selection_of_every_text_at_every_ratio(folder: pathlib.Path) -> None:
     options = refine.Options(
         model=folder / "model",
         texts=(folder / "prose.txt", folder / "code.py"),
         keep_percents=(30, 60),
         prompts=4,
-        prompt_tokens=40,
+        prompt_tokens=120,
     )
     done: list[str] = []
     result = refine.run(options, command="test", advance=done.append)
-    assert done[-1] == "4 of 4 prompts"
-    keys = {(row["keep_percent"], row["text"], row["selection"]) for row in result.rows}
-    assert len(keys) == len(result.rows) == 2 * 3 * len(selections.Selection)
+    assert done[-1] == "12 of 12 prompts"
+    keys = {(row["kind"], row["keep_percent"], row["text"], row["selection"]) for row in result.rows}
+    assert len(keys) == len(result.rows) == 3 * 2 * 3 * len(selections.Selection)
     assert {row["prompts"] for row in result.rows if row["text"] == "all"} == {4}
-    assert set(result.summary) == {"keep_30", "keep_60"}
+    assert set(result.summary) == set(far_prompts.Kind)
+    assert len(result.headlines) == 3 * 2
 
 
 @pytest.mark.parametrize("percents", [(), (0,), (30, 100)])

@@ -85,12 +85,32 @@ def test_spans_of_a_very_long_prompt_stay_few() -> None:
     assert len(refinement.select(scores, refinement.Refinement(0.5))) <= refinement.MAX_UNITS // 2 + 3
 
 
-def test_what_follows_a_peak_is_carried_along() -> None:
+def test_what_is_read_comes_first_and_then_what_follows_it() -> None:
+    for peak in (30, 77, 200, 411, 600):
+        scores = [0.001] * 1000
+        scores[peak] = 1.0
+        shares = [
+            (number, positions(refinement.select(scores, refinement.Refinement(number / 1000)))) for number in (44, 84)
+        ]
+        (_, few), (_, more) = shares
+        assert peak in few, "room for one unit"
+        assert set(more) >= {peak, peak + refinement.UNIT_TOKENS}, "room for two"
+
+
+def test_a_unit_weighs_what_stands_before_it_the_less_the_further() -> None:
     draw = random.Random(7)
     scores = [draw.random() ** 20 for _ in range(300)]
-    kernel = [1 - distance / refinement.CARRY_TOKENS for distance in range(refinement.CARRY_TOKENS)]
-    expected = [
-        sum(weight * scores[at - distance] for distance, weight in enumerate(kernel) if distance <= at)
-        for at in range(len(scores))
-    ]
-    assert refinement.carried(scores) == pytest.approx(expected)
+    units = [(0, 20), (20, 45), (100, 116), (270, 300)]
+    for (found, start, end), unit in zip(refinement.weighed(scores, units), units, strict=True):
+        kernel = {at: 1.0 for at in range(start, end)}
+        kernel |= {
+            at: 1.0 - (start - at) / refinement.CARRY_TOKENS
+            for at in range(max(0, start - refinement.CARRY_TOKENS), start)
+        }
+        expected = sum(scores[at] * weight for at, weight in kernel.items()) / sum(kernel.values())
+        assert (start, end) == unit and found == pytest.approx(expected)
+
+
+def test_an_even_prompt_favours_no_place() -> None:
+    found = list(refinement.weighed([0.25] * 400, [(0, 16), (16, 32), (48, 70), (380, 400)]))
+    assert [score for score, _, _ in found] == pytest.approx([0.25] * 4)

@@ -22,6 +22,15 @@ def test_all_of_it_is_small_enough() -> None:
     assert sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file()) <= LIMIT_BYTES
 
 
+def test_the_models_that_ship_share_tokenizer_and_form() -> None:
+    shipped = assets.models()
+    assert set(shipped) == {"demo", "recall"}
+    assert (shipped["recall"] / "tokenizer.json").read_bytes() == (shipped["demo"] / "tokenizer.json").read_bytes()
+    opened = {name: checkpoint.Checkpoint.open(folder) for name, folder in shipped.items()}
+    assert opened["recall"].hidden_size == opened["demo"].hidden_size
+    assert opened["recall"].num_layers < opened["demo"].num_layers
+
+
 @pytest.mark.parametrize("form", assets.FORMS)
 def test_adapters_belong_to_the_model(form: str) -> None:
     folder = assets.adapter_dir(form)
