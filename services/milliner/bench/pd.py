@@ -24,6 +24,7 @@ import tokenizers
 
 from milliner.bench import cells, pd_preset, pd_system, progress, report
 from milliner.bench import prompts as prompt_cutter
+from milliner.contract import kinds
 from milliner.core import clock, errors, generation, types
 from milliner.strategies import base
 from milliner.telemetry import record
@@ -36,7 +37,8 @@ _SHORT = 2  # tokens of DeviceOnly's answers: only its first one is asked for
 COLUMNS = (
     report.Column("prompt_tokens", "prompt", digits=0, key=True),
     report.Column("answer_tokens", "answer", digits=0, key=True),
-    report.Column("kept_percent", "kept %", digits=0, key=True),
+    report.Column("refinement", "refinement", key=True),
+    report.Column("kept_percent", "kept %", digits=0),
     report.Column("ttft_p50_s", "TTFT ms", scale=1e3, digits=0),
     report.Column("ttft_optimum_s", "optimum", scale=1e3, digits=0),
     report.Column("ttft_over_device_only", "over device", digits=3),
@@ -123,11 +125,11 @@ async def _measure(
                 bar.update(task, advance=1, note=f"{label}: CloudOnly")
                 cell = _Cell(preset, prompt_tokens, answer_tokens, alone, cloud_only)
                 pair: list[report.Row] = []
-                for seen in (handed, refined):
+                for mode, seen in ((kinds.RefinementMode.OFF, handed), (kinds.RefinementMode.AUTO, refined)):
                     given, kept = _median_given(seen), statistics.median(each.kept for each in seen)
                     rate = await _capacity(system, preset, first, cloud_tokens=given, kept=kept)
                     bar.update(task, advance=1, note=f"{label}: {given} cloud tokens each")
-                    pair.append(cell.row(seen, rate))
+                    pair.append(cell.row(mode, seen, rate))
                 overruns = _overruns(before, await system.counters())
                 rows += [{**row, **overruns, "dtype": system.dtype.value} for row in pair]
     return rows
@@ -229,7 +231,7 @@ class _Cell:
     alone: Sequence[_Seen]
     cloud_only_per_s: float
 
-    def row(self, seen: Sequence[_Seen], requests_per_s: float) -> report.Row:
+    def row(self, refinement: kinds.RefinementMode, seen: Sequence[_Seen], requests_per_s: float) -> report.Row:
         preset, prompt_tokens, given = self.preset, self.prompt_tokens, _median_given(seen)
         ttft_s = statistics.median(each.times_s[0] for each in seen)
         kept = statistics.median(each.kept for each in seen)
@@ -241,6 +243,7 @@ class _Cell:
             "strategy": "PDDevice",
             "prompt_tokens": prompt_tokens,
             "answer_tokens": self.answer_tokens,
+            "refinement": refinement.value,
             "kept_percent": 100.0 * kept,
             "requests": len(seen),
             "ttft_p50_s": ttft_s,

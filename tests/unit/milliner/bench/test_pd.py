@@ -57,6 +57,7 @@ def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
         console=rich.console.Console(file=io.StringIO(), width=100),
     )
     whole, refined = result.rows
+    assert (whole["refinement"], refined["refinement"]) == ("Disabled", "Auto")
     assert whole["kept_percent"] == 100.0
     assert 30.0 <= float(refined["kept_percent"] or 0.0) <= 100.0
     for row in (whole, refined):
