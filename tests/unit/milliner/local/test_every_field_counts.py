@@ -20,12 +20,11 @@ import pytest
 from pydantic.fields import FieldInfo
 from tests.unit.milliner.contract import documents_of
 
-from milliner.contract import availability, errors, plan, topology
+from milliner.contract import availability, errors, plan, plan_whole, topology
 from milliner.local import model_facts
 
 # Kubernetes' own part of the object: nothing is asked for with it.
 BOOKKEEPING = ("metadata.namespace", "metadata.labels", "metadata.annotations", "status", "apiVersion", "kind")
-REFUSED_GROUPS = ("spec.strategy.pdDevice.",)  # as a whole, with their strategy
 # What has to stand beside a field, so that it alone decides whether anything changes.
 BESIDE: dict[str, dict[str, Any]] = {
     "spec.strategy.uShape": {"spec.strategy": {"type": "UShape", "uShape": {"heads": {"source": "drafter"}}}},
@@ -153,18 +152,26 @@ def outcome(changes: dict[str, Any], folder: pathlib.Path) -> object:
     """All that is started here of a topology, as far as the topology decides it; or the refusal."""
     try:
         wanted = parse(changes)
-        resolved = plan.resolve(wanted, facts=model_facts.read(wanted, relative_to=(folder,)))
+        clouds, devices = planned(wanted, folder)
     except errors.SpecInvalid as error:
         return str(error)
-    devices = plan.device_configs(resolved, cloud_endpoints=["host:1"])
+    return clouds, devices, plan.device_places(wanted), wanted.served_name, wanted.name
+
+
+def planned(wanted: topology.InferenceTopology, folder: pathlib.Path) -> tuple[object, object]:
+    """The configurations of the cloud's processes and of the devices, the ports being always the same."""
+    if wanted.spec.strategy.type in plan_whole.TYPES:
+        facts = model_facts.read_whole(wanted, relative_to=(folder,))
+        whole = plan_whole.resolve(
+            wanted, facts=facts, pool_facts=model_facts.read_pools(wanted, relative_to=(folder,))
+        )
+        count = wanted.spec.cloud.desired_replicas if whole.has_cloud else 0
+        return plan_whole.prefill_configs(whole, ports=range(1, 1 + count)), plan_whole.device_configs(
+            whole, cloud_endpoints=["host:1"]
+        )
+    resolved = plan.resolve(wanted, facts=model_facts.read(wanted, relative_to=(folder,)))
     ports = range(1, 1 + len(plan.cloud_places(wanted)))
-    return (
-        plan.cloud_configs(resolved, ports=ports),
-        devices,
-        plan.device_places(wanted),
-        wanted.served_name,
-        wanted.name,
-    )
+    return plan.cloud_configs(resolved, ports=ports), plan.device_configs(resolved, cloud_endpoints=["host:1"])
 
 
 def noted(changes: dict[str, Any], path: str) -> bool:
@@ -187,13 +194,25 @@ def test_a_field_has_an_effect_is_refused_or_is_noted(path: str, folder: pathlib
         del before["spec.strategy.hat"]
         if path.startswith("spec.strategy.hat."):
             before["spec.strategy.hat.adapter"] = {"source": "drafter"}
+    must_count(path, before, folder)
+
+
+@pytest.mark.parametrize("strategy", ["PDDevice", "CloudOnly", "DeviceOnly"])
+@pytest.mark.parametrize("path", [path for path in LEAVES if not path.startswith("spec.strategy.")])
+def test_and_with_whole_models(path: str, strategy: str, folder: pathlib.Path) -> None:
+    before: dict[str, Any] = {"spec.model": {"source": "model"}, "spec.strategy": {"type": strategy}}
+    for prefix, beside in BESIDE.items():
+        if path == prefix or path.startswith(f"{prefix}."):
+            before |= beside
+    must_count(path, before, folder)
+
+
+def must_count(path: str, before: dict[str, Any], folder: pathlib.Path) -> None:
     value = VALUES[path] if path in VALUES else another_value(LEAVES[path])
     after = {**before, path: value}
     if noted(after, path):
         return
     found = outcome(after, folder)
-    if isinstance(found, str) and path.startswith(REFUSED_GROUPS):
-        return
     assert found != outcome(before, folder), f"{path} changes nothing and no note says so"
     if isinstance(found, str):
         assert path.rsplit(".", 1)[-1] in found, f"refused for another reason: give {path} a value in VALUES"
