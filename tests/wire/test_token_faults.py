@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import pathlib
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -411,3 +413,27 @@ async def test_a_duration_that_is_none_ends_the_stream(seconds: float) -> None:
             await stream.receive()
         assert caught.value.field == "compute_s"
         await stream.close()
+
+
+async def test_failed_openings_leave_no_connection_behind_that_goes_on_trying() -> None:
+    """Errors and the frames that they name held closed channels: all of them connected when the cloud was back."""
+
+    def connections() -> int:
+        return sum(issubclass(type(each), grpc.aio.Channel) for each in gc.get_objects())
+
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        transport = client.GrpcTokenTransport([f"127.0.0.1:{nobody.getsockname()[1]}"], timeouts=conftest.TIMEOUTS)
+        async with transport:
+            gc.collect()
+            gc.disable()
+            try:
+                found = []
+                for number in range(6):
+                    with pytest.raises(errors.UnavailableError):
+                        await transport.open(toy_tokens.token_open(f"s{number}", max_tokens=1))
+                    assert await transport.why_unreachable()
+                    found.append(connections())
+            finally:
+                gc.enable()
+            assert found[-1] <= found[0] + 1, found

@@ -8,6 +8,7 @@ from replica to replica until one accepts: a dead, full or draining one costs `c
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Generic, Protocol, Self
 
@@ -157,6 +158,7 @@ class Replicas(Generic[OpenedT, StreamT]):
                 try:
                     return await candidate.open(opening)
                 except errors.MillinerError as error:
+                    _let_go(error)
                     refusals.append(error)
         self._be_patient([each for each in self._replicas.values() if each.target in tried])
         raise min(refusals, key=_how_telling)
@@ -213,6 +215,15 @@ class Replicas(Generic[OpenedT, StreamT]):
 def _failure(wait: asyncio.Task[None]) -> BaseException | None:
     """Why a task that is done did not succeed."""
     return asyncio.CancelledError() if wait.cancelled() else wait.exception()
+
+
+def _let_go(error: BaseException) -> None:
+    """Empties the frames that an opening has failed in. They hold its connection and the error holds them, in circles:
+    closed or not, it would stand, or go on trying, until the garbage collector comes by, which is seldom."""
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
 
 
 def _how_telling(error: errors.MillinerError) -> int:
