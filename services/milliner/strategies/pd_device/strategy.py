@@ -54,19 +54,19 @@ class PDDevice:
         lengths.check(request, max_positions=min(limits))
         sampler = whole_request.sampler_of(request, self._device.new_seed)
         session = await whole_request.open_on_device(self._device, request, sampler)
-        request_record.cached_tokens = session.cached_tokens  # where the cloud is asked, it is what that says
-        running = hand_over.HandOver(
-            request,
-            request_record,
-            cloud=self._cloud,
-            device=self._device,
-            session=session,
-            sampler=sampler,
-            options=self._options,
-            measured=self._profile,
-            chosen=self._choose(request, session),
-        )
         try:
+            request_record.cached_tokens = session.cached_tokens  # where the cloud is asked, it is what that says
+            running = hand_over.HandOver(
+                request,
+                request_record,
+                cloud=self._cloud,
+                device=self._device,
+                session=session,
+                sampler=sampler,
+                options=self._options,
+                measured=self._profile,
+                chosen=self._choose(request, session),
+            )
             async with contextlib.aclosing(running.emissions()) as emissions:
                 async for emission in emissions:
                     yield emission
