@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pydantic
 
-from milliner.contract import checks, cloud, devices, errors, fields, kinds, operations, pod, quantities, strategy
+from milliner.contract import checks, cloud, devices, errors, kinds, operations, pod, resource_rules, strategy
 from milliner.contract import spec as spec_module
 
 OPTION_GROUPS = {
@@ -144,47 +144,6 @@ _DEVICE_API = (
 )
 
 
-def _over_limits(resources: pod.PodResources) -> list[str]:
-    """Names of the resources of which more is requested than the limit allows."""
-    requests, limits = resources.requests, resources.limits
-    shared = sorted(requests.keys() & limits.keys())
-    return [name for name in shared if quantities.value(requests[name]) > quantities.value(limits[name])]
-
-
-def _first_excess(resources: pod.PodResources) -> str:
-    name = _over_limits(resources)[0]
-    return f"{name} ({resources.requests[name]}) is above limits.{name} ({resources.limits[name]})"
-
-
-def _cel_amount(text: str) -> str:
-    """An amount, which the API server keeps as the number or the text that was written, as a CEL quantity."""
-    return f"(type({text}) == int ? quantity('0').add(int({text})) : quantity({text}))"
-
-
-def _cel_over_limit(name: str) -> str:
-    request, limit = f"self.requests[{name}]", f"self.limits[{name}]"
-    amounts = checks.cel_literal(f"^({fields.QUANTITY})$")
-    are_amounts = " && ".join(f"(type({each}) == int || {each}.matches({amounts}))" for each in (request, limit))
-    return f"({name} in self.limits && {are_amounts} && {_cel_amount(request)}.isGreaterThan({_cel_amount(limit)}))"
-
-
-# A map has no order in CEL: the first is the one before which, by name, there is none.
-_CEL_FIRST_EXCESS = (
-    f"self.requests.filter(k, {_cel_over_limit('k')} && !self.requests.exists(j, j < k && {_cel_over_limit('j')}))"
-    ".map(k, '%s (%s) is above limits.%s (%s)'.format([k, self.requests[k], k, self.limits[k]]))[0]"
-)
-
-_RESOURCES = (
-    checks.Rule(
-        holds=lambda resources: not _over_limits(resources),
-        cel=f"!has(self.requests) || !has(self.limits) || !self.requests.exists(k, {_cel_over_limit('k')})",
-        message="resources.requests.{excess}: lower the request or raise the limit",
-        field=".requests",
-        values=(checks.Value("excess", _first_excess, _CEL_FIRST_EXCESS),),
-    ),
-)
-
-
 def _repeated(spec: spec_module.TopologySpec) -> list[tuple[str, int]]:
     """Names that several pools have, with how many."""
     counts = Counter(pool.name for pool in spec.device_pools)
@@ -304,7 +263,7 @@ TABLE: dict[type[pydantic.BaseModel], tuple[checks.Rule, ...]] = {
     devices.DeviceApi: _DEVICE_API,
     operations.Tls: _TLS,
     operations.IssuerRef: _ISSUER,
-    pod.PodResources: _RESOURCES,
+    pod.PodResources: resource_rules.RESOURCES,
 }
 
 
