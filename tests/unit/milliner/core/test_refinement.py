@@ -102,7 +102,7 @@ def test_a_unit_weighs_what_stands_before_it_the_less_the_further() -> None:
     scores = [draw.random() ** 20 for _ in range(300)]
     units = [(0, 20), (20, 45), (100, 116), (270, 300)]
     for (found, start, end), unit in zip(refinement.weighed(scores, units), units, strict=True):
-        kernel = {at: 1.0 for at in range(start, end)}
+        kernel = dict.fromkeys(range(start, end), 1.0)
         kernel |= {
             at: 1.0 - (start - at) / refinement.CARRY_TOKENS
             for at in range(max(0, start - refinement.CARRY_TOKENS), start)
