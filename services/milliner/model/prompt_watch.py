@@ -31,7 +31,7 @@ class PromptWatch:
         self._seen[layer, first_query] = (first_key, weights.square().mean(dim=0).sum(dim=0))
 
     def scores(self) -> torch.Tensor:
-        """[end] float32 on the CPU: each position's squared weights, summed over layers and queries, mean over heads."""
+        """[end] float32 on the CPU: each position's squared weights, sums over layers and queries, means of heads."""
         total = torch.zeros(self.end)
         for first_key, paid in self._seen.values():
             total[first_key : first_key + len(paid)] += paid.float().cpu()
