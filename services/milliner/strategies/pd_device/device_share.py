@@ -59,14 +59,18 @@ class DeviceShare:
         return self._behind() * self._prefill_s() + self._profile.step_s
 
     async def catch_up(self) -> None:
-        """The device sees all that is known but the last token, which it will go on from."""
+        """The device sees all that is known but the last token, which it will go on from; with a cloud that gives
+        nothing it goes on from the whole prompt, which takes a pass less."""
         if self._settings.waits:
             await self._wait_for_what_is_kept()
-        while (behind := self._next_chunk()) or await self._holds_back():
+        while not self._is_alone() and ((behind := self._next_chunk()) or await self._holds_back()):
             if behind:
                 await self._see(behind)
                 self.correct()
         self._profile.caught_up(self._computed, self._computed_s)
+
+    def _is_alone(self) -> bool:
+        return self._relay.cloud_done and self._relay.num_tokens == 0
 
     async def _wait_for_what_is_kept(self) -> None:
         """Until the cloud has said what it keeps of the prompt, or is late. What is cached of it is seen meanwhile."""
@@ -141,12 +145,15 @@ class DeviceShare:
         steps = self._session.generate(
             unseen, limit=left, stop_token_ids=self._request.stop_token_ids, left_out=self._feed.left_out
         )
+        sees_prompt = len(unseen) > 1  # in the first step, which so tells nothing of the others
         async with contextlib.aclosing(steps):
             async for step in steps:
                 if self._relay.num_tokens == 0 and still_awaited:
                     overtaken_s = self._clock.now() - self._start_s
                     self._profile.cloud_was_overtaken(len(self._request.prompt_ids), overtaken_s)
-                self._profile.stepped(step.compute_s + step.queue_s)
+                if not sees_prompt:
+                    self._profile.stepped(step.compute_s + step.queue_s)
+                sees_prompt = False
                 self._relay.put_device(step.token)
 
     def _behind(self) -> int:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from tests.unit.milliner.bench import test_pd_modelled
@@ -212,3 +212,23 @@ def test_fixed_means_so_many() -> None:
             return [(await one(strategy, prompt_tokens=tokens, new_tokens=60)).cloud_tokens for tokens in (8, 512)]
 
     assert virtual_time.run(run()) == [30, 30]
+
+
+def test_a_device_that_does_not_ask_the_cloud_sees_a_prompt_in_the_pass_that_gives_its_first_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunks: list[int] = []
+    prefill = whole.ModelledDeviceSession.prefill
+
+    async def watched(session: whole.ModelledDeviceSession, token_ids: Sequence[int]) -> int:
+        chunks.append(len(token_ids))
+        return await prefill(session, token_ids)
+
+    async def run() -> None:
+        async with world(Watched(compute.ComputeCost(fixed_s=1.0, per_token_s=210e-6))) as strategy:
+            await one(strategy, prompt_tokens=16, new_tokens=8)  # learns what to expect of the cloud
+            monkeypatch.setattr(whole.ModelledDeviceSession, "prefill", watched)
+            await one(strategy, prompt_tokens=16, new_tokens=8)
+
+    virtual_time.run(run())
+    assert chunks == []
