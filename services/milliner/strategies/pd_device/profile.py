@@ -11,7 +11,7 @@ from milliner.strategies.pd_device import settings
 _WEIGHT = 0.3  # of a new sample; arbitrary: settles in about five requests
 _UNKNOWN_STEP_S = 0.05  # before the first step: the usual aim for a token; arbitrary
 _UNKNOWN_PREFILL_S = 0.002  # before the first chunk: P/D-Device's class of device, 500 tokens a second
-_BUSY_WEIGHT = 0.5  # of a new sample in how busy the cloud is; arbitrary: two requests notice that it is not any more
+_BUSY_WEIGHT = 0.5  # of a sample that came later than expected; arbitrary: two requests notice that a cloud is busy
 _OVERTAKEN = 1.5  # a first token that had not come when the device's own did counts as so much later; arbitrary
 _CORRECTION = (0.5, 4.0)  # least and most; arbitrary: one request that stood still shall not spoil the next ones
 
@@ -23,7 +23,8 @@ _MEASURE_WITHIN_S = 1.0  # a chunk of a slow device is shorter: it shall be read
 
 class FirstTokens:
     """When the cloud's first token for a prompt is expected: a line over the prompt's length that moves slowly, and how
-    far off it the last ones were, as a cloud is busy for a while."""
+    far off it the last ones were, as a cloud is busy for a while. One that comes sooner is believed at once: to ask in
+    vain costs little, not to ask a cloud that is quick costs its whole gain."""
 
     def __init__(self) -> None:
         self._line = delay_model.DelayModel()
@@ -36,7 +37,13 @@ class FirstTokens:
     def observe(self, prompt_tokens: int, seconds: float) -> None:
         """It came so long after the request's start."""
         self._line.observe_batch(prompt_tokens, seconds)
-        self._off_s += _BUSY_WEIGHT * (seconds - self._line.seconds(prompt_tokens) - self._off_s)
+        off_s = seconds - self._line.seconds(prompt_tokens)
+        self._off_s += (_BUSY_WEIGHT if off_s > self._off_s else 1.0) * (off_s - self._off_s)
+
+    def observe_none(self, prompt_tokens: int, until_s: float) -> None:
+        """None had come `until_s` after the request's start. That is no point of the line: nobody knows when it would
+        have come, and a stall says nothing of prompts of another length."""
+        self._off_s = max(self._off_s, until_s - self._line.seconds(prompt_tokens))
 
 
 class Profile:
@@ -95,8 +102,7 @@ class Profile:
 
     def cloud_was_overtaken(self, prompt_tokens: int, seconds: float) -> None:
         """The device's own first token came `seconds` after the request's start, and the cloud's had not come."""
-        if _OVERTAKEN * seconds > self._first_tokens.seconds(prompt_tokens):
-            self._first_tokens.observe(prompt_tokens, _OVERTAKEN * seconds)
+        self._first_tokens.observe_none(prompt_tokens, _OVERTAKEN * seconds)
 
     def cloud_computed(self, prompt_tokens: int, token: generation.CloudToken) -> None:
         """What a token took the cloud to compute: the first one with the prompt, others with those of their batch."""

@@ -36,6 +36,7 @@ class PDDevice:
         self._options = options
         self._profile = measured or profile.Profile()
         self._num_alone = 0  # requests in a row, as the next
+        self._alone_in_a_row = 1
         self._num_left = 0
 
     async def measure(self) -> None:
@@ -44,7 +45,7 @@ class PDDevice:
 
     def cloud_is_back(self) -> None:
         """A cloud that was away gives tokens: the next request asks it, whatever the last ones have found."""
-        self._num_alone = _ALONE_IN_A_ROW - 1
+        self._alone_in_a_row = 1
 
     async def generate(
         self, request: types.GenerationRequest, request_record: records.RequestRecord
@@ -89,8 +90,11 @@ class PDDevice:
         self._num_left = self._num_left % _LEFT_IN_A_ROW + 1 if found.holds_back else 0
         if self._num_left == _LEFT_IN_A_ROW:
             return dataclasses.replace(found, measures_steps=True)
-        self._num_alone = 0 if found.cloud_tokens else self._num_alone + 1
-        if self._num_alone < _ALONE_IN_A_ROW:
+        if found.cloud_tokens:
+            self._num_alone, self._alone_in_a_row = 0, 1
             return found
-        self._num_alone = 0
+        self._num_alone += 1
+        if self._num_alone < self._alone_in_a_row:
+            return found
+        self._num_alone, self._alone_in_a_row = 0, min(2 * self._alone_in_a_row, _ALONE_IN_A_ROW)
         return settings.choose(self._profile.device, settings.CloudProfile(), task, aims)

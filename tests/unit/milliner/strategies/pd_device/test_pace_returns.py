@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from tests.unit.milliner.bench import test_pd_modelled, test_pd_settings_modelled
 
 from milliner.bench.modelled import virtual_time, whole
+from milliner.core import compute
 
 SLOW = whole.DeviceCosts(prefill_s=2e-3, step_s=90e-3)
 
@@ -52,15 +55,43 @@ def test_following_the_cloud_token_by_token_says_nothing_of_how_long_a_prompt_ta
 
 
 def test_a_cloud_that_is_back_is_asked_by_the_next_request() -> None:
-    async def run() -> list[int]:
-        async with test_pd_settings_modelled.world(test_pd_settings_modelled.Watched()) as strategy:
-            for _ in range(3):
-                strategy._profile.cloud_was_overtaken(512, 1000.0)
-            alone = await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
+    async def run() -> tuple[list[int], int]:
+        cloud = test_pd_settings_modelled.Watched(compute.ComputeCost(fixed_s=1000.0))
+        async with test_pd_settings_modelled.world(cloud) as strategy:
+            asked = []
+            for _ in range(5):  # the fourth asked once more
+                await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
+                asked.append(len(cloud.asked))
+            cloud._cost = test_pd_modelled.CLOUD
+            await test_pd_modelled.CLOCK.sleep(1e4)  # until the last slow batch has ended
             strategy.cloud_is_back()
-            asked = await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
-            return [alone.cloud_tokens, asked.cloud_tokens]
+            return asked, (await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)).cloud_tokens
 
-    alone, asked = virtual_time.run(run())
-    assert alone == 0
-    assert asked > 0
+    asked, given = virtual_time.run(run())
+    assert asked[-1] == asked[-2], "it is left alone for some requests"
+    assert given > 0
+
+
+def test_one_stall_leaves_the_cloud_alone_for_one_request_and_longer_ones_for_longer() -> None:
+    async def run() -> tuple[list[int], list[int]]:
+        cloud = test_pd_settings_modelled.Watched()
+        async with test_pd_settings_modelled.world(cloud) as strategy:
+            for _ in range(4):
+                await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
+            strategy._profile.cloud_was_overtaken(512, 5.0)
+            once = [await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20) for _ in range(3)]
+            cloud._cost = compute.ComputeCost(fixed_s=1000.0)
+            before = len(cloud.asked)
+            asked = []
+            for _ in range(20):
+                await test_pd_modelled.one(strategy, prompt_tokens=512, new_tokens=20)
+                asked.append(len(cloud.asked) - before)
+            return [each.cloud_tokens for each in once], asked
+
+    once, asked = virtual_time.run(run())
+    assert min(once) > 0, "the first request after the stall finds that it is over"
+    assert 2 <= asked[-1] <= 6, "of twenty"
+    gaps = [
+        later - earlier for earlier, later in itertools.pairwise([i for i in range(1, 20) if asked[i] > asked[i - 1]])
+    ]
+    assert gaps == sorted(gaps), "each time that was in vain makes the next wait longer"
