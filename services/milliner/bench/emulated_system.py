@@ -14,7 +14,7 @@ from pathlib import Path
 
 from milliner.bench import cells, cloud_process, device_tier, generators, plan, presets
 from milliner.contract import emulation, kinds, role_config
-from milliner.core import clock, compute
+from milliner.core import clock, compute, time_slices
 from milliner.engine import executor as executors
 from milliner.engine.device import device_model
 from milliner.strategies import base
@@ -55,6 +55,7 @@ async def running(
     files: device_tier.Files, *, preset: presets.Preset, strategies: tuple[plan.StrategyName, ...], torch_threads: int
 ) -> AsyncIterator[EmulatedSystem]:
     """Both tiers for `preset`, which must be for the model's width. Raises what loading and connecting raise."""
+    time_slices.for_event_loop()
     async with contextlib.AsyncExitStack() as stack:
         worker = executors.ComputeExecutor(name="bench device", torch_threads=torch_threads)
         stack.callback(worker.close)

@@ -17,7 +17,7 @@ import torch
 
 from milliner.bench import cells, cloud_process, fast_dtype, pd_preset
 from milliner.contract import emulation, kinds, role_config
-from milliner.core import clock, generation, types
+from milliner.core import clock, generation, time_slices, types
 from milliner.engine import engine as engines
 from milliner.engine import executor, generation_scheduler, limits, whole_loading, whole_model
 from milliner.strategies import cloud_tokens, options, whole_request
@@ -52,6 +52,7 @@ class PDSystem:
 @contextlib.asynccontextmanager
 async def running(model: Path, preset: pd_preset.PDPreset) -> AsyncIterator[PDSystem]:
     """Both tiers, with the model whole on each. Raises what loading and connecting raise."""
+    time_slices.for_event_loop()
     time = clock.LoopClock()
     async with contextlib.AsyncExitStack() as stack:
         worker = executor.ComputeExecutor(name="bench device", torch_threads=1)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Generic, TypeVar
 
+from milliner.core import time_slices
+
 T = TypeVar("T")
 
 ModelledDuration = float | Callable[[T], float]
@@ -49,6 +51,7 @@ class ComputeExecutor:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self) -> None:
+        time_slices.for_compute()
         if self._torch_threads is not None:
             import torch  # here, because whoever only needs the queue must not pay for the import
 

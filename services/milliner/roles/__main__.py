@@ -83,9 +83,11 @@ def _expected(raised: BaseException, kinds: tuple[type[Exception], ...]) -> Base
 
 async def _serve(config: object, report: object) -> None:
     from milliner.contract import role_config
+    from milliner.core import time_slices
     from milliner.roles import reporter
 
     assert isinstance(report, reporter.Reporter)
+    time_slices.for_event_loop()
     if isinstance(config, role_config.CloudRoleConfig):
         from milliner.roles import cloud
 

@@ -20,7 +20,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from milliner.core import errors
+from milliner.core import errors, time_slices
 from milliner.wire import emulated_link
 
 _START_WITHIN_S = 30.0  # arbitrary: an interpreter on a busy machine
@@ -140,6 +140,7 @@ class LinkProcess:
 
 async def _serve() -> None:
     """The child: one link until standard input ends."""
+    time_slices.for_event_loop()
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

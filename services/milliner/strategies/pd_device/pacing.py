@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-AIM_SHARE = 0.94  # of the longest interval: timers and the way to the client take the rest (arbitrary)
+AIM_SHARE = 0.92  # of the longest interval: timers and the way to the client take the rest (arbitrary)
 _RESERVE = 1  # tokens
 _DRAIN = 0.5  # of the device's time per token, while what the cloud gave is still buffered; arbitrary
 

@@ -185,7 +185,7 @@ def test_the_cloud_follows_a_device_that_is_slower_or_quicker_than_thought(slowe
             return seen, cloud.asked[0].max_tokens
 
     seen, asked = virtual_time.run(run())
-    assert seen.longest_gap_s <= 1.25 * TPOT_S, "a cloud this slow has nothing in the buffer at the hand-over"
+    assert seen.longest_gap_s <= 1.4 * TPOT_S, "a cloud this slow has nothing in the buffer at the hand-over"
     assert seen.cloud_tokens > 1.5 * asked if more else seen.cloud_tokens < 0.6 * asked
 
 

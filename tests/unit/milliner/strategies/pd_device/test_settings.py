@@ -47,11 +47,11 @@ def test_n_tokens_leave_no_gap_and_one_in_ten_fewer_would(prompt_tokens: int, le
 
 
 def test_the_figures_of_a_long_prompt() -> None:
-    # (8192 x 2 ms + 40 ms - 1.764 s) / (47 ms - 2 ms); 2458 x 2 ms + 40 ms of three tenths, waiting
-    assert chosen(8192).cloud_tokens == pytest.approx(326, rel=0.03)
+    # (8192 x 2 ms + 40 ms - 1.764 s) / (46 ms - 2 ms); 2458 x 2 ms + 40 ms of three tenths, waiting
+    assert chosen(8192).cloud_tokens == pytest.approx(333, rel=0.03)
     refined = chosen(8192, least_kept=0.3)
     assert refined.kept_share == 0.3
-    assert refined.cloud_tokens == pytest.approx(110, rel=0.03)
+    assert refined.cloud_tokens == pytest.approx(113, rel=0.03)
 
 
 def test_a_prompt_is_kept_whole_where_leaving_out_saves_nothing() -> None:
