@@ -27,10 +27,12 @@ class Whims:
         self._order: dict[int, float] = {}
 
     def plan(self, waiting: Sequence[scheduler.Waiting], *, budget_tokens: int) -> list[scheduler.Share]:
-        self._order = {frame.ticket: self._chance.random() for frame in waiting}
+        self._order.clear()
         return [scheduler.Share(frame.ticket, min(frame.num_tokens, 13)) for frame in self.rank(waiting)[:2]]
 
     def rank(self, waiting: Sequence[scheduler.Waiting]) -> list[scheduler.Waiting]:
+        for frame in waiting:  # some that no batch was planned of
+            self._order.setdefault(frame.ticket, self._chance.random())
         return sorted(waiting, key=lambda frame: self._order[frame.ticket])
 
 
