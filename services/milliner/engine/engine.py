@@ -109,6 +109,8 @@ class Engine:
             now_s=self._clock.now(),
         )
         self._released += self._reuse.admitted(opened, prompt)
+        if prompt is not None:
+            opened.expected_prompt_tokens = len(prompt.token_ids) - opened.planned_len
         return types.SessionOpened(
             session_id=request.session_id,
             kv_len=opened.planned_len,

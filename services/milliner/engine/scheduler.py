@@ -45,7 +45,7 @@ class Waiting:
     skipped_batches: int = 0  # batches since it came in which it got nothing
     joins_previous: bool = False  # continues the session's frame before it without truncation
     order: int = 0  # of the session's opening
-    prompt_tokens: int = 0  # of the session: everything in its chunks so far
+    prompt_tokens: int = 0  # of the session: in its chunks, those to come included where they are known
     generated: int = 0  # of the session: its verification frames so far, for whole models the tokens it went on from
     away: bool = False  # the session's cache lies in host memory (`swapping`)
 

@@ -105,6 +105,7 @@ class Session:
     __slots__ = (
         "away",
         "computed",
+        "expected_prompt_tokens",
         "failed",
         "frames",
         "generated",
@@ -141,6 +142,7 @@ class Session:
         self.last_used_s = now_s
         self.served_tokens = 0  # virtual: see scheduler.service_floor
         self.prompt_tokens = 0  # in chunks
+        self.expected_prompt_tokens = 0  # to be computed, where that is known when it is opened
         self.generated = 0  # verification frames
 
     @property
@@ -200,7 +202,7 @@ class Session:
             skipped_batches=pending.skipped_batches,
             joins_previous=pending is not first and pending.work.round == first.work.round,
             order=self.order,
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=max(self.prompt_tokens, self.expected_prompt_tokens),
             generated=self.generated,
             away=self.away,
         )
