@@ -58,6 +58,7 @@ class Profile:
         self._num_steps = 0
         self.step_s = _UNKNOWN_STEP_S
         self.cloud_refines = True  # until one that was asked to has not
+        self.cloud_overtaken = False  # the last one asked had given nothing when the device had its own first token
 
     @property
     def prefill_s(self) -> float:
@@ -99,10 +100,12 @@ class Profile:
     def cloud_first_token(self, prompt_tokens: int, seconds: float) -> None:
         """The cloud's first token for a prompt came this long after the request's start."""
         self._first_tokens.observe(prompt_tokens, seconds)
+        self.cloud_overtaken = False
 
     def cloud_was_overtaken(self, prompt_tokens: int, seconds: float) -> None:
         """The device's own first token came `seconds` after the request's start, and the cloud's had not come."""
         self._first_tokens.observe_none(prompt_tokens, _OVERTAKEN * seconds)
+        self.cloud_overtaken = True
 
     def cloud_computed(self, prompt_tokens: int, token: generation.CloudToken) -> None:
         """What a token took the cloud to compute: the first one with the prompt, others with those of their batch."""

@@ -36,7 +36,7 @@ class PDDevice:
         self._options = options
         self._profile = measured or profile.Profile()
         self._num_alone = 0  # requests in a row, as the next
-        self._alone_in_a_row = 1
+        self._num_in_vain = 0  # of those that asked nevertheless
         self._num_left = 0
 
     async def measure(self) -> None:
@@ -45,7 +45,7 @@ class PDDevice:
 
     def cloud_is_back(self) -> None:
         """A cloud that was away gives tokens: the next request asks it, whatever the last ones have found."""
-        self._alone_in_a_row = 1
+        self._num_alone = _ALONE_IN_A_ROW
 
     async def generate(
         self, request: types.GenerationRequest, request_record: records.RequestRecord
@@ -91,10 +91,12 @@ class PDDevice:
         if self._num_left == _LEFT_IN_A_ROW:
             return dataclasses.replace(found, measures_steps=True)
         if found.cloud_tokens:
-            self._num_alone, self._alone_in_a_row = 0, 1
+            self._num_alone = self._num_in_vain = 0
             return found
         self._num_alone += 1
-        if self._num_alone < self._alone_in_a_row:
+        # A stall is over for the next one; a cloud that stays away is asked less and less.
+        in_a_row = min(2**self._num_in_vain, _ALONE_IN_A_ROW) if self._profile.cloud_overtaken else _ALONE_IN_A_ROW
+        if self._num_alone < in_a_row:
             return found
-        self._num_alone, self._alone_in_a_row = 0, min(2 * self._alone_in_a_row, _ALONE_IN_A_ROW)
+        self._num_alone, self._num_in_vain = 0, self._num_in_vain + 1
         return settings.choose(self._profile.device, settings.CloudProfile(), task, aims)
