@@ -24,7 +24,8 @@ _WORTH_SHARE = 0.05  # of the limit: smaller moves are not worth a message (arbi
 
 class CloudShare:
     """One request's stream from the cloud. `limit` is how many tokens the cloud was asked for; `on_first` hears of
-    the first token, and what the cloud keeps of the prompt, if it says so, just before `has_begun`. The device can read `vocab_size` tokens."""
+    the first token just before `has_begun`, and what the cloud keeps of the prompt, if it says so. The device can read
+    `vocab_size` tokens."""
 
     def __init__(
         self,
