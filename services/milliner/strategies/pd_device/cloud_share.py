@@ -50,6 +50,7 @@ class CloudShare:
         self._start_s = scope.clock.now()
         self._moved = asyncio.Event()
         self._refines = False  # whether the cloud was asked what it keeps
+        self._computed_tokens = len(request.prompt_ids)  # of the prompt: what it has not computed before
         self.limit = 0
         self.first_token_s: float | None = None  # when it came
         self.has_begun = asyncio.Event()  # the first token came, or nothing will
@@ -67,6 +68,7 @@ class CloudShare:
                 self._scope, asked, self._sampler, record=self._record, keep_share=keep_share
             )
             self._record.cached_tokens = stream.opened.cached_tokens
+            self._computed_tokens -= stream.opened.cached_tokens
             moving = asyncio.ensure_future(self._move_limit(stream))
             try:
                 last = False
@@ -94,11 +96,10 @@ class CloudShare:
             raise errors.ProtocolError(
                 f"the cloud gave token {token_id}, the device's model has {self._vocab_size}", field="token_id"
             )
-        prompt_tokens = len(self._request.prompt_ids)
-        self._profile.cloud_computed(prompt_tokens, token)
+        self._profile.cloud_computed(self._computed_tokens, token)
         if token.index == 0:
             self.first_token_s = self._scope.clock.now()
-            self._profile.cloud_first_token(prompt_tokens, self.first_token_s - self._start_s)
+            self._profile.cloud_first_token(self._computed_tokens, self.first_token_s - self._start_s)
             if token.kept is None and self._refines:
                 self._profile.cloud_refines = False
             self._on_first(token.kept)

@@ -51,6 +51,7 @@ class DeviceShare:
         self._most_tokens = most_tokens
         self._in_flight = 0  # tokens that the device is given now
         self._computed, self._computed_s = 0, 0.0  # tokens that it has computed, and how long that took
+        self._new_tokens = len(request.prompt_ids) - session.cached_tokens  # of the prompt, to the cloud too (a guess)
         self._start_s = clock.now()
 
     @property
@@ -80,7 +81,7 @@ class DeviceShare:
 
     def _patience_s(self, factor: float) -> float:
         """From now on until `factor` times what the cloud's first token is expected to take."""
-        expected_s = self._profile.cloud(len(self._request.prompt_ids)).first_token_s
+        expected_s = self._profile.cloud(self._new_tokens).first_token_s
         return max(0.0, self._start_s + factor * expected_s - self._clock.now())
 
     def _next_chunk(self) -> list[int]:
@@ -150,7 +151,7 @@ class DeviceShare:
             async for step in steps:
                 if self._relay.num_tokens == 0 and still_awaited:
                     overtaken_s = self._clock.now() - self._start_s
-                    self._profile.cloud_was_overtaken(len(self._request.prompt_ids), overtaken_s)
+                    self._profile.cloud_was_overtaken(self._new_tokens, overtaken_s)
                 if not sees_prompt:
                     self._profile.stepped(step.compute_s + step.queue_s)
                 sees_prompt = False

@@ -70,7 +70,8 @@ class Profile:
         return settings.DeviceProfile(prefill_s=self.prefill_s, step_s=self.step_s)
 
     def cloud(self, prompt_tokens: int) -> settings.CloudProfile:
-        """What is expected of the cloud; nothing before the first token, so that it is asked for more of them."""
+        """What is expected of the cloud where it has to compute so many tokens of a prompt; nothing before the first
+        token, so that it is asked for more of them."""
         return settings.CloudProfile(
             first_token_s=self._first_tokens.seconds(prompt_tokens),
             prompt_s=self._cloud_prompts.seconds(prompt_tokens),
@@ -98,7 +99,7 @@ class Profile:
         self.step_s += max(_WEIGHT, 1.0 / self._num_steps) * (seconds - self.step_s)
 
     def cloud_first_token(self, prompt_tokens: int, seconds: float) -> None:
-        """The cloud's first token for a prompt came this long after the request's start."""
+        """The cloud's first token came this long after the request's start; it had to compute so much of the prompt."""
         self._first_tokens.observe(prompt_tokens, seconds)
         self.cloud_overtaken = False
 

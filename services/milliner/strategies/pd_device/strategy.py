@@ -85,7 +85,9 @@ class PDDevice:
             cached_tokens=session.cached_tokens,
             least_kept=options.least_kept if self._profile.cloud_refines else 1.0,
         )
-        expected, aims = self._profile.cloud(task.prompt_tokens), hand_over.aims_of(options)
+        # A guess that the answer's first token corrects: what the device has computed before, the cloud has as well.
+        expected = self._profile.cloud(task.prompt_tokens - task.cached_tokens)
+        aims = hand_over.aims_of(options)
         found = settings.choose(self._profile.device, expected, task, aims)
         self._num_left = self._num_left % _LEFT_IN_A_ROW + 1 if found.holds_back else 0
         if self._num_left == _LEFT_IN_A_ROW:

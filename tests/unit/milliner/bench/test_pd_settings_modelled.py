@@ -233,3 +233,32 @@ def test_a_device_that_does_not_ask_the_cloud_sees_a_prompt_in_the_pass_that_giv
 
     virtual_time.run(run())
     assert chunks == []
+
+
+class Remembering(Watched):
+    """A cloud that has computed the first `cached` tokens of prompts before."""
+
+    cached = 0
+
+    async def open(self, request: generation.GenerationOpen) -> whole.ModelledTokenStream:
+        left = dataclasses.replace(request, prompt_ids=request.prompt_ids[self.cached :])
+        stream = await super().open(left)
+        stream._sequence.position += self.cached
+        stream.opened = dataclasses.replace(stream.opened, cached_tokens=self.cached)
+        return stream
+
+
+def test_what_a_prompt_takes_the_cloud_is_learnt_by_what_it_computes_of_it() -> None:
+    async def run() -> tuple[list[float], list[float]]:
+        cloud = Remembering()
+        async with world(cloud) as strategy:
+            seen = []
+            for request in range(16):
+                cloud.cached = 1900 if request % 2 else 0
+                seen.append((await one(strategy, prompt_tokens=2048, new_tokens=8)).ttft_s)
+            profile = strategy._profile
+            return seen[-2:], [profile.cloud(2048).first_token_s, profile.cloud(148).first_token_s]
+
+    seen, expected = virtual_time.run(run())
+    assert seen[0] > 3 * seen[1]
+    assert expected == pytest.approx(seen, rel=0.1)
