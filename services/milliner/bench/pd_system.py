@@ -24,10 +24,12 @@ from milliner.strategies import cloud_tokens, options, whole_request
 from milliner.strategies.device_only import strategy as device_only
 from milliner.strategies.pd_device import profile
 from milliner.strategies.pd_device import strategy as pd_device
-from milliner.wire import client, link_process, link_schedule
+from milliner.wire import client, client_session, link_process, link_schedule
 
 _CONNECT_WITHIN_S = 30.0  # arbitrary: a connection over the emulated link takes tens of milliseconds
 _KV_BYTES = 1 << 30
+# Of the saturated cloud's clients, who wait for others' whole answers: three rounds of 1,024 tokens, slowed down.
+_PATIENT = client_session.Timeouts(busy_s=3600.0)
 _PROMISED_S = 1e6  # the saturated cloud of the bench refuses nobody (arbitrary)
 
 
@@ -88,7 +90,9 @@ async def running(model: Path, preset: pd_preset.PDPreset) -> AsyncIterator[PDSy
         )
         link = await stack.enter_async_context(link_process.LinkProcess(cloud.host, cloud.port, conditions))
         linked = await stack.enter_async_context(client.GrpcTokenTransport([f"127.0.0.1:{link.port}"]))
-        direct = await stack.enter_async_context(client.GrpcTokenTransport([f"{cloud.host}:{cloud.port}"]))
+        direct = await stack.enter_async_context(
+            client.GrpcTokenTransport([f"{cloud.host}:{cloud.port}"], timeouts=_PATIENT)
+        )
         await linked.wait_ready(_CONNECT_WITHIN_S)
         device = whole_request.DevicePorts(
             clock=time,
