@@ -22,7 +22,7 @@ _MEASURE_WITHIN_S = 1.0  # a chunk of a slow device is shorter: it shall be read
 
 
 class FirstTokens:
-    """When the cloud's first token for a prompt is expected: a line over the prompt's length that moves slowly, and how
+    """When the cloud's first token for a prompt is expected: a slow line over what it computes of the prompt, and how
     far off it the last ones were, as a cloud is busy for a while. One that comes sooner is believed at once: to ask in
     vain costs little, not to ask a cloud that is quick costs its whole gain."""
 

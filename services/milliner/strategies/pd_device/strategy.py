@@ -35,9 +35,9 @@ class PDDevice:
         self._device = device
         self._options = options
         self._profile = measured or profile.Profile()
-        self._num_alone = 0  # requests in a row, as the next
-        self._num_in_vain = 0  # of those that asked nevertheless
-        self._num_left = 0
+        self._num_alone = 0  # requests in a row that did not ask the cloud
+        self._num_in_vain = 0  # requests since a cloud worth asking that asked it nevertheless
+        self._num_left = 0  # requests in a row that the device left to the cloud
 
     async def measure(self) -> None:
         """Measures the device, so that the first request's settings are right; call it before the first."""
