@@ -169,8 +169,9 @@ class SequenceKV:
         if self._contiguous and isinstance(slots, range):
             base = self.base_slot or 0
             return torch.arange(base + slots.start, base + slots.stop, device=self.cache.torch_device)
-        logical = torch.as_tensor(slots if not isinstance(slots, range) else list(slots))
-        table = torch.as_tensor(self._pages)
+        # The dtype is said because torch takes an empty list for floats, which index nothing.
+        logical = torch.as_tensor(slots if not isinstance(slots, range) else list(slots), dtype=torch.int64)
+        table = torch.as_tensor(self._pages, dtype=torch.int64)
         physical = table[logical // page_tokens] * page_tokens + logical % page_tokens
         return physical.to(self.cache.torch_device)
 
@@ -184,10 +185,10 @@ class SequenceKV:
         Asking for half as much room again keeps the copying linear in the session's length.
         """
         count = len(self._pages) + missing
+        source = self.physical_slots(range(self.kv_len))
         first = self._allocator.take_run(count, room=count + max(1, count // 2))
         if first is None:
             return False
-        source = self.physical_slots(range(self.kv_len))
         start = first * self.cache.page_tokens
         for rows in (*self.cache.keys, *self.cache.values):
             rows[start : start + self.kv_len] = rows[source]

@@ -72,6 +72,27 @@ def test_scattered_pages_when_no_run_is_long_enough() -> None:
     assert sessions[1].base_slot is not None
 
 
+def test_scattered_pages_without_any_token_move_to_a_run() -> None:
+    """A session's first frame failed after it had got its pages, and its next one is longer."""
+    cache = new_cache(24)
+    walls = [cache.open() for _ in range(12)]
+    for wall in walls:
+        write(wall, 8)
+    walls.sort(key=lambda wall: wall.pages[0])
+    for wall in walls[:6:2]:
+        wall.truncate(4)
+    scattered = cache.open()
+    scattered.reserve(9)
+    assert (scattered.base_slot, cache.free_pages) == (None, 0)
+    for wall in walls[6:]:
+        wall.close()
+    write(scattered, 13)
+    assert (scattered.base_slot is not None, read(scattered)) == (True, list(range(13)))
+    for sequence in (*walls, scattered):
+        sequence.close()
+    assert cache.free_pages == 24  # none is lost
+
+
 def test_move_reads_all_sources_before_it_writes() -> None:
     sequence = new_cache(4).open()
     write(sequence, 10)
