@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib.metadata
 import inspect
 import itertools
 import os
@@ -46,10 +47,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"milliner {importlib.metadata.version('milliner')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _settings(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Large language models split between a cloud and the devices that people hold."""
     settings = context.obj
