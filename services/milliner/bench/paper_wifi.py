@@ -30,6 +30,7 @@ from milliner.bench import (
     runner,
 )
 from milliner.bench import prompts as prompt_cutter
+from milliner.bench import time_scale as time_scales
 from milliner.bench.prompts import Prompt
 from milliner.model import checkpoint, drafter_file
 
@@ -69,26 +70,37 @@ def run(
     run_plan: plan.Plan,
     *,
     preset_name: str,
-    time_scale: float,
+    time_scale: float | None,
     command: str,
     console: rich.console.Console,
     run_inputs: Inputs | None = None,
 ) -> report.Report:
-    """Measures the plan and reports. Raises `ConfigError`s for what cannot run, `BenchRequestError` for what failed."""
+    """Measures the plan, slowed by `time_scale` (None: as this machine needs), and reports. Raises `ConfigError`s for
+    what cannot run, `BenchRequestError` for what failed."""
     found = run_inputs or demo_inputs()
-    preset = preset_for(found, preset_name=preset_name, time_scale=time_scale)
+    preset = preset_for(found, preset_name=preset_name, time_scale=1.0 if time_scale is None else time_scale)
     prompts = cut_prompts(run_plan, found)
     with progress.bar(console) as bar:
+        if time_scale is None:
+            factor = asyncio.run(_needed_scale(run_plan, found, preset_name=preset_name, prompts=prompts, bar=bar))
+            preset = preset_for(found, preset_name=preset_name, time_scale=factor)
         references = _references(run_plan, prompts, model=found.files.model, bar=bar)
         observations, link_lateness_s = asyncio.run(
-            _measure(run_plan, files=found.files, preset=preset, prompts=prompts, references=references, bar=bar)
+            _measure(
+                run_plan,
+                files=found.files,
+                preset=preset,
+                prompts=prompts,
+                references=references,
+                on_done=_shown_by(bar, run_plan, preset),
+            )
         )
     return paper_wifi_report.build(
         run_plan,
         observations,
         preset=preset,
         command=command,
-        title=f"{preset_name}, time scale {time_scale:g}",
+        title=time_scales.title(preset_name, preset.time_scale, found=time_scale is None),
         more={"link_max_lateness_ms": 1e3 * link_lateness_s},
     )
 
@@ -125,6 +137,38 @@ def _references(
     return reference.greedy_answers(model, wanted, new_tokens=run_plan.new_tokens, on_done=lambda: bar.advance(task))
 
 
+async def _needed_scale(
+    run_plan: plan.Plan,
+    found: Inputs,
+    *,
+    preset_name: str,
+    prompts: Mapping[int, Sequence[Prompt]],
+    bar: rich.progress.Progress,
+) -> float:
+    """The time scale at which both tiers keep up with every strategy behind the longest prompt."""
+    task = bar.add_task("time scale", total=len(time_scales.FACTORS))
+    tried = dataclasses.replace(
+        run_plan,
+        codecs=run_plan.codecs[:1],
+        prompt_tokens=[max(run_plan.prompt_tokens)],
+        temperatures=run_plan.temperatures[:1],
+        requests=1,
+        new_tokens=min(runner.WARM_UP_NEW_TOKENS, run_plan.new_tokens),
+    )
+
+    async def trial(factor: float) -> float:
+        preset = preset_for(found, preset_name=preset_name, time_scale=factor)
+        observations, _ = await _measure(
+            tried, files=found.files, preset=preset, prompts=prompts, references={}, on_done=lambda _: None
+        )
+        tiers = ([o.device for o in observations], [o.cloud for o in observations])
+        return max(cells.overrun_share(counters) for counters in tiers)
+
+    factor = await time_scales.find(trial, on_try=lambda each: bar.update(task, advance=1, note=f"trying {each:g}"))
+    bar.update(task, completed=len(time_scales.FACTORS), note=f"{factor:g}")
+    return factor
+
+
 async def _measure(
     run_plan: plan.Plan,
     *,
@@ -132,15 +176,9 @@ async def _measure(
     preset: presets.Preset,
     prompts: Mapping[int, Sequence[Prompt]],
     references: Mapping[Prompt, tuple[int, ...]],
-    bar: rich.progress.Progress,
+    on_done: runner.OnDone,
 ) -> tuple[list[cells.Observation], float]:
     """All observations, and by how much the emulated link was late at most, in seconds."""
-
-    def expected_s(cell: plan.Cell) -> float:
-        return progress.expected_s(cell, preset=preset, new_tokens=run_plan.new_tokens)
-
-    tasks = list(run_plan.tasks())
-    measuring = bar.add_task("measuring", total=sum(expected_s(task.cell) for task in tasks), note="starting")
     async with emulated_system.running(
         files,
         preset=preset,
@@ -152,8 +190,22 @@ async def _measure(
             system=system,
             prompts=prompts,
             references=references,
-            deadline_s=lambda cell: DEADLINE_FACTOR * expected_s(cell) + DEADLINE_EXTRA_S,
+            deadline_s=lambda cell: (
+                DEADLINE_EXTRA_S
+                + DEADLINE_FACTOR * progress.expected_s(cell, preset=preset, new_tokens=run_plan.new_tokens)
+            ),
             pause_s=paper_wifi_report.PAUSE_S * preset.time_scale,
-            on_done=lambda seen: bar.update(measuring, advance=expected_s(seen.cell), note=f"done: {seen.cell.label}"),
+            on_done=on_done,
         )
         return observations, (await system.link.counters()).max_lateness_s
+
+
+def _shown_by(bar: rich.progress.Progress, run_plan: plan.Plan, preset: presets.Preset) -> runner.OnDone:
+    """Moves a bar by what each request was expected to take."""
+
+    def expected_s(cell: plan.Cell) -> float:
+        return progress.expected_s(cell, preset=preset, new_tokens=run_plan.new_tokens)
+
+    total_s = sum(expected_s(task.cell) for task in run_plan.tasks())
+    measuring = bar.add_task("measuring", total=total_s, note="starting")
+    return lambda seen: bar.update(measuring, advance=expected_s(seen.cell), note=f"done: {seen.cell.label}")

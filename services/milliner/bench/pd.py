@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rich.console
+import rich.progress
 import tokenizers
 
 from milliner.bench import cells, pd_preset, pd_system, progress, report
 from milliner.bench import prompts as prompt_cutter
+from milliner.bench import time_scale as time_scales
 from milliner.contract import kinds
 from milliner.core import clock, errors, generation, types
 from milliner.strategies import base
@@ -34,6 +36,7 @@ QUICK_CELLS = ((512, 64),)
 _OVERLOAD = 3  # requests in flight for each place in the cloud; arbitrary: somebody always waits
 _ROUNDS = 2  # completions per place that are counted; arbitrary
 _SHORT = 2  # tokens of DeviceOnly's answers: only its first one is asked for
+_TRIED_TOKENS = 32  # of each answer while the time scale is looked for; arbitrary: some dozens of calls
 COLUMNS = (
     report.Column("prompt_tokens", "prompt", digits=0, key=True),
     report.Column("answer_tokens", "answer", digits=0, key=True),
@@ -73,15 +76,15 @@ def run(
     texts: Sequence[str],
     requests: int,
     quick: bool,
-    time_scale: float,
+    time_scale: float | None,
     command: str,
     console: rich.console.Console,
 ) -> report.Report:
-    """Measures all cells. Raises `ConfigError`s for what cannot run."""
-    if time_scale <= 0:
+    """Measures all cells, slowed by `time_scale`; None: as this machine needs. Raises `ConfigError`s for what cannot
+    run."""
+    if time_scale is not None and time_scale <= 0:
         raise errors.ConfigError(f"is {time_scale:g}: a factor above 0 is needed", field="--time-scale")
     wanted = QUICK_CELLS if quick else CELLS
-    preset = pd_preset.PDPreset().scaled(time_scale)
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     cut = prompt_cutter.cut(
         texts,
@@ -89,14 +92,45 @@ def run(
         lengths=sorted({prompt for prompt, _ in wanted}),
         count=requests,
     )
-    rows = asyncio.run(_measure(wanted, model=model, preset=preset, prompts=cut, console=console))
+    with progress.bar(console) as bar:
+        factor = time_scale or asyncio.run(_needed_scale(wanted, model=model, prompts=cut, bar=bar))
+        preset = pd_preset.PDPreset().scaled(factor)
+        rows = asyncio.run(_measure(wanted, model=model, preset=preset, prompts=cut, bar=bar))
     return report.Report(
         command=command,
-        title=f"pd, time scale {time_scale:g}",
+        title=time_scales.title("pd", factor, found=time_scale is None),
         rows=rows,
         columns=COLUMNS,
-        summary=_summary(rows, time_scale),
+        summary=_summary(rows, factor),
     )
+
+
+async def _needed_scale(
+    wanted: Sequence[tuple[int, int]],
+    *,
+    model: Path,
+    prompts: dict[int, tuple[prompt_cutter.Prompt, ...]],
+    bar: rich.progress.Progress,
+) -> float:
+    """The time scale at which both tiers keep up with a full cloud at the end of its longest answers."""
+    task = bar.add_task("time scale", total=len(time_scales.FACTORS))
+    longest = max(prompt + answer for prompt, answer in wanted) - _TRIED_TOKENS
+    first = prompts[max(prompts)][0]
+    prompt = (first * (longest // len(first) + 1))[:longest]
+
+    async def trial(factor: float) -> float:
+        preset = pd_preset.PDPreset().scaled(factor)
+        async with pd_system.running(model, preset) as system:
+            before = await system.counters()
+            await asyncio.gather(
+                _one(system.device_only, prompt, _TRIED_TOKENS),
+                _serve(system, preset, prompt, cloud_tokens=_TRIED_TOKENS, kept=1.0, answers=preset.sequences),
+            )
+            return max(_overrun_shares(before, await system.counters()))
+
+    found = await time_scales.find(trial, on_try=lambda factor: bar.update(task, advance=1, note=f"trying {factor:g}"))
+    bar.update(task, completed=len(time_scales.FACTORS), note=f"{found:g}")
+    return found
 
 
 async def _measure(
@@ -105,33 +139,32 @@ async def _measure(
     model: Path,
     preset: pd_preset.PDPreset,
     prompts: dict[int, tuple[prompt_cutter.Prompt, ...]],
-    console: rich.console.Console,
+    bar: rich.progress.Progress,
 ) -> list[report.Row]:
     rows: list[report.Row] = []
-    with progress.bar(console) as bar:
-        task = bar.add_task("measuring", total=4 * len(wanted), note="starting both tiers")
-        async with pd_system.running(model, preset) as system:
-            for prompt_tokens, answer_tokens in wanted:
-                before = await system.counters()
-                label = f"{prompt_tokens}/{answer_tokens}"
-                alone, handed, refined = list[_Seen](), list[_Seen](), list[_Seen]()
-                for prompt in prompts[prompt_tokens]:
-                    alone.append(await _one(system.device_only, prompt, _SHORT))
-                    handed.append(await _one(system.whole_prompts, prompt, answer_tokens))
-                    refined.append(await _one(system.refined_prompts, prompt, answer_tokens))
-                bar.update(task, advance=1, note=f"{label}: one user")
-                first = prompts[prompt_tokens][0]
-                cloud_only = await _capacity(system, preset, first, cloud_tokens=answer_tokens, kept=1.0)
-                bar.update(task, advance=1, note=f"{label}: CloudOnly")
-                cell = _Cell(preset, prompt_tokens, answer_tokens, alone, cloud_only)
-                pair: list[report.Row] = []
-                for mode, seen in ((kinds.RefinementMode.OFF, handed), (kinds.RefinementMode.AUTO, refined)):
-                    given, kept = _median_given(seen), statistics.median(each.kept for each in seen)
-                    rate = await _capacity(system, preset, first, cloud_tokens=given, kept=kept)
-                    bar.update(task, advance=1, note=f"{label}: {given} cloud tokens each")
-                    pair.append(cell.row(mode, seen, rate))
-                overruns = _overruns(before, await system.counters())
-                rows += [{**row, **overruns, "dtype": system.dtype.value} for row in pair]
+    task = bar.add_task("measuring", total=4 * len(wanted), note="starting both tiers")
+    async with pd_system.running(model, preset) as system:
+        for prompt_tokens, answer_tokens in wanted:
+            before = await system.counters()
+            label = f"{prompt_tokens}/{answer_tokens}"
+            alone, handed, refined = list[_Seen](), list[_Seen](), list[_Seen]()
+            for prompt in prompts[prompt_tokens]:
+                alone.append(await _one(system.device_only, prompt, _SHORT))
+                handed.append(await _one(system.whole_prompts, prompt, answer_tokens))
+                refined.append(await _one(system.refined_prompts, prompt, answer_tokens))
+            bar.update(task, advance=1, note=f"{label}: one user")
+            first = prompts[prompt_tokens][0]
+            cloud_only = await _capacity(system, preset, first, cloud_tokens=answer_tokens, kept=1.0)
+            bar.update(task, advance=1, note=f"{label}: CloudOnly")
+            cell = _Cell(preset, prompt_tokens, answer_tokens, alone, cloud_only)
+            pair: list[report.Row] = []
+            for mode, seen in ((kinds.RefinementMode.OFF, handed), (kinds.RefinementMode.AUTO, refined)):
+                given, kept = _median_given(seen), statistics.median(each.kept for each in seen)
+                rate = await _capacity(system, preset, first, cloud_tokens=given, kept=kept)
+                bar.update(task, advance=1, note=f"{label}: {given} cloud tokens each")
+                pair.append(cell.row(mode, seen, rate))
+            overruns = _overruns(before, await system.counters())
+            rows += [{**row, **overruns, "dtype": system.dtype.value} for row in pair]
     return rows
 
 
@@ -140,11 +173,17 @@ _Counters = tuple[cells.ComputeCounters, cells.ComputeCounters]
 
 def _overruns(before: _Counters, after: _Counters) -> report.Row:
     """Whether the real compute of a cell kept within the modelled one, on either tier."""
-    device, cloud = (cells.overrun_share([now.since(then)]) for then, now in zip(before, after, strict=True))
+    device, cloud = _overrun_shares(before, after)
     return {
         "compute_overrun_share": max(device, cloud),
         "invalid_because": cells.invalid_because_of(device_share=device, cloud_share=cloud),
     }
+
+
+def _overrun_shares(before: _Counters, after: _Counters) -> tuple[float, float]:
+    """The device's and the cloud's."""
+    device, cloud = (cells.overrun_share([now.since(then)]) for then, now in zip(before, after, strict=True))
+    return device, cloud
 
 
 async def _one(strategy: base.Generator, prompt: prompt_cutter.Prompt, new_tokens: int) -> _Seen:
@@ -178,7 +217,23 @@ async def _capacity(
     kept: float,
 ) -> float:
     """Requests per second of the saturated cloud, each of `cloud_tokens` tokens; it also selects `kept`, if below 1."""
-    wanted = (_ROUNDS + 1) * preset.sequences
+    ended_s = await _serve(
+        system, preset, prompt, cloud_tokens=cloud_tokens, kept=kept, answers=(_ROUNDS + 1) * preset.sequences
+    )
+    counted = ended_s[preset.sequences - 1 :]
+    return (len(counted) - 1) / (counted[-1] - counted[0])
+
+
+async def _serve(
+    system: pd_system.PDSystem,
+    preset: pd_preset.PDPreset,
+    prompt: prompt_cutter.Prompt,
+    *,
+    cloud_tokens: int,
+    kept: float,
+    answers: int,
+) -> list[float]:
+    """Saturates the cloud until so many answers have ended, and says when each did."""
     ended_s: list[float] = []
     enough = asyncio.Event()
 
@@ -203,7 +258,7 @@ async def _capacity(
             finally:
                 await stream.close()
             ended_s.append(time.perf_counter())
-            if len(ended_s) >= wanted:
+            if len(ended_s) >= answers:
                 enough.set()
 
     clients = [asyncio.ensure_future(client(index)) for index in range(_OVERLOAD * preset.sequences)]
@@ -217,8 +272,7 @@ async def _capacity(
         for each in clients:
             each.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-    counted = ended_s[preset.sequences - 1 : wanted]
-    return (len(counted) - 1) / (counted[-1] - counted[0])
+    return ended_s[:answers]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

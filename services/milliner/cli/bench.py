@@ -34,7 +34,11 @@ Temperatures = Annotated[str, typer.Option(metavar="NUMBERS", help="0 is greedy.
 NewTokens = Annotated[int, typer.Option(help="Length of each answer in tokens.")]
 Requests = Annotated[int, typer.Option("--requests", "-n", help="Requests per cell, each with its own prompt.")]
 TimeScale = Annotated[
-    float, typer.Option(help="Slow link and compute alike by this factor, where rows come out invalid.")
+    float | None,
+    typer.Option(
+        help="Slow link and compute alike by this factor; ratios hold. Without it a trial of some seconds finds out "
+        "what this machine needs."
+    ),
 ]
 Quick = Annotated[
     bool,
@@ -75,7 +79,7 @@ def strategies(
     temperatures: Temperatures = "0,0.8",
     new_tokens: NewTokens = 64,
     requests: Requests = 3,
-    time_scale: TimeScale = 1.0,
+    time_scale: TimeScale = None,
     quick: Quick = False,
     modelled: Modelled = False,
     virtual_time: VirtualTime = False,
@@ -88,8 +92,8 @@ def strategies(
 ) -> None:
     """Compare strategies on the same prompts, real processes, link and compute emulated as the preset says.
 
-    Rows whose real compute took longer than the emulated one in more than 1 % of the calls are marked invalid: slow
-    everything with [bold]--time-scale 2[/bold] then; ratios hold.
+    Rows whose real compute took longer than the emulated one in more than 1 % of the calls are marked invalid. Where a
+    machine is too slow for that, link and compute run slower alike; [bold]--time-scale 2[/bold] says by how much.
 
     Examples:
 
@@ -134,8 +138,10 @@ def strategies(
         )
     else:
         run_inputs = _inputs(model, adapter=adapter, medusa=medusa, texts=text or [])
-        result = _run_real(
-            run_plan, preset=preset, time_scale=None if virtual_time else time_scale, run_inputs=run_inputs
+        result = (
+            _run_virtual(run_plan, preset=preset, run_inputs=run_inputs)
+            if virtual_time
+            else _run_real(run_plan, preset=preset, time_scale=time_scale, run_inputs=run_inputs)
         )
     bench_options.deliver(result, json_file)
 
@@ -158,7 +164,7 @@ def _refuse_what_pd_does_not_read(context: typer.Context) -> None:
             raise errors.ConfigError("has no effect with --preset pd, whose cells are its own", field=parameter.opts[0])
 
 
-def _run_pd(*, requests: int, quick: bool, time_scale: float) -> report.Report:
+def _run_pd(*, requests: int, quick: bool, time_scale: float | None) -> report.Report:
     """P/D-Device beside DeviceOnly and CloudOnly; its cells are its own."""
     from milliner.bench import paper_wifi, pd
 
@@ -177,14 +183,7 @@ def _run_pd(*, requests: int, quick: bool, time_scale: float) -> report.Report:
 def _run_real(
     run_plan: plan.Plan, *, preset: str, time_scale: float | None, run_inputs: paper_wifi.Inputs | None
 ) -> report.Report:
-    """A real model's strategies: real processes slowed by `time_scale`, or in virtual time where it is None."""
-    console = rich.console.Console(stderr=True)
-    if time_scale is None:
-        from milliner.bench import paper_wifi_virtual
-
-        return paper_wifi_virtual.run(
-            run_plan, preset_name=preset, command=bench_options.command_line(), console=console, run_inputs=run_inputs
-        )
+    """Real processes, slowed by `time_scale` or as the machine needs."""
     from milliner.bench import paper_wifi
 
     return paper_wifi.run(
@@ -192,7 +191,20 @@ def _run_real(
         preset_name=preset,
         time_scale=time_scale,
         command=bench_options.command_line(),
-        console=console,
+        console=rich.console.Console(stderr=True),
+        run_inputs=run_inputs,
+    )
+
+
+def _run_virtual(run_plan: plan.Plan, *, preset: str, run_inputs: paper_wifi.Inputs | None) -> report.Report:
+    """The real model in virtual time."""
+    from milliner.bench import paper_wifi_virtual
+
+    return paper_wifi_virtual.run(
+        run_plan,
+        preset_name=preset,
+        command=bench_options.command_line(),
+        console=rich.console.Console(stderr=True),
         run_inputs=run_inputs,
     )
 
