@@ -26,20 +26,12 @@ _BYTES_PER_ID = 4
 _SCATTER = 7919  # arbitrary: a prime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeviceCosts:
-    """Seconds for one position of known tokens, and for one generated token."""
-
-    prefill_s: float
-    step_s: float
-
-
 class ModelledDeviceModel:
     """Implements `core.generation.WholeModel`."""
 
-    def __init__(self, costs: DeviceCosts, *, clock: ports.Clock) -> None:
+    def __init__(self, cost: compute.GenerationCost, *, clock: ports.Clock) -> None:
         self.info = INFO
-        self._costs = costs
+        self._cost = cost
         self._clock = clock
         self._accelerator = asyncio.Lock()
 
@@ -55,9 +47,9 @@ class ModelledDeviceModel:
     ) -> ModelledDeviceSession:
         return ModelledDeviceSession(self)
 
-    async def busy(self, *, known: int, steps: int) -> float:
-        """Occupies the accelerator for a call; returns its duration."""
-        seconds = known * self._costs.prefill_s + steps * self._costs.step_s
+    async def busy(self, num_tokens: int, *, num_steps: int) -> float:
+        """Occupies the accelerator for a pass; returns its duration."""
+        seconds = self._cost.batch_s(num_tokens, num_steps=num_steps)
         async with self._accelerator:
             await self._clock.sleep(seconds)
         return seconds
@@ -75,7 +67,7 @@ class ModelledDeviceSession:
 
     async def prefill(self, token_ids: Sequence[int]) -> int:
         self.position += len(token_ids)
-        await self._model.busy(known=len(token_ids), steps=0)
+        await self._model.busy(len(token_ids), num_steps=0)
         return len(token_ids)
 
     async def generate(
@@ -87,7 +79,7 @@ class ModelledDeviceSession:
         left_out: int = 0,
     ) -> AsyncGenerator[generation.Step, None]:
         self._limit = limit
-        seconds = await self._model.busy(known=len(token_ids) - 1, steps=1)
+        seconds = await self._model.busy(len(token_ids), num_steps=0)
         self.position += len(token_ids)
         index = 0
         while True:
@@ -97,7 +89,7 @@ class ModelledDeviceSession:
             yield generation.Step(token=token, queue_s=0.0, compute_s=seconds, batched_tokens=1, last=last)
             if last:
                 return
-            seconds = await self._model.busy(known=0, steps=1)
+            seconds = await self._model.busy(1, num_steps=1)
             self.position += 1
 
     def set_limit(self, limit: int) -> None:

@@ -60,18 +60,21 @@ class DeviceShare:
         return self._behind() * self._prefill_s() + self._profile.step_s
 
     async def catch_up(self) -> None:
-        """The device sees all that is known but the last token, which it will go on from; with a cloud that gives
-        nothing it goes on from the whole prompt, which takes a pass less."""
+        """The device sees all that is known but the last token, which it will go on from; once the cloud gives no more
+        it goes on from what is left as soon as that is short, which takes a pass less."""
         if self._settings.waits:
             await self._wait_for_what_is_kept()
-        while not self._is_alone() and ((behind := self._next_chunk()) or await self._holds_back()):
+        while not self._goes_on_from_what_is_left() and ((behind := self._next_chunk()) or await self._holds_back()):
             if behind:
                 await self._see(behind)
                 self.correct()
         self._profile.caught_up(self._computed, self._computed_s)
 
-    def _is_alone(self) -> bool:
-        return self._relay.cloud_done and self._relay.num_tokens == 0
+    def _goes_on_from_what_is_left(self) -> bool:
+        """A short pass takes a device as long as a token of its own, so the last one gives the first. Alone, what is
+        left is the prompt: nobody waits for tokens meanwhile that a chunk's end would correct the limit of."""
+        known = self._relay.ids_from(0)
+        return self._relay.cloud_done and (not known or self._feed.unseen(known) <= _PREFILL_TOKENS)
 
     async def _wait_for_what_is_kept(self) -> None:
         """Until the cloud has said what it keeps of the prompt, or is late. What is cached of it is seen meanwhile."""
@@ -141,6 +144,7 @@ class DeviceShare:
         stop_cloud()
         left = self._request.max_new_tokens - num_cloud
         unseen = self._feed.take(self._relay.ids_from(0))
+        self._in_flight = len(unseen)
         if left <= 0 or (num_cloud and unseen[-1] in self._request.stop_token_ids):
             return
         steps = self._session.generate(

@@ -126,10 +126,13 @@ class HandOver:
 
     def _interval_s(self, index: int) -> float:
         buffered = self._relay.num_tokens - index
-        if self._relay.taken_over:
-            return self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered, complete=self._relay.complete)
-        expected = 0 if self._relay.cloud_done else max(0, self._cloud.limit - self._relay.num_tokens)
+        own_s = self._pacing.caught_up(step_s=self._profile.step_s, buffered=buffered, complete=self._relay.complete)
+        if self._relay.device_writes or self._relay.complete:
+            return own_s
         until_s = self._device.until_caught_up_s
+        if self._relay.taken_over:  # its first token is on its way
+            return max(own_s, self._pacing.behind(until_caught_up_s=until_s, buffered=buffered, expected=0))
+        expected = 0 if self._relay.cloud_done else max(0, self._cloud.limit - self._relay.num_tokens)
         return self._pacing.behind(until_caught_up_s=until_s, buffered=buffered, expected=expected)
 
     # -- the cloud -----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ class Relay:
         self._news = asyncio.Event()  # set by the next news, which another one follows
         self._error: Exception | None = None
         self.taken_over = False
+        self.device_writes = False  # its first token has come
         self.cloud_done = False  # no more tokens will come from the cloud
         self.complete = False  # no more tokens will come from anybody
 
@@ -38,6 +39,7 @@ class Relay:
     def put_device(self, token: types.EmittedToken) -> None:
         """The device's next token, after it has taken over."""
         assert self.taken_over
+        self.device_writes = True
         self._put(len(self._tokens), token)
 
     def end_cloud(self) -> None:

@@ -20,7 +20,7 @@ from milliner.strategies.pd_device import strategy as pd_device
 from milliner.telemetry import record
 from milliner.telemetry.summary import RequestSummary
 
-DEVICE = whole.DeviceCosts(prefill_s=2e-3, step_s=40e-3)
+DEVICE = compute.GenerationCost(prompt_token_s=2e-3, step_s=40e-3)
 CLOUD = compute.ComputeCost(fixed_s=24e-3, per_token_s=210e-6)
 UPLINK, ROUND_TRIP_S, TPOT_S = 10e6, 20e-3, 50e-3
 CLOCK = virtual_time.VirtualClock()
@@ -83,7 +83,7 @@ def test_the_cloud_answers_at_once_and_the_device_takes_over_without_a_gap(promp
 
     seen, alone = virtual_time.run(run())
     first_s = ROUND_TRIP_S + CLOUD.duration_s(prompt_tokens) + 4 * prompt_tokens / UPLINK
-    optimum = (prompt_tokens * DEVICE.prefill_s + DEVICE.step_s - first_s) / (TPOT_S - DEVICE.prefill_s)
+    optimum = (prompt_tokens * DEVICE.prompt_token_s + DEVICE.step_s - first_s) / (TPOT_S - DEVICE.prompt_token_s)
     for each in seen:
         assert each.ttft_s == pytest.approx(first_s, abs=1e-3)
         assert each.ttft_s <= 0.2 * alone.ttft_s
@@ -126,4 +126,4 @@ def test_a_cloud_that_is_lost_at_any_time_costs_no_token(lost_after_s: float) ->
     seen = virtual_time.run(run())
     assert len(seen.times_s) == 128
     assert_rounds_are_called_after_tiers(seen)
-    assert seen.ttft_s <= 512 * DEVICE.prefill_s + 2 * DEVICE.step_s, "the device's own, at the latest"
+    assert seen.ttft_s <= 512 * DEVICE.prompt_token_s + 2 * DEVICE.step_s, "the device's own, at the latest"

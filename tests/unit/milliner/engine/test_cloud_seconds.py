@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from milliner.bench.modelled import virtual_time, whole
-from milliner.core import errors, generation, types
+from milliner.core import compute, errors, generation, types
 from milliner.engine import cloud_seconds, token_service
 
 SEQUENCES = 4
@@ -73,7 +73,7 @@ def test_a_saturated_replica_promises_no_more_than_it_may_and_everybody_gets_in_
     async def run() -> tuple[float, int, float]:
         seconds = account(3.0)
         # one call at a time, each as long as a token's share of a batch: the service works its promises off at 1 s/s
-        model = whole.ModelledDeviceModel(whole.DeviceCosts(prefill_s=0.0, step_s=0.01), clock=CLOCK)
+        model = whole.ModelledDeviceModel(compute.GenerationCost(prompt_token_s=0.0, step_s=0.01), clock=CLOCK)
         service = token_service.EngineTokenService(
             model, load=lambda: LOAD, max_positions=lambda: 4096, seconds=seconds
         )
@@ -106,7 +106,7 @@ def test_a_saturated_replica_promises_no_more_than_it_may_and_everybody_gets_in_
 def test_what_a_stopped_session_gave_back_is_not_taken_again_once_it_is_promised_to_others() -> None:
     async def run() -> tuple[int, float]:
         seconds = account(2.0)
-        model = whole.ModelledDeviceModel(whole.DeviceCosts(prefill_s=0.0, step_s=0.01), clock=CLOCK)
+        model = whole.ModelledDeviceModel(compute.GenerationCost(prompt_token_s=0.0, step_s=0.01), clock=CLOCK)
         service = token_service.EngineTokenService(
             model, load=lambda: LOAD, max_positions=lambda: 4096, seconds=seconds
         )
@@ -125,7 +125,7 @@ def test_what_a_stopped_session_gave_back_is_not_taken_again_once_it_is_promised
 
 def test_a_limit_that_moves_before_the_first_token_counts() -> None:
     async def run() -> int:
-        model = whole.ModelledDeviceModel(whole.DeviceCosts(prefill_s=0.0, step_s=0.01), clock=CLOCK)
+        model = whole.ModelledDeviceModel(compute.GenerationCost(prompt_token_s=0.0, step_s=0.01), clock=CLOCK)
         service = token_service.EngineTokenService(model, load=lambda: LOAD, max_positions=lambda: 4096)
         await service.open(opening(0, max_tokens=50))
         await service.set_limit("s0", 5)

@@ -10,7 +10,7 @@ from tests.unit.milliner.bench import test_pd_modelled, test_pd_settings_modelle
 from milliner.bench.modelled import virtual_time, whole
 from milliner.core import compute
 
-SLOW = whole.DeviceCosts(prefill_s=2e-3, step_s=90e-3)
+SLOW = compute.GenerationCost(prompt_token_s=2e-3, step_s=90e-3)
 
 
 def test_a_device_that_was_slow_when_it_started_does_not_leave_every_answer_to_the_cloud_for_ever() -> None:
@@ -19,7 +19,7 @@ def test_a_device_that_was_slow_when_it_started_does_not_leave_every_answer_to_t
             slow = [await test_pd_modelled.one(strategy, prompt_tokens=256, new_tokens=100) for _ in range(20)]
             model = strategy._device.model
             assert isinstance(model, whole.ModelledDeviceModel)
-            model._costs = test_pd_modelled.DEVICE
+            model._cost = test_pd_modelled.DEVICE
             for _ in range(20):
                 quick = await test_pd_modelled.one(strategy, prompt_tokens=256, new_tokens=100)
             return [*slow, quick]
@@ -35,10 +35,10 @@ def test_a_device_that_was_slow_when_it_started_does_not_leave_every_answer_to_t
 def test_following_the_cloud_token_by_token_says_nothing_of_how_long_a_prompt_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every call has its fixed part: seen one by one, a token takes twenty times as long as in a prompt."""
+    """Every call has its fixed part: seen one by one, a token takes forty times as long as in a prompt."""
 
-    async def busy(model: whole.ModelledDeviceModel, *, known: int, steps: int) -> float:
-        seconds = (known > 0) * 40e-3 + known * model._costs.prefill_s + steps * model._costs.step_s
+    async def busy(model: whole.ModelledDeviceModel, num_tokens: int, *, num_steps: int) -> float:
+        seconds = max(SLOW.step_s, 40e-3 + num_tokens * SLOW.prompt_token_s)
         async with model._accelerator:
             await model._clock.sleep(seconds)
         return seconds
