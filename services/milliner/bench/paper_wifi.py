@@ -146,7 +146,7 @@ async def _needed_scale(
     bar: rich.progress.Progress,
 ) -> float:
     """The time scale at which both tiers keep up with every strategy behind the longest prompt."""
-    task = bar.add_task("time scale", total=len(time_scales.FACTORS))
+    task = bar.add_task("time scale", total=len(time_scales.FACTORS), note="starting both tiers")
     tried = dataclasses.replace(
         run_plan,
         codecs=run_plan.codecs[:1],

@@ -113,7 +113,7 @@ async def _needed_scale(
     bar: rich.progress.Progress,
 ) -> float:
     """The time scale at which both tiers keep up with a full cloud at the end of its longest answers."""
-    task = bar.add_task("time scale", total=len(time_scales.FACTORS))
+    task = bar.add_task("time scale", total=len(time_scales.FACTORS), note="starting both tiers")
     longest = max(prompt + answer for prompt, answer in wanted) - _TRIED_TOKENS
     first = prompts[max(prompts)][0]
     prompt = (first * (longest // len(first) + 1))[:longest]
