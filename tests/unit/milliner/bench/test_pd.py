@@ -7,7 +7,7 @@ import io
 import pytest
 import rich.console
 
-from milliner.bench import cells, paper_wifi, pd, pd_preset
+from milliner.bench import cells, paper_wifi, pd, pd_preset, time_scale
 
 PRESET = pd_preset.PDPreset()
 
@@ -44,15 +44,18 @@ def test_a_cell_whose_compute_was_slower_than_modelled_says_nothing() -> None:
     )
 
 
-def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wanted", [0.5, None], ids=["asked for", "found"])
+def test_the_bench_measures_both_tiers(wanted: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pd, "QUICK_CELLS", ((128, 24),))
+    monkeypatch.setattr(pd, "_TRIED_TOKENS", 8)
+    monkeypatch.setattr(time_scale, "FACTORS", (0.5, 0.5))  # tried once; whatever comes of it
     found = paper_wifi.demo_inputs()
     result = pd.run(
         model=found.files.model,
         texts=found.texts,
         requests=1,
         quick=True,
-        time_scale=0.5,
+        time_scale=wanted,
         command="test",
         console=rich.console.Console(file=io.StringIO(), width=100),
     )
@@ -66,4 +69,5 @@ def test_the_bench_measures_both_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert float(row["requests_per_s"] or 0.0) > 0.0
         assert bool(row["invalid_because"]) == (float(row["compute_overrun_share"] or 0.0) > cells.OVERRUN_LIMIT)
     assert result.summary["invalid_rows"] in (0, 2)
+    assert (result.summary["time_scale"], whole["tpot_objective_s"]) == (0.5, pytest.approx(0.025))
     assert set(result.summary) >= {"ttft_over_device_only", "share_within_tpot", "throughput_over_cloud_only"}
