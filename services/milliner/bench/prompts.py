@@ -15,17 +15,28 @@ Prompt = tuple[int, ...]
 
 
 def cut(
-    texts: Sequence[str], *, encode: Callable[[str], Sequence[int]], lengths: Sequence[int], count: int
+    texts: Sequence[str],
+    *,
+    encode: Callable[[str], Sequence[int]],
+    lengths: Sequence[int],
+    count: int,
+    option: str = "--requests",
 ) -> dict[int, tuple[Prompt, ...]]:
-    """`count` prompts of each length. Raises `plan.PlanError` where the texts are too short for that many."""
+    """`count` prompts of each length. Raises `plan.PlanError` where the texts are too short for one, or for that many,
+    which `option` asks for."""
     encoded = [tuple(encode(text)) for text in texts]
     prompts: dict[int, tuple[Prompt, ...]] = {}
     for length in lengths:
         windows = tuple(itertools.islice(_windows(encoded, length), count))
+        if not windows:
+            longest = max((len(tokens) for tokens in encoded), default=0)
+            raise plan.PlanError(
+                f"is {length}, but no held-out text is longer than {longest} tokens", field="--prompt-tokens"
+            )
         if len(windows) < count:
             raise plan.PlanError(
-                f"is {count}, but the held-out text holds only {len(windows)} prompts of {length} tokens",
-                field="--requests",
+                f"asks for {count} prompts of {length} tokens, the held-out text holds only {len(windows)} of them",
+                field=option,
             )
         prompts[length] = windows
     return prompts

@@ -94,7 +94,7 @@ def _tasks(folder: Path, options: Options) -> Iterable[_Task]:
     windows = [
         (text, window)
         for text, documents in sorted(sources.items())
-        for window in prompts.cut(documents, encode=encode, lengths=[length], count=count)[length]
+        for window in prompts.cut(documents, encode=encode, lengths=[length], count=count, option="--prompts")[length]
     ]
     for kind in far_prompts.Kind:
         for number, (text, window) in enumerate(windows, start=1):

@@ -27,6 +27,9 @@ def test_texts_take_turns() -> None:
 
 
 def test_too_little_text_names_the_option_and_what_there_is() -> None:
-    with pytest.raises(plan.PlanError, match="only 5 prompts of 30 tokens") as caught:
+    with pytest.raises(plan.PlanError, match="6 prompts of 30 tokens, the held-out text holds only 5") as caught:
         prompts.cut(TEXTS, encode=_encode, lengths=[30], count=6)
     assert caught.value.field == "--requests"
+    with pytest.raises(plan.PlanError, match="is 500, but no held-out text is longer than") as caught:
+        prompts.cut(TEXTS, encode=_encode, lengths=[500], count=1)
+    assert caught.value.field == "--prompt-tokens"
