@@ -78,6 +78,13 @@ class DevicePool(base.Model):
     model: ModelSpec | None = pydantic.Field(
         default=None, description="A model of the pool's own, with PDDevice and DeviceOnly. Default: spec.model."
     )
+    kv_cache_mebibytes: int = pydantic.Field(
+        default=1024,
+        ge=1,
+        le=16_777_216,
+        description="Memory for KV caches of one device that holds a whole model (PDDevice, DeviceOnly), in mebibytes: "
+        "of the answers under way, and of ended ones while there is room.",
+    )
     api: DeviceApi = pydantic.Field(default=DeviceApi(), description="The HTTP API of each device.")
     pod: PodOptions = pydantic.Field(default=PodOptions(), description="Scheduling and runtime of the pods.")
     rollout: DeviceRollout = pydantic.Field(

@@ -39,6 +39,10 @@ def of(spec: spec_module.TopologySpec) -> Notes:
             "devices of PDDevice do not wait for a cloud: they go on alone, or fail with onCloudLoss Fail",
         ),
         **_of_emulation(spec),
+        "devicePools[].kvCacheMebibytes": (
+            _COMPUTED[kind] != _WHOLE and any("kv_cache_mebibytes" in p.model_fields_set for p in spec.device_pools),
+            f"devices of {kind.value} hold no whole model",
+        ),
     }
 
 

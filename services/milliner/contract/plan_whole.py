@@ -175,6 +175,7 @@ def device_config(
             pacing=_pacing(options.pacing, resolved.time_scale),
         ),
         cloud_model_digest=spec.model.digest,
+        engine=role_config.EngineLimits(kv_cache_bytes=pool.kv_cache_mebibytes * 1024 * 1024),
         cloud_endpoints=tuple(cloud_endpoints) if resolved.has_cloud and resolved.external is None else (),
         external=_external(resolved.external, api_key_file=api_key_file),
         max_concurrent_requests=pool.api.max_concurrent_requests,

@@ -22,7 +22,15 @@ from milliner.engine import claims
 class Admission:
     """The account of promised pages; called by the engine on the event loop."""
 
-    def __init__(self, *, num_pages: int, page_tokens: int, max_sessions: int, swap_pages: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        page_tokens: int,
+        max_sessions: int,
+        swap_pages: int = 0,
+        enlarged_by: str = "cloud.engine.kvCacheMebibytes",  # the topology's field
+    ) -> None:
         self.num_pages = num_pages
         self.swap_pages = swap_pages
         self.page_tokens = page_tokens
@@ -31,6 +39,7 @@ class Admission:
         self.promised_pages = 0
         self._promises: collections.Counter[int] = collections.Counter()  # sessions by their pages
         self._claims = claims.Claims()
+        self._enlarged_by = enlarged_by
 
     @property
     def capacity_tokens(self) -> int:
@@ -54,7 +63,7 @@ class Admission:
         if pages > self.num_pages:
             raise errors.PromptTooLong(
                 f"{max_positions} positions were asked for, the whole KV cache holds {self.capacity_tokens}: "
-                "ask for fewer or enlarge cloud.engine.kvCacheMebibytes",
+                f"ask for fewer or enlarge {self._enlarged_by}",
                 field="max_positions",
             )
         kept_pages = self._claims.pages_kept_from(claim, now_s=now_s)

@@ -62,6 +62,7 @@ class Engine:
             swap_pages=backend.swap_pages,
             page_tokens=backend.page_tokens,
             max_sessions=config.max_sessions,
+            enlarged_by=config.kv_cache_field,
         )
         self._places = residency.Residency(backend.num_pages, backend.swap_pages, backend.page_tokens)
         self._sessions: dict[str, session.Session] = {}

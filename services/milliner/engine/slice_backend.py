@@ -40,7 +40,7 @@ class SliceBackend:
             raise errors.ConfigError(
                 f"{config.kv_cache_bytes} bytes hold no page of {config.page_tokens} tokens "
                 f"({page_bytes} bytes): give the KV cache more memory",
-                field="cloud.engine.kvCacheMebibytes",
+                field=config.kv_cache_field,
             )
         self._cache = kv_cache.PagedKVCache(
             model_slice.kv_spec,

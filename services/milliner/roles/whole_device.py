@@ -81,7 +81,7 @@ async def run(config: role_config.WholeDeviceRoleConfig, *, report: reporter.Rep
 
 async def _own(config: role_config.WholeDeviceRoleConfig, running: runtime.Runtime) -> _Own:
     """The device's own model on a running engine."""
-    limits = cloud.engine_config(config.engine)
+    limits = dataclasses.replace(cloud.engine_config(config.engine), kv_cache_field="devicePools[].kvCacheMebibytes")
     loaded, _ = await running.worker.run(
         lambda: whole_models.load(config.model, accelerator=config.accelerator, config=limits)
     )

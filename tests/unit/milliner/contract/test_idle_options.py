@@ -57,6 +57,12 @@ def test_a_tier_that_is_not_there() -> None:
     assert told("CloudOnly", changes) == []
 
 
+@pytest.mark.parametrize("kind", ["Hat", "UShape", "PDDevice", "DeviceOnly", "CloudOnly"])
+def test_memory_for_a_whole_model_that_a_device_does_not_hold(kind: str) -> None:
+    idle = [] if kind in ("PDDevice", "DeviceOnly") else ["devicePools[].kvCacheMebibytes"]
+    assert told(kind, {"spec.devicePools.0.kvCacheMebibytes": 64}) == idle
+
+
 def test_nobody_waits_for_a_cloud_that_is_not_needed() -> None:
     assert told("PDDevice", {"spec.fallback": {"waitSeconds": 5}}) == ["fallback.waitSeconds"]
     assert told("PDDevice", {"spec.fallback": {"onCloudLoss": "Fail"}}) == []

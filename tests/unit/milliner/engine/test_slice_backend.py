@@ -241,6 +241,7 @@ async def test_frames_beyond_the_models_context_are_refused(model_slice: slice.M
 
 
 def test_a_cache_too_small_for_one_page_is_a_configuration_error(model_slice: slice.ModelSlice) -> None:
+    config = limits.EngineConfig(kv_cache_bytes=100, kv_cache_field="devicePools[].kvCacheMebibytes")
     with pytest.raises(errors.ConfigError) as refusal:
-        slice_backend.SliceBackend(model_slice, config=limits.EngineConfig(kv_cache_bytes=100))
-    assert refusal.value.field == "cloud.engine.kvCacheMebibytes"
+        slice_backend.SliceBackend(model_slice, config=config)
+    assert refusal.value.field == "devicePools[].kvCacheMebibytes"
