@@ -1,4 +1,4 @@
-"""What preset paper-wifi is asked to show (docs/algorithms.md, targets), beside what a run measured. Pure.
+"""Targets beside what a run measured, and which ones preset paper-wifi has (docs/algorithms.md, targets). Pure.
 
 A figure that the run did not measure is left out.
 """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import pytest
 import rich.console
 
-from milliner.bench import cells, paper_wifi, pd, pd_preset, time_scale
+from milliner.bench import cells, paper_wifi, pd, pd_preset, pd_report, report, time_scale
+from milliner.contract import kinds
 
 PRESET = pd_preset.PDPreset()
 
@@ -37,7 +39,7 @@ def test_a_slower_world_keeps_its_ratios() -> None:
 def test_a_cell_whose_compute_was_slower_than_modelled_says_nothing() -> None:
     before = cells.ComputeCounters(calls=50, overruns=50), cells.ComputeCounters(calls=10)
     after = cells.ComputeCounters(calls=150, overruns=51), cells.ComputeCounters(calls=110, overruns=2)
-    found = pd._overruns(before, after)
+    found = pd_report.overruns(before, after)
     assert found["compute_overrun_share"] == pytest.approx(0.02)
     assert found["invalid_because"] == (
         "real compute took longer than modelled in 2.0% of the cloud's calls: raise --time-scale"
@@ -72,3 +74,41 @@ def test_the_bench_measures_both_tiers(wanted: float | None, monkeypatch: pytest
     assert result.summary["time_scale"] == 0.5
     assert float(whole["tpot_objective_s"] or 0.0) == pytest.approx(0.025)
     assert set(result.summary) >= {"ttft_over_device_only", "share_within_tpot", "throughput_over_cloud_only"}
+
+
+def rows_of(prompt_tokens: int, answer_tokens: int, *, gap_s: float, requests_per_s: float) -> list[report.Row]:
+    """A cell whose device takes twenty times as long to its first token, with every token `gap_s` after the last."""
+
+    def seen(cloud_tokens: int, kept: float) -> pd_report.Seen:
+        return pd_report.Seen(tuple(0.15 + gap_s * index for index in range(answer_tokens)), cloud_tokens, kept)
+
+    alone = [pd_report.Seen((3.0, 3.04), 0, 1.0)]
+    cell = pd_report.Cell(PRESET, prompt_tokens, answer_tokens, alone, cloud_only_per_s=0.25)
+    clean: report.Row = {"invalid_because": "", "compute_overrun_share": 0.0}
+    return [
+        {**cell.row(kinds.RefinementMode.OFF, [seen(21, 1.0)] * 3, requests_per_s), **clean},
+        {**cell.row(kinds.RefinementMode.AUTO, [seen(9, 0.3)] * 3, requests_per_s), **clean},
+    ]
+
+
+def test_every_target_stands_beside_what_was_measured() -> None:
+    rows = [
+        *rows_of(512, 256, gap_s=0.046, requests_per_s=5.6),
+        *rows_of(512, 1024, gap_s=0.051, requests_per_s=2.9),
+    ]
+    built = pd_report.build(rows, time_scale=1.0, title="pd", command="test")
+    verdicts = built.summary["targets"]
+    assert isinstance(verdicts, Mapping)
+    missed = [label for label, verdict in verdicts.items() if "MISSED" in str(verdict)]
+    assert missed == [
+        "512/256 refined requests/s / bound ≥ 0.85",
+        "512/1024 answers within TPOT ≥ 0.99",
+        "512/1024 requests/s / bound ≥ 0.85",
+        "512/1024 refined answers within TPOT ≥ 0.99",
+        "512/1024 refined requests/s / bound ≥ 0.85",
+        "512/1024 requests/s / CloudOnly ≥ 12",
+    ]
+    assert verdicts["512/256 TTFT / DeviceOnly ≤ 0.2"] == "0.050 met"
+    assert verdicts["512/256 N off its optimum ≤ 0.15"] == "0.105 met"
+    assert verdicts["512/256 N refined / whole ≤ 1"] == "0.429 met"
+    assert built.headlines[0] == f"{len(verdicts) - 6} of {len(verdicts)} targets met, 6 MISSED"
