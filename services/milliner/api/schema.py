@@ -6,7 +6,8 @@ switches it off (`NEUTRAL`), or refused with its name. `null` means that a field
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
@@ -159,7 +160,7 @@ def parse(schema: type[RequestT], body: Mapping[str, Any]) -> RequestT:
     try:
         request = schema.model_validate(given)
     except pydantic.ValidationError as error:
-        raise _input_error(error) from error
+        raise _input_error(error, known=tuple(_names(schema))) from error
     _check(request)
     return request
 
@@ -191,7 +192,16 @@ def _relevance(details: Mapping[str, Any]) -> tuple[int, int]:
     return len(details["loc"]), 0 if kind.endswith("_type") else 1 if kind in ("extra_forbidden", "missing") else 2
 
 
-def _input_error(error: pydantic.ValidationError) -> errors.InputError:
+def _names(schema: type[pydantic.BaseModel], prefix: str = "") -> Iterator[str]:
+    """Its fields and theirs, as errors name them."""
+    for name, info in schema.model_fields.items():
+        yield prefix + name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, pydantic.BaseModel):
+            yield from _names(info.annotation, f"{prefix}{name}.")
+
+
+def _input_error(error: pydantic.ValidationError, *, known: Sequence[str]) -> errors.InputError:
+    """The most telling of its complaints; `known` are the request's fields."""
     details = max(error.errors(include_url=False), key=_relevance)
     field = ""
     for part in details["loc"]:
@@ -200,4 +210,6 @@ def _input_error(error: pydantic.ValidationError) -> errors.InputError:
         elif part.isidentifier() and part != "str":  # pydantic's other names for members of a union are none
             field += f".{part}" if field else part
     message = {"extra_forbidden": "unknown field", "missing": "is required"}.get(details["type"], details["msg"])
+    if details["type"] == "extra_forbidden" and (near := difflib.get_close_matches(field, known, n=1)):
+        message = f"unknown field, did you mean {near[0]}?"
     return errors.InputError(message[0].lower() + message[1:], field=field)

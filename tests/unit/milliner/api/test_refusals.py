@@ -99,6 +99,21 @@ async def test_what_is_not_a_request_gets_openais_shape_too(served: Served) -> N
         assert response.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("unknown", "message"),
+    [
+        ({"temprature": 0.5}, "unknown field, did you mean temperature?"),
+        ({"milliner": {"explian": True}}, "unknown field, did you mean milliner.explain?"),
+        ({"zzz": 1}, "unknown field"),
+    ],
+)
+async def test_a_misspelt_field_is_answered_with_the_one_that_was_meant(
+    served: Served, unknown: dict[str, Any], message: str
+) -> None:
+    response = await served.client.post(CHAT, json={"model": "toy", **ONE, **unknown})
+    assert response.json()["error"]["message"].endswith(message)
+
+
 async def test_an_unknown_path_is_answered_with_those_that_exist(served: Served) -> None:
     message = (await served.client.post("/v1/responses", json={})).json()["error"]["message"]
     for path in ("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models/{model}", "GET /healthz"):
