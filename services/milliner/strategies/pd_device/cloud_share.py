@@ -19,7 +19,9 @@ from milliner.telemetry import record as records
 
 _log = logging.getLogger(__name__)
 
-_WORTH_SHARE = 0.05  # of the limit: smaller moves are not worth a message (arbitrary)
+# Of the limit: smaller moves are not worth a message. A token too many costs the cloud a step, one too few is a gap in
+# the answer. Arbitrary.
+_WORTH_FEWER, _WORTH_MORE = 0.05, 0.02
 
 
 class CloudShare:
@@ -86,7 +88,8 @@ class CloudShare:
 
     def aim_for(self, num_tokens: int) -> None:
         """The device will need `num_tokens` from the cloud: moves the limit there, if it is worth it."""
-        if abs(num_tokens - self.limit) > _WORTH_SHARE * self.limit and not self._relay.cloud_done:
+        share = _WORTH_MORE if num_tokens > self.limit else _WORTH_FEWER
+        if abs(num_tokens - self.limit) > share * self.limit and not self._relay.cloud_done:
             self.limit = num_tokens
             self._moved.set()
 

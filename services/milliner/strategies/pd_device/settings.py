@@ -35,7 +35,7 @@ from milliner.core import refinement
 from milliner.strategies.pd_device import pacing
 
 # More than the least, for estimates that are a little off: a token too few is a gap, one too many a step of the cloud.
-_SPARE_SHARE = 0.02  # arbitrary
+_SPARE_SHARE = 0.01  # arbitrary
 # "Hardly more": a cloud that is so little busier is no reason to leave out parts of a prompt. Arbitrary.
 _WORTH_SHARE = 0.05
 _GRID_PERCENT = 10  # steps of ρ; arbitrary, finer ones change N by a token or two
