@@ -2,7 +2,8 @@
 
 Calls run first in, first out, one at a time. On an emulated accelerator every call is padded to a modelled duration:
 the worker computes, then sleeps until `start + modelled_s`, and counts as busy all the while; a call that took longer
-than its model is an overrun. Called from the event loop by the cloud engine and by the device's compute.
+than its model is an overrun. Called from the event loop by the cloud engine and by the device's compute. A process that
+has one keeps the memory that tensors give back (`core.freed_memory`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Generic, TypeVar
 
-from milliner.core import time_slices
+from milliner.core import freed_memory, time_slices
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class ComputeExecutor:
         self.overruns = 0  # calls whose real compute took longer than the modelled duration
         self.busy_s = 0.0  # compute and padding together
         self._torch_threads = torch_threads
+        freed_memory.keep()
         self._pool = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=name, initializer=self._prepare)
 
     async def run(self, fn: Callable[[], T], *, modelled_s: ModelledDuration[T] | None = None) -> tuple[T, float]:

@@ -95,7 +95,9 @@ def _gather(cached: torch.Tensor, read: ragged.Read) -> torch.Tensor:
     if read.base is not None:
         return cached[read.base : read.base + read.length].transpose(0, 1)[None]
     assert read.index is not None
-    return cached[read.index].transpose(1, 2)
+    # Not `cached[read.index]`, which on a CPU takes ten times as long.
+    rows = cached.index_select(0, read.index.flatten())
+    return rows.reshape(*read.index.shape, *cached.shape[1:]).transpose(1, 2)
 
 
 def _attend(

@@ -146,7 +146,7 @@ class SequenceKV:
             return
         source, target = self.physical_slots(source_slots), self.physical_slots(target_slots)
         for rows in (*self.cache.keys, *self.cache.values):
-            rows[target] = rows[source]
+            rows.index_copy_(0, target, rows.index_select(0, source))
 
     def copy_from(self, other: SequenceKV, num_tokens: int) -> None:
         """Begins this empty session with the first `num_tokens` of `other`; raises `KVCacheFull` as `reserve` does."""
@@ -154,7 +154,7 @@ class SequenceKV:
         self.reserve(num_tokens)
         source, target = other.physical_slots(range(num_tokens)), self.physical_slots(range(num_tokens))
         for rows in (*self.cache.keys, *self.cache.values):
-            rows[target] = rows[source]
+            rows.index_copy_(0, target, rows.index_select(0, source))
         self.kv_len = num_tokens
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class SequenceKV:
             return False
         start = first * self.cache.page_tokens
         for rows in (*self.cache.keys, *self.cache.values):
-            rows[start : start + self.kv_len] = rows[source]
+            rows[start : start + self.kv_len] = rows.index_select(0, source)
         self._allocator.give_back(self._pages)
         self._adopt(list(range(first, first + count)))
         return True
