@@ -7,6 +7,7 @@ mapped anew, which can take longer than what is computed in them (docs/benchmark
 from __future__ import annotations
 
 import ctypes
+import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGEST_KEPT = 256 << 20  # bytes of one piece; larger ones are returned. Arbitrary: above a layer's hidden states
@@ -14,10 +15,13 @@ _MOST_KEPT = 512 << 20  # bytes at the heap's end that nobody uses; arbitrary
 
 
 def keep() -> bool:
-    """For the whole process, before it starts threads that compute: whether the C library does so from now on.
+    """For the whole process, before it starts threads that compute: whether the C library does so from now on. Not where
+    somebody has set `MALLOC_…` variables: they know better.
 
     One heap for all threads, because those that glibc gives to others than the first hold 64 MiB each.
     """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library

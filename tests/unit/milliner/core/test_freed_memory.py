@@ -53,3 +53,8 @@ def test_passes_do_not_map_their_memory_anew() -> None:
     assert after < 1000, "once forty mebibytes are mapped, there they are"
     if before < 4000:
         pytest.skip("this kernel maps large pages: nothing to gain")
+
+
+def test_somebodys_own_settings_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not freed_memory.keep()
