@@ -15,8 +15,8 @@ _MOST_KEPT = 512 << 20  # bytes at the heap's end that nobody uses; arbitrary
 
 
 def keep() -> bool:
-    """For the whole process, before it starts threads that compute: whether the C library does so from now on. Not where
-    somebody has set `MALLOC_…` variables: they know better.
+    """For the whole process, before it starts threads that compute: whether the C library does so from now on. It is
+    not asked where somebody has set `MALLOC_…` variables: they know better.
 
     One heap for all threads, because those that glibc gives to others than the first hold 64 MiB each.
     """
