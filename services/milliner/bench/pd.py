@@ -71,11 +71,9 @@ async def _needed_scale(
     prompts: dict[int, tuple[prompt_cutter.Prompt, ...]],
     bar: rich.progress.Progress,
 ) -> float:
-    """The time scale at which both tiers keep up with a full cloud at the end of its longest answers."""
+    """The time scale at which both tiers keep up behind the longest prompt, with a full cloud."""
     task = bar.add_task("time scale", total=len(time_scales.FACTORS), note="starting both tiers")
-    longest = max(prompt + answer for prompt, answer in wanted) - _TRIED_TOKENS
-    first = prompts[max(prompts)][0]
-    prompt = (first * (longest // len(first) + 1))[:longest]
+    prompt = prompts[max(prompts)][0]
 
     async def trial(factor: float) -> float:
         preset = pd_preset.PDPreset().scaled(factor)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
-_HEADROOM = 0.9  # of a factor in its trial: the whole run meets busier moments than some seconds do (arbitrary)
+# Of a factor in its trial. Arbitrary: the whole run meets busier moments than some seconds do, and passes behind longer
+# histories (preset pd's grow by half while an answer is generated).
+_HEADROOM = 0.75
 _FEW = 0.02  # of a trial's calls may be too slow; of the whole run's 1 % (arbitrary: a trial has some dozens)
 
 Trial = Callable[[float], Awaitable[float]]

@@ -11,8 +11,8 @@ from milliner.bench import time_scale
     ("slowness", "expected"),
     [
         (0.5, 1.0),
-        (0.95, 1.25),  # it would just keep up at 1, but for a busier moment
-        (1.3, 1.5),
+        (0.9, 1.25),  # it would just keep up at 1, but for a busier moment
+        (1.1, 1.5),
         (1.4, 2.0),
         (6.5, 8.0),
         (99.0, 8.0),  # nothing will do: the rows say that they are invalid
